@@ -1,0 +1,292 @@
+"""The typed schema of conf/, with every check that needs no data. Numbers live in conf/, beside their section.
+
+Unknown keys and wrong types fail before any work; a value that makes no sense raises RequestError, which names the key.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.command import RequestError
+
+STEPS = ("activation", "norm", "same_map_norm", "pool", "dropout")
+
+
+def _require(condition: bool, key: str, value: Any, constraint: str) -> None:
+    if not condition:
+        raise RequestError(f"{key}={value}: must be {constraint}")
+
+
+def _require_one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, key, value, "one of " + ", ".join(choices))
+
+
+@dataclass
+class NormConfig:
+    """y = x * (k + alpha * sum of x^2 over the window)^-beta."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0 and self.size % 2 == 1, "norm.size", self.size, "odd and positive")
+        _require(self.alpha >= 0, "norm.alpha", self.alpha, "0 or more")
+        _require(self.k > 0, "norm.k", self.k, "positive")
+
+
+@dataclass
+class PoolConfig:
+    size: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 1, "pool.size", self.size, "1 or more")
+        _require(1 <= self.stride <= self.size, "pool.stride", self.stride, f"1 to pool.size={self.size}")
+
+
+@dataclass
+class ConvConfig:
+    """A convolutional layer; `kernels` counts all columns together."""
+
+    kernels: int
+    size: int
+    stride: int
+    padding: int
+    reads: str
+    then: list[str]
+    weight_std: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        _check_layer(self, "kernels", self.kernels)
+        _require(self.size >= 1, "size", self.size, "1 or more")
+        _require(self.stride >= 1, "stride", self.stride, "1 or more")
+        _require(0 <= self.padding < self.size, "padding", self.padding, f"0 to {self.size - 1}, less than the kernel")
+
+
+@dataclass
+class DenseConfig:
+    """A hidden dense layer; `units` counts all columns together."""
+
+    units: int
+    reads: str
+    then: list[str]
+    weight_std: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        _check_layer(self, "units", self.units)
+
+
+@dataclass
+class OutputConfig:
+    """The last layer: one unit a class."""
+
+    reads: str
+    weight_std: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        _require_one_of("fc8.reads", self.reads, ("own", "both"))
+
+
+def _check_layer(layer: ConvConfig | DenseConfig, key: str, width: int) -> None:
+    _require(width >= 1, key, width, "1 or more")
+    _require_one_of("reads", layer.reads, ("own", "both"))
+    for step in layer.then:
+        _require_one_of("then", step, STEPS)
+    _require(layer.weight_std >= 0, "weight_std", layer.weight_std, "0 or more")
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    columns: int
+    input_size: int
+    pad_right_bottom: int
+    activation: str
+    norm: NormConfig
+    same_map_norm: NormConfig | None
+    pool: PoolConfig
+    dropout: float
+    conv1: ConvConfig
+    conv2: ConvConfig
+    conv3: ConvConfig | None
+    conv4: ConvConfig | None
+    conv5: ConvConfig | None
+    conv6: ConvConfig | None
+    fc6: DenseConfig | None
+    fc7: DenseConfig | None
+    fc8: OutputConfig
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.columns <= 8, "model.columns", self.columns, "1 to 8")
+        _require(self.input_size >= 1, "model.input_size", self.input_size, "1 or more")
+        _require(self.pad_right_bottom >= 0, "model.pad_right_bottom", self.pad_right_bottom, "0 or more")
+        _require_one_of("model.activation", self.activation, ("relu", "tanh"))
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 or more and less than 1")
+        _require(
+            self.fc8.reads == "both" or self.columns == 1, "model.fc8.reads", self.fc8.reads,
+            "both: fc8 lives on the first device and would otherwise drop the other columns",
+        )  # fmt: skip
+
+
+@dataclass
+class DataConfig:
+    path: str
+
+
+@dataclass
+class AugmentConfig:
+    """Section 4.1. `colour_noise` is the standard deviation of a_i; 0 switches the noise off."""
+
+    name: str
+    random_crop: bool
+    mirror: bool
+    colour_noise: float
+
+    def __post_init__(self) -> None:
+        _require(self.colour_noise >= 0, "augment.colour_noise", self.colour_noise, "0 or more")
+
+
+@dataclass
+class OptimConfig:
+    name: str
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "1 or more")
+        _require(self.learning_rate >= 0, "optim.learning_rate", self.learning_rate, "0 or more")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more and less than 1")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate is divided by `divide_by` each time the validation error has not improved by `min_improvement`
+    (a fraction) in `patience` epochs, `divisions` times; the next plateau, or `epochs`, ends the training.
+    With patience null: divided after the epochs `divide_after`, whatever the error.
+    """
+
+    name: str
+    epochs: int
+    divisions: int
+    divide_by: float
+    patience: int | None
+    min_improvement: float
+    divide_after: list[int]
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "schedule.epochs", self.epochs, "1 or more")
+        _require(self.divisions >= 0, "schedule.divisions", self.divisions, "0 or more")
+        _require(self.divide_by > 1, "schedule.divide_by", self.divide_by, "more than 1")
+        _require(self.patience is None or self.patience >= 1, "schedule.patience", self.patience, "1 or more, or null")
+        _require(
+            self.patience is None or not self.divide_after,
+            "schedule.divide_after",
+            self.divide_after,
+            "empty, or schedule.patience=null",
+        )
+        _require(0 <= self.min_improvement < 1, "schedule.min_improvement", self.min_improvement, "a fraction below 1")
+
+
+@dataclass
+class RuntimeConfig:
+    """What changes speed, never the mathematics. `workers` null: one less than the cores, at most 16."""
+
+    workers: int | None
+    tf32: bool
+
+    def __post_init__(self) -> None:
+        _require(self.workers is None or self.workers >= 0, "runtime.workers", self.workers, "0 or more, or null")
+
+
+@dataclass
+class RunConfig:
+    """What every command on a run shares: the run's name, and where it computes."""
+
+    run: str
+    runs_dir: str
+    gpus: int | None
+    devices: list[str] | None
+    runtime: RuntimeConfig
+
+    def __post_init__(self) -> None:
+        plain = self.run not in ("", ".", "..") and not set(self.run) & set("/\\")
+        _require(plain, "run", repr(self.run), "a plain folder name, without slashes")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs_dir) / self.run
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    seed: int
+    data: DataConfig
+    model: ModelConfig
+    augment: AugmentConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    keep_every: int = field(metadata={"unit": "epochs"})
+    experiment: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.keep_every >= 1, "keep_every", self.keep_every, "1 or more")
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    checkpoint: str
+    split: str
+    views: int
+    batch_size: int
+    data_path: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of("split", self.split, ("val", "test"))
+        _require(self.views in (1, 10), "views", self.views, "1 (centre) or 10 (corners, centre and their mirrors)")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+
+
+@dataclass
+class PredictConfig(RunConfig):
+    checkpoint: str
+    images: list[str]
+    views: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.views in (1, 10), "views", self.views, "1 or 10")
+
+
+@dataclass
+class FiguresConfig(RunConfig):
+    checkpoint: str
+
+
+@dataclass
+class SummaryConfig:
+    model: ModelConfig
+    classes: int
+    channels: int
+    gpus: int | None
+    devices: list[str] | None
+
+
+@dataclass
+class BenchmarkConfig:
+    model: ModelConfig
+    batch_size: int
+    steps: int
+    gpus: int | None
+    devices: list[str] | None
+    runtime: RuntimeConfig

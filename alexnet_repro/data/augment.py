@@ -1,0 +1,63 @@
+"""Section 4.1: random patches, mirror images, colour noise, and the subtraction of the mean image (section 2).
+
+What is drawn for an image is a function of (seed, epoch, position in the epoch): never of processes or timing. The
+arithmetic runs on the device of the column that will see the images, from uint8.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet_repro.config import AugmentConfig
+
+
+@dataclass
+class Draws:
+    """What is drawn for N images, in the order in which they are shown."""
+
+    top: np.ndarray  # int64 [N]: the patch's first row ...
+    left: np.ndarray  # int64 [N]: ... and column
+    mirror: np.ndarray  # bool [N]
+    colour: np.ndarray  # float32 [N, 3]: a_1, a_2, a_3 of section 4.1
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Draws":
+        return Draws(self.top[chosen], self.left[chosen], self.mirror[chosen], self.colour[chosen])
+
+
+def shuffled(seed: int, epoch: int, images: int) -> np.ndarray:
+    """The order in which the images are shown in `epoch`: int64 [images]."""
+    return np.random.default_rng([seed, epoch, 0]).permutation(images)
+
+
+def draw_epoch(config: AugmentConfig, seed: int, epoch: int, images: int, margin: int, channels: int = 3) -> Draws:
+    """Everything random about the pictures of one epoch. `margin`: image side minus patch side, 32 for 256 and 224.
+
+    Offsets are uniform on 0..margin, both ends included: 33 x 33 patches (the paper counts 32 x 32 x 2 = 2048).
+    """
+    rng = np.random.default_rng([seed, epoch, 1])
+    centre = np.full((2, images), margin // 2, dtype=np.int64)
+    top, left = rng.integers(0, margin + 1, (2, images)) if config.random_crop else centre
+    mirror = rng.random(images) < 0.5 if config.mirror else np.zeros(images, dtype=bool)
+    colour = rng.standard_normal((images, channels), dtype=np.float32) * np.float32(config.colour_noise)
+    return Draws(top, left, mirror, colour)
+
+
+class InputTransform:
+    """uint8 patches to the network's input: minus the mean image at the patch's place, mirrored, colour-shifted."""
+
+    def __init__(self, mean_image: np.ndarray, colour_components: np.ndarray, size: int, device: torch.device) -> None:
+        mean = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous().to(device)  # [C, S, S]
+        self.mean_patches = mean.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)  # [33, 33, C, size, size]
+        self.components = torch.from_numpy(colour_components).to(device)  # [C, C]
+        self.device = device
+
+    def __call__(self, patches: Tensor, top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor) -> Tensor:
+        """uint8 [N, size, size, C], int64 [N], int64 [N], bool [N], float32 [N, C] -> float32 [N, C, size, size]."""
+        device = self.device
+        x = patches.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        x -= self.mean_patches[top.to(device, non_blocking=True), left.to(device, non_blocking=True)]
+        x = torch.where(mirror.to(device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
+        shift = colour.to(device, non_blocking=True) @ self.components.T  # [N, C] grey levels
+        return x.add_(shift[:, :, None, None])

@@ -1,0 +1,45 @@
+"""A prepared data set, as training and evaluation see it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.command import RequestError
+from data_prep.format import MEAN, Manifest, SplitReader
+from data_prep.statistics import principal_components
+
+
+class PreparedData:
+    """The folder that data_prep.prepare wrote. RequestError if it is not there or not whole."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.load(self.folder)
+        self.classes = [info.words for info in self.manifest.classes]
+        self.image_size = self.manifest.image_size
+        self.channels = self.manifest.channels
+        try:
+            self.mean_image: np.ndarray = np.load(self.folder / MEAN, allow_pickle=False)  # float32 [S, S, C], 0..255
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{self.folder / MEAN}: cannot be read ({error}); prepare the data set again") from None
+
+    def split(self, name: str) -> SplitReader:
+        return SplitReader(self.folder, self.manifest, name)
+
+    def colour_components(self) -> np.ndarray:
+        """float32 [C, C]: column k is p_k * lambda_k of section 4.1, in grey levels of 0..255.
+
+        lambda are the eigenvalues of the covariance on the [0, 1] scale: taken at 0..255 they would be 255 times as
+        large again, and the noise would drown the pictures.
+        """
+        values, vectors = principal_components(np.array(self.manifest.statistics["rgb_covariance"]) / 255**2)
+        return (vectors * values * 255).astype(np.float32)
+
+    def describe(self) -> str:
+        counts = ", ".join(f"{info.images:,} {split}" for split, info in self.manifest.splits.items())
+        return f"{self.manifest.name} ({len(self.classes)} classes; {counts} images; {self.manifest.source['layout']})"
+
+    def is_whole_ilsvrc2012(self) -> bool:
+        """Whether results may stand beside the paper's Table 2."""
+        images = {split: info.images for split, info in self.manifest.splits.items()}
+        return len(self.classes) == 1000 and images.get("val") == 50_000 and images["train"] >= 1_281_167 * 0.999

@@ -1,0 +1,27 @@
+"""python -m alexnet_repro.figures run=NAME: the kernels of conv1 (Figure 3) and the learning curves of a run."""
+
+from alexnet_repro.config import FiguresConfig, RequestError
+from alexnet_repro.evaluation.trained import load_trained
+from alexnet_repro.reporting.figures import save_curves, save_kernels
+from alexnet_repro.run_folder import LAST, RunFolder
+from data_prep.command import main
+
+
+def figures(config: FiguresConfig) -> None:
+    folder = RunFolder(config.folder)
+    trained = load_trained(folder, config.checkpoint, config.gpus, config.devices)
+    channels = trained.checkpoint.mean_image.shape[-1]
+    if channels != 3:
+        raise RequestError(
+            f"run={config.run}: its kernels have {channels} channels; Figure 3 shows those of colour pictures"
+        )
+    history = folder.checkpoint(LAST).history
+    folder.report.mkdir(parents=True, exist_ok=True)
+    kernels, curves = folder.report / "conv1_kernels.png", folder.report / "curves.png"
+    save_kernels(trained.model, kernels)
+    save_curves(history, curves, f"{config.run}: {trained.checkpoint.epoch} epochs")
+    print(f"{kernels}\n{curves}")
+
+
+if __name__ == "__main__":
+    main("figures", FiguresConfig, figures)

@@ -1,0 +1,208 @@
+"""The network of Figure 2, column by column.
+
+Names: conv1 ... conv5, fc6 ... fc8 are the paper's layers; column a is the upper half of Figure 2 (the first GPU), b
+the lower. Parameters are `conv3.a.weight` and so on, whatever devices the columns live on.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig, RequestError
+from alexnet_repro.model import exchange
+from alexnet_repro.model.layers import Dropout, ResponseNorm, SameMapNorm
+
+COLUMN_NAMES = "abcdefgh"
+
+Weights = nn.Conv2d | nn.Linear
+
+
+class Layer(nn.Module):
+    """One layer of Figure 2: in each column its share of the weights, then what follows them."""
+
+    def __init__(
+        self,
+        parts: Sequence[nn.Module],
+        then: Sequence[nn.Module],
+        reads: str,
+        input_elements: int,
+        map_shape: tuple[int, ...],
+    ) -> None:
+        """`input_elements`: what one part reads of one image; `map_shape`: one part's output, before `then`."""
+        super().__init__()
+        self.names = COLUMN_NAMES[: len(parts)]
+        for name, part in zip(self.names, parts, strict=True):
+            self.add_module(name, part)
+        self.then = nn.ModuleList(then)
+        self.reads = reads
+        self.input_elements = input_elements
+        self.map_shape = map_shape
+
+    def parts(self) -> list[Weights]:
+        """The weights, column by column."""
+        return [cast(Weights, self.get_submodule(name)) for name in self.names]
+
+    def forward(self, columns: list[Tensor]) -> list[Tensor]:
+        parts = self.parts()
+        if self.reads == "both":
+            columns = exchange.gather(columns, [part.weight.device for part in parts])
+        return [then(part(x)) for part, then, x in zip(parts, self.then, columns[: len(parts)], strict=True)]
+
+
+class AlexNet(nn.Module):
+    """Images to logits: float [N, channels, size, size] (0..255 minus the mean) -> [N, classes].
+
+    `images` may be one batch, or one batch a column, already on the columns' devices. Weights are uninitialised
+    until `initialise`; columns move with `place`.
+    """
+
+    def __init__(self, config: ModelConfig, classes: int, channels: int = 3) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = classes
+        build = _Builder(config, channels)
+        self.conv1 = cast(Layer, build.conv("conv1"))  # never absent
+        self.conv2 = build.conv("conv2")
+        self.conv3 = build.conv("conv3")
+        self.conv4 = build.conv("conv4")
+        self.conv5 = build.conv("conv5")
+        self.conv6 = build.conv("conv6")
+        self.fc6 = build.dense("fc6")
+        self.fc7 = build.dense("fc7")
+        self.fc8 = build.output("fc8", classes)
+
+    def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """The last hidden layer (fc7), a tensor a column; the feature of Figure 4, right."""
+        pad = self.config.pad_right_bottom
+        x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
+        x = [F.pad(image, (0, pad, 0, pad)) for image in x]  # [N, 3, 227, 227]
+        x = self.conv1(x)  # own image     48 x 55 x 55, normalised and pooled to 48 x 27 x 27
+        x = self.conv2(x)  # own column   128 x 27 x 27, normalised and pooled to 128 x 13 x 13
+        x = self.conv3(x)  # both columns 192 x 13 x 13
+        x = self.conv4(x)  # own column   192 x 13 x 13
+        x = self.conv5(x)  # own column   128 x 13 x 13, pooled to 128 x 6 x 6
+        x = self.conv6(x)  # only in CNN*
+        x = [maps.flatten(1) for maps in x]  # 4608
+        x = self.fc6(x)  # both columns 2048
+        x = self.fc7(x)  # both columns 2048
+        return x
+
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        logits: Tensor = self.fc8(self.hidden(images))[0]  # both columns -> [N, 1000] on the first device
+        return logits
+
+    def layers(self) -> dict[str, Layer]:
+        """The layers present, by the paper's names, first to last."""
+        return {name: child for name, child in self.named_children() if isinstance(child, Layer)}
+
+    def column_devices(self) -> list[torch.device]:
+        return [part.weight.device for part in self.conv1.parts()]
+
+    def seed_dropout(self, seed: int, step: int) -> None:
+        """Fixes the dropout masks of the next forward pass as a function of (seed, step, layer, column)."""
+        for index, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
+            state = np.random.SeedSequence([seed, step, index]).generate_state(1, np.uint64)[0]
+            module.reseed(int(state >> 1))
+
+
+class _Builder:
+    """Walks down the layers, keeping the shape of one column's maps, and refuses what does not fit."""
+
+    def __init__(self, config: ModelConfig, channels: int) -> None:
+        self.config = config
+        self.columns = config.columns
+        self.width = channels  # maps (or units) in one column
+        self.spatial: int | None = config.input_size + config.pad_right_bottom  # None once flattened
+
+    def conv(self, name: str) -> "Layer | nn.Identity":
+        config: ConvConfig | None = getattr(self.config, name)
+        if config is None:
+            return nn.Identity()
+        assert self.spatial is not None
+        share = self._share(name, "kernels", config.kernels)
+        if self.spatial + 2 * config.padding < config.size:
+            raise RequestError(
+                f"model.{name}.size={config.size}: larger than its input of {self.spatial} plus padding "
+                f"{config.padding} on each side; shrink the kernel, or stride less before it"
+            )
+        first = name == "conv1"
+        incoming = self.width if first else self._incoming(config.reads)
+        parts = [
+            nn.Conv2d(incoming, share, config.size, stride=config.stride, padding=config.padding)
+            for _ in range(self.columns)
+        ]
+        read = incoming * self.spatial**2
+        self.width = share
+        self.spatial = (self.spatial + 2 * config.padding - config.size) // config.stride + 1
+        map_shape = (share, self.spatial, self.spatial)
+        return Layer(parts, self._then(name, config.then), "own" if first else config.reads, read, map_shape)
+
+    def dense(self, name: str) -> "Layer | nn.Identity":
+        config: DenseConfig | None = getattr(self.config, name)
+        if config is None:
+            return nn.Identity()
+        self._flatten()
+        share = self._share(name, "units", config.units)
+        incoming = self._incoming(config.reads)
+        parts = [nn.Linear(incoming, share) for _ in range(self.columns)]
+        self.width = share
+        return Layer(parts, self._then(name, config.then), config.reads, incoming, (share,))
+
+    def output(self, name: str, classes: int) -> Layer:
+        self._flatten()
+        reads = self.config.fc8.reads
+        incoming = self._incoming(reads)
+        return Layer([nn.Linear(incoming, classes)], [nn.Sequential()], reads, incoming, (classes,))
+
+    def _incoming(self, reads: str) -> int:
+        return self.width * self.columns if reads == "both" else self.width
+
+    def _share(self, name: str, key: str, total: int) -> int:
+        if total % self.columns:
+            raise RequestError(
+                f"model.{name}.{key}={total}: must be a multiple of model.columns={self.columns}, an equal share each"
+            )
+        return total // self.columns
+
+    def _flatten(self) -> None:
+        if self.spatial is not None:
+            self.width *= self.spatial**2
+            self.spatial = None
+
+    def _then(self, name: str, steps: Sequence[str]) -> list[nn.Sequential]:
+        """One sequence a column. Stateless steps would do for all, but each column draws its own dropout mask."""
+        sequences = [nn.Sequential(*(self._step(name, step) for step in steps)) for _ in range(self.columns)]
+        for step in steps:
+            if step == "pool":
+                self._pooled(name)
+        return sequences
+
+    def _step(self, name: str, step: str) -> nn.Module:
+        config = self.config
+        if self.spatial is None and step in ("norm", "same_map_norm", "pool"):
+            raise RequestError(f"model.{name}.then: {step!r} needs maps, and a dense layer has none; remove it")
+        if step == "activation":
+            return nn.ReLU(inplace=True) if config.activation == "relu" else nn.Tanh()
+        if step == "norm":
+            return ResponseNorm(config.norm)
+        if step == "same_map_norm":
+            if config.same_map_norm is None:
+                raise RequestError(f"model.{name}.then: 'same_map_norm' needs model.same_map_norm, which is null")
+            return SameMapNorm(config.same_map_norm)
+        if step == "pool":
+            return nn.MaxPool2d(config.pool.size, config.pool.stride, ceil_mode=True)
+        return Dropout(config.dropout)
+
+    def _pooled(self, name: str) -> None:
+        pool = self.config.pool
+        assert self.spatial is not None
+        if self.spatial < pool.size:
+            raise RequestError(
+                f"model.{name}.then: 'pool' of size {pool.size} over maps of {self.spatial}x{self.spatial}; "
+                "use a larger model.input_size, or pool less before it"
+            )
+        self.spatial = -((pool.size - self.spatial) // pool.stride) + 1  # rounds up, as in 2012

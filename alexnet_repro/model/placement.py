@@ -1,0 +1,61 @@
+"""Which column lives on which device. Everything else takes its device from the column's weights."""
+
+from collections.abc import Sequence
+
+import torch
+
+from alexnet_repro.config import RequestError
+from alexnet_repro.model.alexnet import AlexNet
+
+
+def choose_devices(
+    columns: int, gpus: int | None = None, devices: Sequence[str] | None = None
+) -> tuple[list[torch.device], str | None]:
+    """One device a column, and a warning if the machine could not give what was asked for.
+
+    `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes two GPUs if
+    two are there, else one, else the CPU; a number takes that many, or falls back to one device with a warning.
+    """
+    available = torch.cuda.device_count()
+    if devices is not None:
+        return _by_hand(columns, devices, available), None
+    if gpus is not None and not 0 <= gpus <= columns:
+        raise RequestError(
+            f"gpus={gpus}: the network has {columns} column{'s' * (columns > 1)}, so give 0 to {columns}"
+        )
+    wanted = min(columns, available) if gpus is None else gpus
+    if wanted == columns and available >= columns:
+        return [torch.device("cuda", index) for index in range(columns)], None
+    one = torch.device("cuda", 0) if available and wanted else torch.device("cpu")
+    warning = None
+    if gpus is not None and gpus > available:
+        found = {0: "no GPU", 1: "one GPU"}.get(available, f"{available} GPUs")
+        warning = f"gpus={gpus}, but this machine has {found}: all columns run on {one}"
+    return [one] * columns, warning
+
+
+def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.device]:
+    chosen = []
+    for name in names:
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise RequestError(f"devices: {name!r} is no device; use names like cpu or cuda:0") from None
+        if device.type == "cuda":
+            device = torch.device("cuda", device.index or 0)
+            if device.index >= available:
+                raise RequestError(f"devices: {name} does not exist; this machine has {available} CUDA device(s)")
+        chosen.append(device)
+    if len(chosen) == 1:
+        chosen *= columns
+    if len(chosen) != columns:
+        raise RequestError(f"devices: {len(chosen)} names for {columns} column(s); give one, or one a column")
+    return chosen
+
+
+def place(model: AlexNet, devices: Sequence[torch.device]) -> AlexNet:
+    """Moves column i of every layer to devices[i]."""
+    for layer in model.layers().values():
+        for part, device in zip(layer.parts(), devices, strict=False):  # fc8 lives in the first column only
+            part.to(device)
+    return model

@@ -1,0 +1,1 @@
+"""What a person sees: progress, TensorBoard, figures, and the paper's numbers to compare with."""

@@ -1,0 +1,95 @@
+"""runs/NAME/: configuration, checkpoints, metrics, TensorBoard events, report."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alexnet_repro.config import RequestError, TrainConfig
+from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint
+from data_prep.command import checked
+from data_prep.format import write_atomically
+
+LAST, BEST = "last", "best"
+
+# Where and how fast a run computes may change between its sessions; what it computes may not.
+_MAY_CHANGE = ("gpus", "devices", "runtime", "runs_dir", "keep_every")
+
+
+class RunFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.report = path / "report"
+        self.metrics = path / "metrics.jsonl"
+        self._config = path / "config.yaml"
+
+    def exists(self) -> bool:
+        return self._config.is_file()
+
+    def open_for_training(self, config: TrainConfig) -> Checkpoint | None:
+        """Creates the folder, or checks that it belongs to the same configuration. The checkpoint to continue from.
+
+        RequestError if it cannot be written, or holds another run.
+        """
+        if self.exists():
+            self._refuse_changes(config)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RequestError(f"{self.path}: exists and is no run; choose another name with run=...")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(asdict(config), sort_keys=False)
+            write_atomically(self._config, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise RequestError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another runs_dir=..."
+            ) from None
+        last = self.checkpoint_path(LAST)
+        return load_checkpoint(last) if last.is_file() else None
+
+    def _refuse_changes(self, config: TrainConfig) -> None:
+        changed = []
+        before, now = flat(self._raw_config()), flat(asdict(config))
+        for key in sorted(before.keys() | now.keys()):
+            if key.split(".")[0] not in _MAY_CHANGE and before.get(key) != now.get(key):
+                changed.append(f"{key} was {before.get(key)}, now {now.get(key)}")
+        if changed:
+            raise RequestError(
+                f"{self.path}: was started with another configuration ({'; '.join(changed)}); "
+                "choose another run=NAME, or give the same settings to continue it"
+            )
+
+    def _raw_config(self) -> dict[str, Any]:
+        if not self.exists():
+            raise RequestError(f"{self.path}: no such run; train it first, or check run=NAME and runs_dir")
+        loaded: dict[str, Any] = yaml.safe_load(self._config.read_text())
+        return loaded
+
+    def config(self) -> TrainConfig:
+        """What the run was trained with. RequestError if there is no such run."""
+        from omegaconf import OmegaConf
+
+        return checked(OmegaConf.create(self._raw_config()), TrainConfig)
+
+    def checkpoint_path(self, name: str) -> Path:
+        return self.checkpoints / f"{name}.pt"
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        self._raw_config()
+        return load_checkpoint(self.checkpoint_path(name))
+
+    def write_metrics(self, history: list[dict[str, float]]) -> None:
+        """One JSON object a line, one line an epoch."""
+        text = "".join(json.dumps(epoch) + "\n" for epoch in history)
+        write_atomically(self.metrics, lambda file: file.write(text.encode()))
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return leaves

@@ -1,0 +1,139 @@
+"""python -m data_prep.sample DIR [--train N] [--val N]: the embedded sample, as official ILSVRC-2012 archives.
+
+The pictures are drawn (data_prep.drawing), so that nothing needs to be downloaded; the archives have the official names
+and layout, so that the sample goes through the code that real ImageNet goes through. Among them, as in ImageNet, are
+greyscale and CMYK JPEGs and PNGs named .JPEG.
+"""
+
+import argparse
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from tqdm import tqdm
+
+from data_prep.command import DONE, WRONG_REQUEST
+from data_prep.drawing import CLASSES, picture
+from data_prep.format import write_atomically
+from data_prep.sources.ilsvrc2012 import DEVKIT, TRAIN, VAL
+
+# (ILSVRC2012_ID in this devkit, words) by wnid. As in the real devkit, ids are not in the order of the wnids.
+SYNSETS = {
+    "n02129604": (1, "tiger, Panthera tigris"),
+    "n02391049": (2, "zebra"),
+    "n02128385": (3, "leopard, Panthera pardus"),
+    "n07753592": (4, "banana"),
+    "n07742313": (5, "Granny Smith"),
+    "n11939491": (6, "daisy"),
+    "n07747607": (7, "orange"),
+    "n03530642": (8, "honeycomb"),
+    "n06874185": (9, "traffic light, traffic signal, stoplight"),
+    "n07749582": (10, "lemon"),
+}
+ROOT_SYNSET = (11, "n00001740", "entity")
+SEED = 2012
+
+
+def picture_file(wnid: str, seed: tuple[int, ...]) -> bytes:
+    """The bytes of one picture file; a function of the class and the seed."""
+    rng = np.random.default_rng([SEED, *seed])
+    side, aspect = rng.integers(200, 360), rng.uniform(1, 1.6)
+    width, height = (round(side * aspect), side) if rng.random() < 0.7 else (side, round(side * aspect))
+    image = picture(wnid, rng, int(width), int(height))
+    kind = rng.random()
+    buffer = io.BytesIO()
+    if kind < 0.02:
+        image.save(buffer, "PNG")
+    else:
+        mode = "L" if kind < 0.04 else "CMYK" if kind < 0.05 else "RGB"
+        image.convert(mode).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None:
+    """Writes the three archives into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    total = (train_per_class + val_per_class) * len(CLASSES)
+    with tqdm(total=total, desc="draw", unit=" images") as bar:
+        outer = []
+        for number, wnid in enumerate(sorted(CLASSES)):
+            inner = []
+            for i in range(train_per_class):
+                inner.append((f"{wnid}_{i}.JPEG", picture_file(wnid, (0, number, i))))
+                bar.update()
+            outer.append((f"{wnid}.tar", _tar(inner)))
+        write_atomically(folder / TRAIN, lambda file: file.write(_tar(outer)))
+        wnids = sorted(CLASSES) * val_per_class
+        order = np.random.default_rng(SEED).permutation(len(wnids))
+        val = []
+        for i, chosen in enumerate(order, start=1):
+            val.append((f"ILSVRC2012_val_{i:08d}.JPEG", picture_file(wnids[chosen], (1, int(chosen)))))
+            bar.update()
+        write_atomically(folder / VAL, lambda file: file.write(_tar(val)))
+    truth = "".join(f"{SYNSETS[wnids[chosen]][0]}\n" for chosen in order)
+    write_atomically(folder / DEVKIT, lambda file: file.write(_devkit(truth.encode())))
+
+
+def _devkit(ground_truth: bytes) -> bytes:
+    rows = [(i, wnid, words, "", 0, np.empty(0), 0, 0) for wnid, (i, words) in SYNSETS.items()]
+    number, wnid, words = ROOT_SYNSET
+    children = np.array([i for i, _ in SYNSETS.values()], dtype=float)
+    rows.append((number, wnid, words, "", len(SYNSETS), children, 1, 0))
+    names = [
+        "ILSVRC2012_ID",
+        "WNID",
+        "words",
+        "gloss",
+        "num_children",
+        "children",
+        "wordnet_height",
+        "num_train_images",
+    ]
+    synsets = np.zeros((len(rows), 1), dtype=[(name, object) for name in names])
+    for i, row in enumerate(rows):
+        synsets[i, 0] = row
+    meta = io.BytesIO()
+    scipy.io.savemat(meta, {"synsets": synsets})
+    data = "ILSVRC2012_devkit_t12/data"
+    return _tar(
+        [(f"{data}/meta.mat", meta.getvalue()), (f"{data}/ILSVRC2012_validation_ground_truth.txt", ground_truth)],
+        mode="w:gz",
+    )
+
+
+def _tar(files: list[tuple[str, bytes]], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m data_prep.sample", description="Draws the embedded sample.")
+    parser.add_argument("folder", type=Path, help="where the archives go")
+    parser.add_argument("--train", type=int, default=120, help="training pictures a class (default %(default)s)")
+    parser.add_argument("--val", type=int, default=40, help="validation pictures a class (default %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.train < 1 or options.val < 1:
+        print("python -m data_prep.sample: error: --train and --val must be 1 or more", file=sys.stderr)
+        return WRONG_REQUEST
+    if all((options.folder / name).is_file() for name in (TRAIN, VAL, DEVKIT)):
+        print(f"{options.folder}: the sample is there already")
+        return DONE
+    try:
+        write_sample(options.folder, options.train, options.val)
+    except OSError as error:
+        print(f"python -m data_prep.sample: error: {options.folder}: {error.strerror or error}", file=sys.stderr)
+        return WRONG_REQUEST
+    print(f"{options.folder}: {options.train} training and {options.val} validation pictures of {len(CLASSES)} classes")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
