@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -107,6 +107,10 @@ def _one_line_for(error: Exception) -> str:
     text = " ".join(str(error).split())
     if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         return f"unknown key {match[1]!r}{_nearest(match[1])}; --cfg job lists every key"
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search", text):
+        return f"{match[1]}={match[2]}: no such choice; there are {', '.join(match[3].split())}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot understand {error.override!r}; give key=value, with quotes around odd characters"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         reason = " ".join(str(error.msg or "").split())
         if "not in" in reason and "Key" in reason:

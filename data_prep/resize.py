@@ -29,7 +29,12 @@ def central_square(picture: Image.Image, size: int) -> Image.Image:
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """Greyscale, palette, CMYK, alpha -> RGB. Orientation tags and colour profiles are left aside, as in 2012."""
+    """Greyscale of 1, 8 or 16 bits, palette, CMYK, alpha -> RGB.
+
+    Orientation tags and colour profiles are left aside.
+    """
+    if picture.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip at 255
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
     return picture if picture.mode == "RGB" else picture.convert("RGB")

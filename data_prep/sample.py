@@ -7,6 +7,7 @@ greyscale and CMYK JPEGs and PNGs named .JPEG.
 
 import argparse
 import io
+import multiprocessing
 import sys
 import tarfile
 from pathlib import Path
@@ -36,6 +37,8 @@ SYNSETS = {
 ROOT_SYNSET = (11, "n00001740", "entity")
 SEED = 2012
 
+_Drawn = tuple[str, tuple[int, ...]]  # the arguments of picture_file
+
 
 def picture_file(wnid: str, seed: tuple[int, ...]) -> bytes:
     """The bytes of one picture file; a function of the class and the seed."""
@@ -56,25 +59,26 @@ def picture_file(wnid: str, seed: tuple[int, ...]) -> bytes:
 def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None:
     """Writes the three archives into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    total = (train_per_class + val_per_class) * len(CLASSES)
-    with tqdm(total=total, desc="draw", unit=" images") as bar:
-        outer = []
-        for number, wnid in enumerate(sorted(CLASSES)):
-            inner = []
-            for i in range(train_per_class):
-                inner.append((f"{wnid}_{i}.JPEG", picture_file(wnid, (0, number, i))))
-                bar.update()
-            outer.append((f"{wnid}.tar", _tar(inner)))
-        write_atomically(folder / TRAIN, lambda file: file.write(_tar(outer)))
-        wnids = sorted(CLASSES) * val_per_class
-        order = np.random.default_rng(SEED).permutation(len(wnids))
-        val = []
-        for i, chosen in enumerate(order, start=1):
-            val.append((f"ILSVRC2012_val_{i:08d}.JPEG", picture_file(wnids[chosen], (1, int(chosen)))))
-            bar.update()
-        write_atomically(folder / VAL, lambda file: file.write(_tar(val)))
-    truth = "".join(f"{SYNSETS[wnids[chosen]][0]}\n" for chosen in order)
+    wnids = sorted(CLASSES)
+    train: list[_Drawn] = [(wnid, (0, number, i)) for number, wnid in enumerate(wnids) for i in range(train_per_class)]
+    order = np.random.default_rng(SEED).permutation(val_per_class * len(wnids))
+    val: list[_Drawn] = [(wnids[chosen % len(wnids)], (1, int(chosen))) for chosen in order]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        drawn = pool.imap(_drawn, train + val, chunksize=16)
+        files = list(tqdm(drawn, total=len(train) + len(val), desc="draw", unit=" images"))
+    inner: dict[str, list[tuple[str, bytes]]] = {wnid: [] for wnid in wnids}
+    for (wnid, seed), data in zip(train, files, strict=False):
+        inner[wnid].append((f"{wnid}_{seed[-1]}.JPEG", data))
+    outer = [(f"{wnid}.tar", _tar(members)) for wnid, members in inner.items()]
+    flat = [(f"ILSVRC2012_val_{i:08d}.JPEG", data) for i, data in enumerate(files[len(train) :], start=1)]
+    truth = "".join(f"{SYNSETS[wnid][0]}\n" for wnid, _ in val)
+    write_atomically(folder / TRAIN, lambda file: file.write(_tar(outer)))
+    write_atomically(folder / VAL, lambda file: file.write(_tar(flat)))
     write_atomically(folder / DEVKIT, lambda file: file.write(_devkit(truth.encode())))
+
+
+def _drawn(picture_of: _Drawn) -> bytes:
+    return picture_file(*picture_of)
 
 
 def _devkit(ground_truth: bytes) -> bytes:

@@ -1,0 +1,148 @@
+"""The commands as a user types them: the main job end to end, wrong requests, and the installed package."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import SMALL, run_module
+
+from alexnet_repro.config import SummaryConfig, TrainConfig
+from alexnet_repro.model import AlexNet
+from data_prep.command import conf_folder, load
+
+TRAIN = "alexnet_repro.train"
+
+
+def test_the_main_job(archives: Path, tmp_path: Path) -> None:
+    prepared = run_module(
+        "data_prep.prepare", f"src={archives}", "out=data/tiny", "image_size=75", "images_per_shard=16", cwd=tmp_path
+    )
+    assert prepared.returncode == 0, prepared.stderr
+    assert "10 classes; 60 train, 30 val pictures" in prepared.stdout
+    assert "images/s" in prepared.stderr
+    verified = run_module("data_prep.verify", "data/tiny", cwd=tmp_path)
+    assert (verified.returncode, verified.stdout) == (0, "data/tiny: OK\n")
+
+    small = [s for s in SMALL if not s.startswith("devices")]
+    trained = run_module(TRAIN, "+gpus=2", "data.path=data/tiny", "run=t", "schedule.epochs=1", *small, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.count("warning") <= 1
+    assert "epoch 1/1" in trained.stdout and "next: python -m alexnet_repro.evaluate run=t" in trained.stdout
+    run = tmp_path / "runs" / "t"
+    assert {p.name for p in run.iterdir()} == {"config.yaml", "checkpoints", "metrics.jsonl", "tensorboard"}
+    assert list((run / "tensorboard").glob("events*"))
+
+    evaluated = run_module("alexnet_repro.evaluate", "run=t", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    report = json.loads((run / "report" / "report.json").read_text())
+    assert [row["views"] for row in report["results"]] == [1, 10]
+    history = json.loads((run / "metrics.jsonl").read_text())
+    assert report["results"][0]["top1_error"] == history["val_top1_error"]
+    assert any("conv1.kernels: 8 (paper: 96)" in line for line in report["differs_from_paper"])
+    text = (run / "report" / "report.md").read_text()
+    assert "This run used the data set tiny, not ImageNet's 1000 classes" in text
+    assert "| paper, Table 2 | 1 CNN | ILSVRC-2012 val | 10 | 40.7 | 18.2 |" in text
+
+    with tarfile.open(archives / "ILSVRC2012_img_val.tar") as tar:
+        (tmp_path / "photo.jpg").write_bytes(tar.extractfile(tar.getmembers()[0]).read())  # type: ignore[union-attr]
+    (tmp_path / "letter.jpg").write_text("no picture")
+    predicted = run_module("alexnet_repro.predict", "run=t", "images=[letter.jpg,photo.jpg]", cwd=tmp_path)
+    assert predicted.returncode == 1
+    assert "letter.jpg: cannot be read as a picture" in predicted.stderr
+    assert predicted.stdout.startswith("photo.jpg\n") and predicted.stdout.count("%") == 5
+    drawn = run_module("alexnet_repro.figures", "run=t", cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    assert {p.name for p in (run / "report").glob("*.png")} == {"conv1_kernels.png", "curves.png"}
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        (TRAIN, ["+gpus=2"], "data/ilsvrc2012: no prepared data set here"),
+        (TRAIN, ["gpus=2"], "data/ilsvrc2012: no prepared data set here"),
+        (TRAIN, ["++gpus=2"], "data/ilsvrc2012: no prepared data set here"),
+        (TRAIN, ["optim.learning_rat=1"], "unknown key 'optim.learning_rat', did you mean 'learning_rate'?"),
+        (TRAIN, ["+bogus=1"], "unknown key 'bogus'"),
+        (
+            TRAIN,
+            ["schedule.epochs=many"],
+            "schedule.epochs: Value 'many' of type 'str' could not be converted to Integer",
+        ),
+        (TRAIN, ["model=resnet"], "model=resnet: no such choice; there are code2012, no_exchange"),
+        (TRAIN, ["optim.momentum 0.9"], "cannot understand 'optim.momentum 0.9'; give key=value"),
+        (TRAIN, ["run=a/b"], "run='a/b': must be a plain folder name"),
+        ("alexnet_repro.evaluate", [], "run: needs a value; give run=..."),
+        ("alexnet_repro.evaluate", ["run=none"], "runs/none: no such run"),
+        ("alexnet_repro.evaluate", ["run=none", "views=3"], "views=3: must be 1"),
+        ("data_prep.prepare", ["src=none", "out=o"], "src=none: does not exist"),
+        ("data_prep.verify", ["none"], "none: no prepared data set here"),
+    ],
+)
+def test_wrong_requests_get_one_line_and_exit_code_2(
+    module: str, arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    result = run_module(module, *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"python -m {module}: error: {said}"), result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_cannot_be_written(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for where in ("file", "/proc/runs"):
+        result = run_module(TRAIN, f"data.path={prepared}", f"runs_dir={where}", *SMALL, cwd=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert f"{where}/paper: cannot be written" in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("path", sorted((conf_folder() / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_model_composes_and_builds(path: Path) -> None:
+    config = load("summary", SummaryConfig, [f"model={path.stem}"])
+    assert config.model.name == path.stem
+    AlexNet(config.model, classes=10)
+
+
+@pytest.mark.parametrize("path", sorted((conf_folder() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes(path: Path) -> None:
+    config = load("train", TrainConfig, [f"experiment={path.stem}"])
+    assert config.run == path.stem
+
+
+def test_every_setting_is_read() -> None:
+    """A key of conf/ that no code names is dead."""
+    packages = [Path(sys.modules[name].__file__ or "").parent for name in ("alexnet_repro", "data_prep")]
+    code = "\n".join(p.read_text() for package in packages for p in package.rglob("*.py") if p.name != "config.py")
+
+    def keys(node: object) -> set[str]:
+        return {str(k) for k in node} | {k for v in node.values() for k in keys(v)} if isinstance(node, dict) else set()
+
+    read_by_name_of_layer = {f"conv{i}" for i in range(1, 7)} | {"fc6", "fc7", "fc8"}
+    for path in conf_folder().rglob("*.yaml"):
+        for key in keys(yaml.safe_load(path.read_text())) - {"defaults", "name", "experiment"} - read_by_name_of_layer:
+            assert f".{key}" in code or f'"{key}"' in code, f"{path}: {key}"
+
+
+def test_the_installed_package_carries_conf(tmp_path: Path) -> None:
+    """`pip install .`, then the commands from another folder."""
+    checkout = conf_folder().parent
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(checkout)], check=True, capture_output=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    for module in (TRAIN, "data_prep.prepare"):
+        command = [sys.executable, "-m", module, "--cfg", "job"]
+        result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert yaml.safe_load(result.stdout) == yaml.safe_load(run_module(module, "--cfg", "job", cwd=checkout).stdout)
+    where = [sys.executable, "-c", "from data_prep.command import conf_folder; print(conf_folder())"]
+    found = subprocess.run(where, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(found.strip()) == tmp_path / "site" / "alexnet_repro" / "conf"

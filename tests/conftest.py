@@ -1,0 +1,54 @@
+"""What several tests share: the embedded sample in small, prepared, and the real configuration shrunk to it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.command import load
+from data_prep.prepare import PrepareConfig, prepare
+from data_prep.sample import write_sample
+
+# The paper's network with its geometry kept and its width cut, for pictures of 75 pixels.
+SMALL = [
+    "model.input_size=67",
+    "model.conv1.kernels=8",
+    "model.conv2.kernels=16",
+    "model.conv3.kernels=16",
+    "model.conv4.kernels=16",
+    "model.conv5.kernels=16",
+    "model.fc6.units=32",
+    "model.fc7.units=32",
+    "optim.batch_size=16",
+    "runtime.workers=0",
+    "devices=[cpu]",
+]
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three official archives with ten classes of 6 training and 3 validation pictures."""
+    folder = tmp_path_factory.mktemp("archives")
+    write_sample(folder, train_per_class=6, val_per_class=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, prepared at 75 pixels."""
+    out = tmp_path_factory.mktemp("prepared") / "small"
+    prepare(prepare_config(archives, out))
+    return out
+
+
+def prepare_config(src: Path, out: Path, **overrides: object) -> PrepareConfig:
+    settings = {"image_size": 75, "images_per_shard": 16, "workers": 2, **overrides}
+    return load("prepare", PrepareConfig, [f"src={src}", f"out={out}", *(f"{k}={v}" for k, v in settings.items())])
+
+
+def run_module(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """python -m module, as a user would, in the folder `cwd`."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )

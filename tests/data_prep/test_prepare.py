@@ -1,0 +1,205 @@
+"""Official archives to a prepared data set, checked with tarfile, scipy and Pillow alone."""
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from conftest import prepare_config
+from PIL import Image
+
+from data_prep.command import RequestError, RunError
+from data_prep.format import Manifest, SplitReader
+from data_prep.prepare import prepare
+from data_prep.verify import problems
+
+
+def independent_reading(archives: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, tuple[str, bytes]]]:
+    """{file name: (wnid, bytes)} of both splits, by the shortest way through the official archives."""
+    with tarfile.open(archives / "ILSVRC2012_devkit_t12.tar.gz") as devkit:
+        files = {Path(m.name).name: devkit.extractfile(m).read() for m in devkit.getmembers()}  # type: ignore[union-attr]
+    synsets = scipy.io.loadmat(io.BytesIO(files["meta.mat"]))["synsets"][:, 0]
+    wnid_of = {int(s["ILSVRC2012_ID"][0, 0]): str(s["WNID"][0]) for s in synsets}
+    truth = files["ILSVRC2012_validation_ground_truth.txt"].split()
+    train, val = {}, {}
+    with tarfile.open(archives / "ILSVRC2012_img_train.tar") as outer:
+        for member in outer.getmembers():
+            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                for picture in inner.getmembers():
+                    train[picture.name] = (member.name[:-4], inner.extractfile(picture).read())  # type: ignore[union-attr]
+    with tarfile.open(archives / "ILSVRC2012_img_val.tar") as tar:
+        for picture in tar.getmembers():
+            number = int(picture.name[-13:-5])
+            val[picture.name] = (wnid_of[int(truth[number - 1])], tar.extractfile(picture).read())  # type: ignore[union-attr]
+    return train, val
+
+
+def by_pillow(data: bytes, size: int) -> bytes:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    width, height = image.size
+    scale = size / min(width, height)
+    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size))).tobytes()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_labels_and_pixels_are_those_of_the_archives(archives: Path, tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    prepare(prepare_config(archives, out, encoding="raw"))
+    manifest = Manifest.load(out)
+    train, val = independent_reading(archives)
+    wnids = [c.wnid for c in manifest.classes]
+    assert wnids == sorted({wnid for wnid, _ in train.values()})
+    assert manifest.classes[wnids.index("n03530642")].words == "honeycomb"
+    for split, pictures in (("train", train), ("val", val)):
+        reader = SplitReader(out, manifest, split)
+        got = sorted((wnids[label], image.tobytes()) for image, label in (reader[i] for i in range(len(reader))))
+        assert got == sorted((wnid, by_pillow(data, 75)) for wnid, data in pictures.values())
+    labels = SplitReader(out, manifest, "train").labels
+    assert (np.diff(labels) < 0).any()  # train is shuffled
+    val_names = sorted(val)
+    assert [wnids[i] for i in SplitReader(out, manifest, "val").labels] == [val[name][0] for name in val_names]
+    pixels = np.stack([SplitReader(out, manifest, "train")[i][0] for i in range(60)]).astype(np.float64)
+    np.testing.assert_allclose(np.load(out / "mean.npy"), pixels.mean(0), rtol=1e-6)
+    covariance = np.cov(pixels.reshape(-1, 3).T, bias=True)
+    np.testing.assert_allclose(manifest.statistics["rgb_covariance"], covariance, rtol=1e-9)
+
+
+def test_the_sample_has_the_odd_files_of_imagenet(tmp_path: Path) -> None:
+    from data_prep.sample import picture_file
+
+    kinds = set()
+    for i in range(400):
+        image = Image.open(io.BytesIO(picture_file("n11939491", (9, i)))) if i % 4 == 0 or len(kinds) < 4 else None
+        if image is not None:
+            kinds.add((image.format, image.mode))
+    assert kinds >= {("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")}
+
+
+def test_shards_are_plain_tars(prepared: Path) -> None:
+    manifest = Manifest.load(prepared)
+    reader = SplitReader(prepared, manifest, "train")
+    seen = 0
+    for shard in manifest.splits["train"].shards:
+        with tarfile.open(prepared / "train" / shard.file) as tar:
+            members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}  # type: ignore[union-attr]
+        for name, data in members.items():
+            if name.endswith(".jpg"):
+                assert data == bytes(reader.member(seen))
+                assert int(members[name[:-4] + ".cls"]) == reader.labels[seen]
+                assert Image.open(io.BytesIO(data)).size == (75, 75)
+                seen += 1
+    assert seen == 60
+
+
+def test_folders_of_pictures_give_the_same_data_set(archives: Path, prepared: Path, tmp_path: Path) -> None:
+    train, val = independent_reading(archives)
+    for split, pictures in (("train", train), ("val", val)):
+        for name, (wnid, data) in pictures.items():
+            path = tmp_path / "src" / split / wnid / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    prepare(prepare_config(tmp_path / "src", tmp_path / "small"))
+    ours, theirs = Manifest.load(tmp_path / "small"), Manifest.load(prepared)
+    assert ours.statistics == theirs.statistics
+    assert [c.wnid for c in ours.classes] == [c.wnid for c in theirs.classes]
+    assert ours.splits["val"].per_class == theirs.splits["val"].per_class
+    assert (tmp_path / "small" / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
+
+
+def test_killed_and_started_again_ends_identical(archives: Path, prepared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"  # the name is part of the manifest
+    settings = ["image_size=75", "images_per_shard=16", "workers=2"]
+    command = [sys.executable, "-m", "data_prep.prepare", f"src={archives}", f"out={out}", *settings]
+    rng = random.Random(0)
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while not (out / ".unfinished").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.3, 1.2))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        if (out / "manifest.json").exists():
+            break
+    assert killed, "the preparation was over before it could be killed"
+    prepare(prepare_config(archives, out))
+    assert contents(out) == contents(prepared)
+
+
+def test_unreadable_pictures_are_listed_and_too_many_fail(archives: Path, tmp_path: Path) -> None:
+    train, val = independent_reading(archives)
+    for split, pictures in (("train", train), ("val", val)):
+        for name, (wnid, data) in pictures.items():
+            path = tmp_path / "src" / split / wnid / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data[: len(data) // 2] if name == "n03530642_3.JPEG" else data)
+    with pytest.raises(RunError, match=r"1 of 90 pictures cannot be read.*n03530642_3\.JPEG"):
+        prepare(prepare_config(tmp_path / "src", tmp_path / "strict"))
+    prepare(prepare_config(tmp_path / "src", tmp_path / "lenient", max_rejected=0.02))
+    manifest = Manifest.load(tmp_path / "lenient")
+    assert [(r.split, r.name) for r in manifest.rejected] == [("train", "n03530642/n03530642_3.JPEG")]
+    assert manifest.splits["train"].images == 59
+    assert problems(tmp_path / "lenient") == []
+
+
+def test_verify_finds_what_is_wrong(prepared: Path, tmp_path: Path) -> None:
+    assert problems(prepared) == []
+    bad = tmp_path / "bad"
+    shutil.copytree(prepared, bad)
+    shard = bad / "train" / "shard-00001.tar"
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(data)
+    (bad / "val" / "shard-00000.tar").unlink()
+    found = problems(bad)
+    assert len(found) == 2
+    assert "shard-00001.tar: its bytes are not those" in found[0]
+    assert "val/shard-00000.tar: missing" in found[1]
+
+
+def test_wrong_requests(archives: Path, prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    for src, out, said in (
+        (tmp_path / "nowhere", tmp_path / "o", "nowhere: does not exist"),
+        (tmp_path / "other", tmp_path / "o", "found letter.txt, but no layout known"),
+        (archives, tmp_path / "other", "is not empty"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            prepare(prepare_config(src, out))
+    with pytest.raises(RequestError, match="other pictures or with other settings"):
+        prepare(prepare_config(archives, prepared, jpeg_quality=80))
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    shutil.copy(archives / "ILSVRC2012_img_train.tar", partial)
+    with pytest.raises(RequestError, match=r"ILSVRC2012_img_val\.tar is missing"):
+        prepare(prepare_config(partial, tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+    assert (tmp_path / "other" / "letter.txt").read_text() == "mine"
+
+
+def test_a_manifest_of_another_version_is_refused(prepared: Path, tmp_path: Path) -> None:
+    raw = json.loads((prepared / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**raw, "format_version": 99}))
+    with pytest.raises(RequestError, match="format version 99"):
+        Manifest.load(tmp_path)

@@ -1,0 +1,84 @@
+"""Section 2 against Pillow, step by step, and the odd files that ImageNet has."""
+
+import gzip
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.resize import prepare_picture
+
+
+def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 // width, y * 255 // height, (x * 7 + y * 3) % 256], axis=-1).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "corner"),
+    [
+        ((500, 375), (341, 256), (42, 0)),  # 500 * 256 / 375 = 341.33
+        ((375, 500), (256, 341), (0, 42)),
+        ((256, 256), (256, 256), (0, 0)),
+        ((100, 60), (427, 256), (85, 0)),  # enlarged: 426.67
+        ((64, 64), (256, 256), (0, 0)),
+        ((300, 257), (299, 256), (21, 0)),  # 298.83, an odd margin of 43: floor
+        ((900, 256), (900, 256), (322, 0)),
+    ],
+)
+def test_shorter_side_then_centre(size: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int]) -> None:
+    image = photograph(*size)
+    method = Image.Resampling.BILINEAR if min(size) > 256 else Image.Resampling.BICUBIC
+    whole = np.asarray(image if size == resized else image.resize(resized, method))
+    left, top = corner
+    expected = whole[top : top + 256, left : left + 256]
+    np.testing.assert_array_equal(prepare_picture(encoded(image, "PNG"), 256), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB", "1", "P", "RGBA", "LA", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = photograph(80, 60).convert("L").point(lambda v: v * 257, "I").convert("I;16") if mode == "I;16" else None
+    image = image or (photograph(80, 60, "RGBA").convert(mode) if mode == "LA" else photograph(80, 60, mode))
+    data = encoded(image, "JPEG" if mode == "CMYK" else "PNG")
+    result = prepare_picture(data, 64)
+    assert result.shape == (64, 64, 3)
+    assert result.dtype == np.uint8
+    if mode in ("L", "LA", "1", "I;16"):
+        assert (result[..., 0] == result[..., 2]).all()
+        assert result.std() > 20  # a picture, not a clipped plane
+
+
+def test_gzipped_jpeg_as_in_ilsvrc2010() -> None:
+    data = encoded(photograph(90, 70), "JPEG")
+    np.testing.assert_array_equal(prepare_picture(gzip.compress(data), 64), prepare_picture(data, 64))
+
+
+def test_corrupt_exif_is_harmless_and_orientation_is_left_aside() -> None:
+    image = photograph(90, 70)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees, says the camera
+    turned = encoded(image, "PNG", exif=exif)
+    np.testing.assert_array_equal(prepare_picture(turned, 64), prepare_picture(encoded(image, "PNG"), 64))
+    broken = encoded(image, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    np.testing.assert_array_equal(prepare_picture(broken, 64), prepare_picture(encoded(image, "JPEG"), 64))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "header only"])
+def test_broken_pictures_are_refused(damage: str) -> None:
+    data = encoded(photograph(90, 70), "JPEG")
+    broken = {"truncated": data[: len(data) // 2], "text": b"no picture", "empty": b"", "header only": data[:30]}
+    with pytest.raises((OSError, ValueError)):
+        prepare_picture(broken[damage], 64)
+
+
+def test_decompression_bomb_is_refused() -> None:
+    with pytest.raises(ValueError, match="too large"):
+        prepare_picture(encoded(Image.new("1", (20_000, 20_000)), "PNG"), 64)
