@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from alexnet_repro.config import RequestError, TrainConfig
 from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint
@@ -41,7 +42,7 @@ class RunFolder:
             raise RequestError(f"{self.path}: exists and is no run; choose another name with run=...")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(asdict(config), sort_keys=False)
+            text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
             write_atomically(self._config, lambda file: file.write(text.encode()))
         except OSError as error:
             raise RequestError(
@@ -65,13 +66,18 @@ class RunFolder:
     def _raw_config(self) -> dict[str, Any]:
         if not self.exists():
             raise RequestError(f"{self.path}: no such run; train it first, or check run=NAME and runs_dir")
-        loaded: dict[str, Any] = yaml.safe_load(self._config.read_text())
-        return loaded
+        try:
+            loaded = OmegaConf.to_container(OmegaConf.load(self._config))
+        except (OSError, YAMLError) as error:
+            raise RequestError(f"{self._config}: cannot be read ({' '.join(str(error).split())})") from None
+        return loaded if isinstance(loaded, dict) else {}  # type: ignore[return-value]
+
+    def configuration_text(self) -> str:
+        """The resolved configuration, as YAML."""
+        return self._config.read_text()
 
     def config(self) -> TrainConfig:
         """What the run was trained with. RequestError if there is no such run."""
-        from omegaconf import OmegaConf
-
         return checked(OmegaConf.create(self._raw_config()), TrainConfig)
 
     def checkpoint_path(self, name: str) -> Path:

@@ -97,6 +97,8 @@ def _in_shard_order(source: Source, wnids: set[str], seed: int) -> dict[str, lis
         kept = [image for image in listed if image.wnid in wnids]
         if len(kept) < len(listed):
             print(f"warning: {len(listed) - len(kept)} {split} pictures are of classes that train lacks: left out")
+        if not kept:
+            raise RequestError(f"src={source.path}: no {split} pictures of the classes that train has")
         images[split] = kept
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(images["train"]))
     images["train"] = [images["train"][i] for i in order]

@@ -14,8 +14,8 @@ class Dashboard:
     def __init__(self, folder: Path, step: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-    def text(self, name: str, text: str) -> None:
-        self._writer.add_text(name, text)
+    def configuration(self, text: str) -> None:
+        self._writer.add_text("configuration", "".join(f"    {line}\n" for line in text.splitlines()))  # as code
 
     def train(self, step: int, loss: float, learning_rate: float, images_per_second: float) -> None:
         self._writer.add_scalar("train/loss", loss, step)

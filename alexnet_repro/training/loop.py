@@ -70,6 +70,8 @@ class Trainer:
     def run(self) -> None:
         """Until the schedule ends it. The folder is in order after every epoch."""
         dashboard = Dashboard(self.folder.tensorboard, self.step)
+        if self.step == 0:
+            dashboard.configuration(self.folder.configuration_text())
         try:
             while not (phase := self.phase()).finished:
                 numbers = self._train_epoch(phase, dashboard)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from tqdm import tqdm
+
 from data_prep.command import RequestError
 from data_prep.labels import read_ilsvrc2012_devkit
 from data_prep.sources.base import Source, SourceImage
@@ -33,8 +35,10 @@ def read(src: Path) -> Source:
 
 
 def _train(path: Path) -> Iterator[SourceImage]:
-    with path.open("rb") as file:
+    size = path.stat().st_size
+    with path.open("rb") as file, tqdm(total=size, desc=f"list {TRAIN}", unit="B", unit_scale=True, leave=False) as bar:
         for inner in _members(file, path):
+            bar.update(inner.offset_data - bar.n)
             wnid = Path(inner.name).stem
             end = inner.offset_data + inner.size
             file.seek(inner.offset_data)

@@ -103,6 +103,22 @@ def test_a_run_folder_that_cannot_be_written(prepared: Path, tmp_path: Path) -> 
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_summary_and_benchmark_print_what_they_promise(tmp_path: Path) -> None:
+    table = run_module("alexnet_repro.summary", cwd=tmp_path).stdout.splitlines()
+    conv3 = next(line for line in table if line.startswith("conv3.b")).split()
+    # 192 kernels of 3 x 3 x 256, with biases; 13 x 13 places; 128 maps of 13 x 13 floats from the other column
+    assert conv3[2:] == ["192x256x3x3", "192x13x13", "442,560", "74,760,192", f"{128 * 13 * 13 * 4:,}"]
+    assert next(line for line in table if line.startswith("total")).split()[1] == "60,965,224"
+    small = [s for s in SMALL if not s.startswith(("optim", "model.input_size"))]
+    timed = run_module("alexnet_repro.benchmark", "batch_size=2", "steps=1", *small, cwd=tmp_path)
+    assert timed.returncode == 0, timed.stderr
+    assert [line.split(" ms")[0].split()[0] for line in timed.stdout.splitlines()[-3:]] == [
+        "paper",
+        "paper,",
+        "torchvision",
+    ]
+
+
 @pytest.mark.parametrize("path", sorted((conf_folder() / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_model_composes_and_builds(path: Path) -> None:
     config = load("summary", SummaryConfig, [f"model={path.stem}"])
