@@ -16,13 +16,16 @@ install: $(VENV)/installed  ## create .venv with the project in it
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "make: needs Python 3.10 or newer, and $(PYTHON) is older or missing; give PYTHON=/path/to/python3" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment (Debian and \
+	Ubuntu: install python3-venv)" >&2; exit 2; }
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	@echo 'installing the project and PyTorch into $(VENV): several GB, some minutes'
 	$(RUN) -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo 'installing the project, PyTorch and the tools for tests into $(VENV): several GB, some minutes'
 	$(RUN) -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/installed
 

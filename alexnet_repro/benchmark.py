@@ -13,7 +13,6 @@ from torch import nn
 
 from alexnet_repro import runtime
 from alexnet_repro.config import BenchmarkConfig
-from alexnet_repro.evaluation.report import machine
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.model.layers import ResponseNorm
 from alexnet_repro.training.sgd import PaperSGD
@@ -33,14 +32,15 @@ def benchmark(config: BenchmarkConfig) -> None:
     theirs = torchvision.models.alexnet(num_classes=_CLASSES).to(devices[0])
     size = config.model.input_size
     images = torch.randn(config.batch_size, 3, size, size, device=devices[0]) * 60
+    columns = [images.to(device) for device in devices]  # as in training, where each column makes its own input
     labels = torch.randint(_CLASSES, (config.batch_size,), device=devices[0])
     steps = {
-        f"{config.model.name}": _step(ours, images, labels),
-        f"{config.model.name}, nn.LocalResponseNorm": _step(with_torch_norm, images, labels),
+        f"{config.model.name}": _step(ours, columns, labels),
+        f"{config.model.name}, nn.LocalResponseNorm": _step(with_torch_norm, columns, labels),
         "torchvision alexnet": _step(theirs, images, labels),
     }
     medians = _medians(steps, config.steps)
-    print("; ".join(f"{key}: {value}" for key, value in machine().items()))
+    print("; ".join(f"{key}: {value}" for key, value in runtime.machine().items()))
     placed = ", ".join(map(str, devices))
     print(f"columns on {placed}; batch {config.batch_size}; medians of {config.steps} steps, in turn")
     own = next(iter(medians.values()))
@@ -58,16 +58,18 @@ def _use_torch_norm(model: nn.Module) -> None:
                 setattr(parent, name, nn.LocalResponseNorm(c.size, c.alpha * c.size, c.beta, c.k))
 
 
-def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+def _step(model: nn.Module, images: torch.Tensor | list[torch.Tensor], labels: torch.Tensor) -> Callable[[], None]:
     optimiser = PaperSGD(model.parameters(), 1e-4, 0.9, 5e-4)
     model.train()
+    devices = {parameter.device for parameter in model.parameters()}
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(model(images), labels).backward()
         optimiser.step()
-        if images.is_cuda:
-            torch.cuda.synchronize()
+        for device in devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
     return step
 

@@ -3,12 +3,13 @@
 Unknown keys and wrong types fail before any work; a value that makes no sense raises RequestError, which names the key.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.command import RequestError
 
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
 STEPS = ("activation", "norm", "same_map_norm", "pool", "dropout")
 
 
@@ -59,11 +60,11 @@ class ConvConfig:
     weight_std: float
     bias: float
 
-    def __post_init__(self) -> None:
-        _check_layer(self, "kernels", self.kernels)
-        _require(self.size >= 1, "size", self.size, "1 or more")
-        _require(self.stride >= 1, "stride", self.stride, "1 or more")
-        _require(0 <= self.padding < self.size, "padding", self.padding, f"0 to {self.size - 1}, less than the kernel")
+    def check(self, key: str) -> None:
+        _check_layer(self, key, "kernels", self.kernels)
+        _require(self.size >= 1, f"{key}.size", self.size, "1 or more")
+        _require(self.stride >= 1, f"{key}.stride", self.stride, "1 or more")
+        _require(0 <= self.padding < self.size, f"{key}.padding", self.padding, f"0 to {self.size - 1}, below the size")
 
 
 @dataclass
@@ -76,8 +77,8 @@ class DenseConfig:
     weight_std: float
     bias: float
 
-    def __post_init__(self) -> None:
-        _check_layer(self, "units", self.units)
+    def check(self, key: str) -> None:
+        _check_layer(self, key, "units", self.units)
 
 
 @dataclass
@@ -88,16 +89,17 @@ class OutputConfig:
     weight_std: float
     bias: float
 
-    def __post_init__(self) -> None:
-        _require_one_of("fc8.reads", self.reads, ("own", "both"))
+    def check(self, key: str) -> None:
+        _require_one_of(f"{key}.reads", self.reads, ("own", "both"))
+        _require(self.weight_std >= 0, f"{key}.weight_std", self.weight_std, "0 or more")
 
 
-def _check_layer(layer: ConvConfig | DenseConfig, key: str, width: int) -> None:
-    _require(width >= 1, key, width, "1 or more")
-    _require_one_of("reads", layer.reads, ("own", "both"))
+def _check_layer(layer: ConvConfig | DenseConfig, key: str, width_key: str, width: int) -> None:
+    _require(width >= 1, f"{key}.{width_key}", width, "1 or more")
+    _require_one_of(f"{key}.reads", layer.reads, ("own", "both"))
     for step in layer.then:
-        _require_one_of("then", step, STEPS)
-    _require(layer.weight_std >= 0, "weight_std", layer.weight_std, "0 or more")
+        _require_one_of(f"{key}.then", step, STEPS)
+    _require(layer.weight_std >= 0, f"{key}.weight_std", layer.weight_std, "0 or more")
 
 
 @dataclass
@@ -127,6 +129,10 @@ class ModelConfig:
         _require(self.pad_right_bottom >= 0, "model.pad_right_bottom", self.pad_right_bottom, "0 or more")
         _require_one_of("model.activation", self.activation, ("relu", "tanh"))
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 or more and less than 1")
+        for name in LAYERS:
+            if (layer := getattr(self, name)) is not None:
+                layer.check(f"model.{name}")
+        _require(self.conv1.reads == "own", "model.conv1.reads", self.conv1.reads, "own: every column sees the image")
         _require(
             self.fc8.reads == "both" or self.columns == 1, "model.fc8.reads", self.fc8.reads,
             "both: fc8 lives on the first device and would otherwise drop the other columns",
@@ -197,7 +203,7 @@ class ScheduleConfig:
 
 @dataclass
 class RuntimeConfig:
-    """What changes speed, never the mathematics. `workers` null: one less than the cores, at most 16."""
+    """What changes speed and rounding only. `workers` null: one less than the cores, at most 16."""
 
     workers: int | None
     tf32: bool
@@ -233,8 +239,7 @@ class TrainConfig(RunConfig):
     augment: AugmentConfig
     optim: OptimConfig
     schedule: ScheduleConfig
-    keep_every: int = field(metadata={"unit": "epochs"})
-    experiment: str | None = None
+    keep_every: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -281,6 +286,10 @@ class SummaryConfig:
     gpus: int | None
     devices: list[str] | None
 
+    def __post_init__(self) -> None:
+        _require(self.classes >= 1, "classes", self.classes, "1 or more")
+        _require(self.channels >= 1, "channels", self.channels, "1 or more")
+
 
 @dataclass
 class BenchmarkConfig:
@@ -290,3 +299,7 @@ class BenchmarkConfig:
     gpus: int | None
     devices: list[str] | None
     runtime: RuntimeConfig
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        _require(self.steps >= 1, "steps", self.steps, "1 or more")

@@ -1,15 +1,15 @@
 """python -m alexnet_repro.figures run=NAME: the kernels of conv1 (Figure 3) and the learning curves of a run."""
 
-from alexnet_repro.config import FiguresConfig, RequestError
-from alexnet_repro.evaluation.trained import load_trained
+from alexnet_repro.config import FiguresConfig
 from alexnet_repro.reporting.figures import save_curves, save_kernels
 from alexnet_repro.run_folder import LAST, RunFolder
-from data_prep.command import main
+from alexnet_repro.trained import load_trained
+from data_prep.command import RequestError, main
 
 
 def figures(config: FiguresConfig) -> None:
     folder = RunFolder(config.folder)
-    trained = load_trained(folder, config.checkpoint, config.gpus, config.devices)
+    trained = load_trained(config, config.checkpoint)
     channels = trained.checkpoint.mean_image.shape[-1]
     if channels != 3:
         raise RequestError(

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet_repro import runtime
-from alexnet_repro.config import PredictConfig, RequestError
+from alexnet_repro.config import PredictConfig
 from alexnet_repro.data import Batch, views_of
 from alexnet_repro.evaluation.predict import predict as probabilities_of
-from alexnet_repro.evaluation.trained import load_trained
-from alexnet_repro.run_folder import RunFolder
-from data_prep.command import FAILED, main
+from alexnet_repro.trained import load_trained
+from data_prep.command import FAILED, RequestError, main
 from data_prep.resize import prepare_picture
 
 _BAR = 30
@@ -21,10 +19,10 @@ _BAR = 30
 def predict(config: PredictConfig) -> int | None:
     if missing := [name for name in config.images if not Path(name).is_file()]:
         raise RequestError(f"images: {missing[0]} does not exist or is no file; give images=[a.jpg,b.jpg]")
-    folder = RunFolder(config.folder)
-    trained = load_trained(folder, config.checkpoint, config.gpus, config.devices)
-    runtime.configure(config.runtime)
+    trained = load_trained(config, config.checkpoint)
     words = trained.checkpoint.words
+    if trained.checkpoint.mean_image.shape[-1] != 3:
+        raise RequestError(f"run={config.run}: was trained on pictures without colour; this command reads RGB")
     broken = 0
     for name in config.images:
         try:
@@ -33,7 +31,7 @@ def predict(config: PredictConfig) -> int | None:
             print(f"{name}: cannot be read as a picture ({error})", file=sys.stderr)
             broken += 1
             continue
-        p = probabilities_of(trained.model, [_one(pixels)], views_of(config.views, trained.margin), trained.transforms)
+        p = probabilities_of(trained.model, [_one(pixels)], views_of(config.views, trained.margin), trained.inputs)
         _show(name, p.average[0], words)
     return FAILED if broken else None
 

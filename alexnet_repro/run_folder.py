@@ -1,6 +1,7 @@
 """runs/NAME/: configuration, checkpoints, metrics, TensorBoard events, report."""
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from alexnet_repro.config import RequestError, TrainConfig
+from alexnet_repro.config import TrainConfig
 from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint
-from data_prep.command import checked
-from data_prep.format import write_atomically
+from data_prep.command import RequestError, checked
+from data_prep.format import exclusive, write_atomically
 
 LAST, BEST = "last", "best"
 
 # Where and how fast a run computes may change between its sessions; what it computes may not.
-_MAY_CHANGE = ("gpus", "devices", "runtime", "runs_dir", "keep_every")
+# The data may move: a checkpoint knows which pictures it was trained on.
+_MAY_CHANGE = ("gpus", "devices", "runtime", "runs_dir", "keep_every", "data")
 
 
 class RunFolder:
@@ -31,23 +33,33 @@ class RunFolder:
     def exists(self) -> bool:
         return self._config.is_file()
 
-    def open_for_training(self, config: TrainConfig) -> Checkpoint | None:
-        """Creates the folder, or checks that it belongs to the same configuration. The checkpoint to continue from.
+    def open_for_training(self, config: TrainConfig) -> None:
+        """Creates the folder, or checks that it belongs to the same configuration.
 
         RequestError if it cannot be written, or holds another run.
         """
         if self.exists():
             self._refuse_changes(config)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (
+            not self.path.is_dir() or any(entry.suffix != ".partial" for entry in self.path.iterdir())
+        ):
             raise RequestError(f"{self.path}: exists and is no run; choose another name with run=...")
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
             write_atomically(self._config, lambda file: file.write(text.encode()))
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise RequestError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another runs_dir=..."
             ) from None
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Held while a run is trained. RequestError if another process trains it."""
+        return exclusive(self.path / "lock", str(self.path))
+
+    def last_checkpoint(self) -> Checkpoint | None:
+        """What a run continues from, if it was begun."""
         last = self.checkpoint_path(LAST)
         return load_checkpoint(last) if last.is_file() else None
 

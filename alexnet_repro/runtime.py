@@ -1,7 +1,8 @@
-"""What changes speed, never the mathematics: precision of matrix units, loader processes, host memory."""
+"""What changes speed and rounding only: precision of matrix units, loader processes, host memory."""
 
 import ctypes
 import os
+import platform
 import sys
 
 import torch
@@ -20,11 +21,11 @@ def configure(config: RuntimeConfig) -> None:
 
 
 def loader_workers(config: RuntimeConfig) -> int:
+    """The processes that read and decode, besides this one."""
     if config.workers is not None:
         return config.workers
-    return (
-        min(16, max(1, len(os.sched_getaffinity(0)) - 1)) if sys.platform == "linux" else min(16, os.cpu_count() or 1)
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, max(1, cores - 1))
 
 
 def _keep_freed_memory() -> None:
@@ -42,3 +43,14 @@ def _keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, -1)
     mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def machine() -> dict[str, str]:
+    """What a measurement was made on."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "processor": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "gpus": ", ".join(gpus) or "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -21,15 +21,16 @@ def train(config: TrainConfig) -> None:
     folder = RunFolder(config.folder)
     runtime.configure(config.runtime)
     trainer = Trainer(config, data, place(initialise(model, config.seed), devices), folder)
-    checkpoint = folder.open_for_training(config)
-    if warning:
-        print(f"warning: {warning}")
-    print(f"data: {data.describe()}")
-    print(f"model: {config.model.name}, columns on {', '.join(map(str, devices))}; run folder {folder.path}")
-    if checkpoint:
-        trainer.resume(checkpoint)
-        print(f"continuing after epoch {trainer.epoch}, step {trainer.step}")
-    trainer.run()
+    folder.open_for_training(config)
+    with folder.locked():
+        if warning:
+            print(f"warning: {warning}")
+        print(f"data: {data.describe()}")
+        print(f"model: {config.model.name}, columns on {', '.join(map(str, devices))}; run folder {folder.path}")
+        if checkpoint := folder.last_checkpoint():
+            trainer.resume(checkpoint)
+            print(f"continuing after epoch {trainer.epoch}, step {trainer.step}")
+        trainer.run()
     best = min(trainer.history, key=lambda row: row["val_top1_error"])
     print(
         f"done: {trainer.epoch} epochs, {trainer.step} steps, {duration(time.monotonic() - started)} in this session; "

@@ -75,6 +75,12 @@ def main(config_name: str, schema: type[Schema], run: Callable[[Schema], int | N
     sys.exit(DONE)
 
 
+def plain_main(call: Callable[[], int | None]) -> NoReturn:
+    """Entry point of a command without configuration: the same endings as `main`."""
+    _guarded(f"python -m {_module_name()}", call)
+    sys.exit(DONE)
+
+
 def _guarded(program: str, call: Callable[[], int | None]) -> None:
     try:
         code = call()
@@ -86,6 +92,10 @@ def _guarded(program: str, call: Callable[[], int | None]) -> None:
         _leave(program, str(error), FAILED)
     except KeyboardInterrupt:
         _leave(program, "interrupted; start the same command again to continue", _INTERRUPTED)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
+        _leave(program, "out of GPU memory; use a smaller batch, or a GPU with more memory", FAILED)
     except OSError as error:
         _leave(program, f"{error.filename or 'input/output'}: {error.strerror or error}", FAILED)
     if code:
@@ -117,6 +127,8 @@ def _one_line_for(error: Exception) -> str:
             return f"unknown key {error.full_key!r}{_nearest(error.full_key)}; --cfg job lists every key"
         if isinstance(error, MissingMandatoryValue) or "missing mandatory value" in reason.lower():
             return f"{error.full_key}: needs a value; give {error.full_key}=..."
+        if "ListConfig" in reason:
+            return f"{error.full_key}: must be a list; write {error.full_key}=[first,second]"
         return f"{error.full_key}: {reason.split(' full_key:')[0]}"
     return text
 
@@ -126,7 +138,8 @@ def _nearest(key: str) -> str:
     words: set[str] = set()
     for path in conf_folder().rglob("*.yaml"):
         words.update(re.findall(r"[{,\s]([a-z_0-9]+):", "\n" + path.read_text()))
-    close = difflib.get_close_matches(key.split(".")[-1].lstrip("+~"), sorted(words), n=1)
+    last = key.split(".")[-1].lstrip("+~")
+    close = difflib.get_close_matches(last, sorted(words - {last}), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 

@@ -14,7 +14,8 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,10 +25,16 @@ from PIL import Image
 
 from data_prep.command import RequestError, RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MEAN = "mean.npy"
 INDEX = "index.npy"
+PREPARE_AGAIN = "delete the data set and prepare it again"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4")])
 
 
@@ -88,30 +95,48 @@ class Manifest:
             )
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            found = raw["format_version"]
-        except (ValueError, KeyError, TypeError):
-            raise RequestError(f"{path}: not a manifest of a prepared data set; prepare the data again") from None
-        if found != FORMAT_VERSION:
-            raise RequestError(
-                f"{path}: format version {found}, but this program reads {FORMAT_VERSION}; prepare again"
-            )
-        raw["classes"] = [ClassInfo(**c) for c in raw["classes"]]
-        raw["rejected"] = [Rejected(**r) for r in raw["rejected"]]
-        raw["splits"] = {
-            name: SplitInfo(s["images"], s["per_class"], [ShardInfo(**shard) for shard in s["shards"]])
-            for name, s in raw["splits"].items()
-        }
-        return cls(**raw)
+            if raw["format_version"] != FORMAT_VERSION:
+                found = raw["format_version"]
+                raise RequestError(
+                    f"{path}: format version {found}, but {FORMAT_VERSION} is read here; {PREPARE_AGAIN}"
+                )
+            raw["classes"] = [ClassInfo(**c) for c in raw["classes"]]
+            raw["rejected"] = [Rejected(**r) for r in raw["rejected"]]
+            raw["splits"] = {
+                name: SplitInfo(s["images"], s["per_class"], [ShardInfo(**shard) for shard in s["shards"]])
+                for name, s in raw["splits"].items()
+            }
+            return cls(**raw)
+        except RequestError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RequestError(f"{path}: not a manifest of a prepared data set; {PREPARE_AGAIN}") from None
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """`path` holds either what it held before or all that `write` wrote, whenever the program or the machine stops."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)  # a full disk stays no fuller than it was
+        raise
     partial.replace(path)
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock file `path`; RequestError if another process holds it. Where there is no flock, holds nothing."""
+    with path.open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RequestError(f"{what}: another process is at work on it; wait for it, or stop it") from None
+        yield
 
 
 def encode(image: np.ndarray, encoding: str, jpeg_quality: int) -> tuple[str, bytes]:
@@ -124,7 +149,7 @@ def encode(image: np.ndarray, encoding: str, jpeg_quality: int) -> tuple[str, by
     return "jpg", buffer.getvalue()
 
 
-def decode(data: bytes | memoryview, encoding: str) -> np.ndarray:
+def decode(data: bytes, encoding: str) -> np.ndarray:
     """The bytes of one member -> uint8 [S, S, C]."""
     if encoding == "raw":
         array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
@@ -181,7 +206,7 @@ def shard_name(number: int) -> str:
 class SplitReader:
     """Random access to one split through its index: `reader[i]` is (uint8 [S, S, C], label).
 
-    Shards are opened on first use, in whichever process reads them.
+    A shard is open only while it is read: ImageNet has more shards than a process may have open files.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
@@ -189,51 +214,53 @@ class SplitReader:
             raise RequestError(f"{folder}: has no split {split!r}; it has {', '.join(manifest.splits)}")
         self.folder = folder / split
         self.encoding = manifest.encoding
+        self.channels = manifest.channels
         self.info = manifest.splits[split]
         self.index = self._load_index()
         self.labels = np.ascontiguousarray(self.index["label"], dtype=np.int64)
-        self._maps: dict[int, np.memmap] = {}
+        self._checked: set[int] = set()  # shards whose size was compared with the manifest
 
     def _load_index(self) -> np.ndarray:
         path = self.folder / INDEX
         try:
             index: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise RequestError(f"{path}: cannot be read ({error}); prepare the data set again") from None
+            raise RequestError(f"{path}: cannot be read ({error}); {PREPARE_AGAIN}") from None
         if len(index) != self.info.images or index.dtype != INDEX_DTYPE:
             raise RequestError(
-                f"{path}: {len(index)} rows, but the manifest has {self.info.images} images; prepare the data set again"
+                f"{path}: {len(index)} rows, but the manifest has {self.info.images} images; {PREPARE_AGAIN}"
             )
         return index
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def member(self, i: int) -> memoryview:
-        """The encoded bytes of picture i."""
-        _, offset, length, _ = row = self.index[i]
-        data = self._map(int(row["shard"]))[int(offset) : int(offset) + int(length)]
-        return memoryview(data)  # type: ignore[arg-type]
+    def member(self, i: int) -> bytes:
+        """The encoded bytes of picture i. RunError if its shard is missing or has another size than it should."""
+        row = self.index[i]
+        shard, offset, length = int(row["shard"]), int(row["offset"]), int(row["length"])
+        info = self.info.shards[shard]
+        path = self.folder / info.file
+        try:
+            with path.open("rb", buffering=0) as file:
+                if shard not in self._checked and (found := os.fstat(file.fileno()).st_size) != info.bytes:
+                    raise RunError(f"{path}: {found} bytes, but the manifest says {info.bytes}; {PREPARE_AGAIN}")
+                self._checked.add(shard)
+                file.seek(offset)
+                data = file.read(length)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
+        if len(data) != length:
+            raise RunError(f"{path}: ends before picture {i}; {PREPARE_AGAIN}")
+        return data
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        data = self.member(i)
         try:
-            return decode(self.member(i), self.encoding), int(self.labels[i])
+            return decode(data, self.encoding), int(self.labels[i])
         except (OSError, ValueError) as error:
             shard = self.info.shards[int(self.index[i]["shard"])]
             raise RunError(
                 f"{self.folder / shard.file}: picture {i} cannot be decoded ({error}); "
                 f"check the data set with `python -m data_prep.verify {self.folder.parent}`"
             ) from None
-
-    def _map(self, shard: int) -> np.memmap:
-        if shard not in self._maps:
-            info = self.info.shards[shard]
-            path = self.folder / info.file
-            if not path.is_file() or path.stat().st_size != info.bytes:
-                found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
-                raise RunError(f"{path}: {found}, but the manifest says {info.bytes} bytes; prepare the data set again")
-            self._maps[shard] = np.memmap(path, mode="r")
-        return self._maps[shard]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}

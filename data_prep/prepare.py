@@ -23,10 +23,12 @@ from data_prep.format import (
     INDEX,
     MANIFEST,
     MEAN,
+    PREPARE_AGAIN,
     ClassInfo,
     Manifest,
     Rejected,
     SplitInfo,
+    exclusive,
     shard_name,
     write_atomically,
 )
@@ -78,6 +80,15 @@ def prepare(config: PrepareConfig) -> None:
     if not _open(out, plan, config, images):
         print(f"{out}: already prepared, with these settings from these pictures; nothing to do")
         return
+    with exclusive(out / UNFINISHED / "lock", f"out={out}"):
+        manifest = _make(config, out, source, wnids, images, plan)
+    shutil.rmtree(out / UNFINISHED)
+    _say_what_was_done(out, manifest, time.monotonic() - started)
+
+
+def _make(
+    config: PrepareConfig, out: Path, source: Source, wnids: list[str], images: dict[str, list[SourceImage]], plan: str
+) -> Manifest:
     tasks = list(_tasks(config, out, images, wnids))
     unfinished = [task for task in tasks if not task.is_done()]
     if len(unfinished) < len(tasks):
@@ -86,8 +97,7 @@ def prepare(config: PrepareConfig) -> None:
     workers = config.workers or os.cpu_count() or 1
     with tqdm(total=sum(map(len, images.values())), initial=done, unit=" images", desc="prepare") as bar:
         run_tasks(unfinished, workers, bar)
-    manifest = _finish(config, out, source, wnids, tasks, plan)
-    _say_what_was_done(out, manifest, time.monotonic() - started)
+    return _finish(config, out, source, wnids, tasks, plan)
 
 
 def _in_shard_order(source: Source, wnids: set[str], seed: int) -> dict[str, list[SourceImage]]:
@@ -127,29 +137,43 @@ def _open(out: Path, plan: str, config: PrepareConfig, images: dict[str, list[So
     record = out / UNFINISHED / "plan.json"
     other = f"out={out}: holds a data set made from other pictures or with other settings; choose another folder"
     if (out / MANIFEST).is_file():
-        if Manifest.load(out).preparation.get("plan") != plan:
+        manifest = Manifest.load(out)
+        if manifest.preparation.get("plan") != plan:
             raise RequestError(other)
+        _refuse_if_damaged(out, manifest)
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # left by a kill between the manifest and the cleaning up
         return False
     if record.is_file():
         if json.loads(record.read_text())["plan"] != plan:
             raise RequestError(other + f", or delete {out} and start again")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
+    _check_free_space(out, config, images)
     try:
         for split in (UNFINISHED, *images):
             (out / split).mkdir(parents=True, exist_ok=True)
         write_atomically(record, lambda file: file.write(json.dumps({"plan": plan}).encode()))
     except OSError as error:
         raise RequestError(f"out={out}: cannot be written ({error.strerror})") from None
-    _check_free_space(out, config, sum(map(len, images.values())))
     return True
 
 
-def _check_free_space(out: Path, config: PrepareConfig, images: int) -> None:
+def _refuse_if_damaged(out: Path, manifest: Manifest) -> None:
+    sizes = {out / split / shard.file: shard.bytes for split, info in manifest.splits.items() for shard in info.shards}
+    whole = [out / MEAN, *(out / split / INDEX for split in manifest.splits)]
+    missing = [path for path in (*sizes, *whole) if not path.is_file()]
+    changed = [path for path, size in sizes.items() if path.is_file() and path.stat().st_size != size]
+    if missing or changed:
+        raise RequestError(f"{(missing + changed)[0]}: is missing or has changed; {PREPARE_AGAIN}")
+
+
+def _check_free_space(out: Path, config: PrepareConfig, images: dict[str, list[SourceImage]]) -> None:
     pixels = config.image_size**2
     per_image = 3 * pixels if config.encoding == "raw" else 0.6 * pixels  # JPEG at quality 95: about 5 bits a pixel
-    needed = images * (per_image + 2048)
-    free = shutil.disk_usage(out).free + sum(f.stat().st_size for f in out.glob("*/shard-*"))
+    records = 12 * pixels * (len(images["train"]) // config.images_per_shard + 1)  # sums of each shard, until the end
+    needed = sum(map(len, images.values())) * (per_image + 2048) + records
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free + sum(f.stat().st_size for f in out.glob("*/shard-*"))
     if needed > free:
         raise RequestError(f"out={out}: needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there")
 
@@ -205,7 +229,6 @@ def _finish(
         rejected=rejected,
     )
     manifest.save(out)
-    shutil.rmtree(out / UNFINISHED)
     return manifest
 
 
@@ -214,7 +237,8 @@ def _check_rejected(rejected: list[Rejected], images: int, share: float) -> None
         reasons = Counter(f"{r.reason}" for r in rejected).most_common(1)[0][0]
         raise RunError(
             f"{len(rejected)} of {images} pictures cannot be read, more than max_rejected={share}; "
-            f"the first is {rejected[0].name}, the most frequent reason: {reasons}"
+            f"the first is {rejected[0].name}, the most frequent reason: {reasons}. Mend the source, "
+            "or start again with a higher max_rejected"
         )
 
 

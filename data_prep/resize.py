@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -45,15 +47,23 @@ def prepare_picture(data: bytes, size: int) -> np.ndarray:
 
     Raises OSError or ValueError for a file that cannot be read as a picture, with the reason.
     """
-    if data[:2] == _GZIP_MAGIC:  # some members of the ILSVRC-2010 archives
-        data = gzip.decompress(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF and the like, harmless and frequent in ImageNet
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
+            if data[:2] == _GZIP_MAGIC:  # some members of the ILSVRC-2010 archives
+                data = gzip.decompress(data)
             with Image.open(io.BytesIO(data)) as picture:
                 return np.asarray(central_square(as_rgb(picture), size))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(f"too large to be a photograph: {error}") from None
-        except (SyntaxError, EOFError, KeyError, IndexError, TypeError) as error:  # Pillow's answers to broken files
+        except (
+            SyntaxError,
+            EOFError,
+            KeyError,
+            IndexError,
+            TypeError,
+            struct.error,
+            zlib.error,
+        ) as error:  # Pillow's answers to broken files
             raise ValueError(f"{type(error).__name__}: {error}") from None

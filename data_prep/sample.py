@@ -6,7 +6,9 @@ greyscale and CMYK JPEGs and PNGs named .JPEG.
 """
 
 import argparse
+import hashlib
 import io
+import json
 import multiprocessing
 import sys
 import tarfile
@@ -16,7 +18,8 @@ import numpy as np
 import scipy.io
 from tqdm import tqdm
 
-from data_prep.command import DONE, WRONG_REQUEST
+from data_prep import drawing as drawing_program
+from data_prep.command import DONE, WRONG_REQUEST, plain_main
 from data_prep.drawing import CLASSES, picture
 from data_prep.format import write_atomically
 from data_prep.sources.ilsvrc2012 import DEVKIT, TRAIN, VAL
@@ -36,6 +39,7 @@ SYNSETS = {
 }
 ROOT_SYNSET = (11, "n00001740", "entity")
 SEED = 2012
+_STAMP = "sample.json"  # what the archives were drawn from
 
 _Drawn = tuple[str, tuple[int, ...]]  # the arguments of picture_file
 
@@ -75,6 +79,12 @@ def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None
     write_atomically(folder / TRAIN, lambda file: file.write(_tar(outer)))
     write_atomically(folder / VAL, lambda file: file.write(_tar(flat)))
     write_atomically(folder / DEVKIT, lambda file: file.write(_devkit(truth.encode())))
+    write_atomically(folder / _STAMP, lambda file: file.write(_stamp(train_per_class, val_per_class)))
+
+
+def _stamp(train_per_class: int, val_per_class: int) -> bytes:
+    drawing = hashlib.sha256(Path(drawing_program.__file__).read_bytes()).hexdigest()
+    return json.dumps({"train": train_per_class, "val": val_per_class, "drawing": drawing}).encode()
 
 
 def _drawn(picture_of: _Drawn) -> bytes:
@@ -122,12 +132,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_prep.sample", description="Draws the embedded sample.")
     parser.add_argument("folder", type=Path, help="where the archives go")
     parser.add_argument("--train", type=int, default=120, help="training pictures a class (default %(default)s)")
-    parser.add_argument("--val", type=int, default=40, help="validation pictures a class (default %(default)s)")
+    parser.add_argument("--val", type=int, default=30, help="validation pictures a class (default %(default)s)")
     options = parser.parse_args(arguments)
     if options.train < 1 or options.val < 1:
         print("python -m data_prep.sample: error: --train and --val must be 1 or more", file=sys.stderr)
         return WRONG_REQUEST
-    if all((options.folder / name).is_file() for name in (TRAIN, VAL, DEVKIT)):
+    stamp = options.folder / _STAMP  # written last
+    if stamp.is_file() and stamp.read_bytes() == _stamp(options.train, options.val):
         print(f"{options.folder}: the sample is there already")
         return DONE
     try:
@@ -140,4 +151,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    plain_main(lambda: main(sys.argv[1:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.command import DONE, FAILED, WRONG_REQUEST, RequestError
+from data_prep.command import DONE, FAILED, WRONG_REQUEST, RequestError, plain_main
 from data_prep.format import MEAN, Manifest, SplitReader, decode, sha256_of
 
 
@@ -75,14 +75,10 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m data_prep.verify DIR", file=sys.stderr)
         return WRONG_REQUEST
-    try:
-        found = problems(Path(arguments[0]))
-    except RequestError as error:
-        print(f"python -m data_prep.verify: error: {error}", file=sys.stderr)
-        return WRONG_REQUEST
+    found = problems(Path(arguments[0]))
     print("\n".join(found) or f"{arguments[0]}: OK")
     return FAILED if found else DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    plain_main(lambda: main(sys.argv[1:]))

@@ -4,6 +4,7 @@ What is drawn for an image is a function of (seed, epoch, position in the epoch)
 arithmetic runs on the device of the column that will see the images, from uint8.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,3 +62,28 @@ class InputTransform:
         x = torch.where(mirror.to(device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
         shift = colour.to(device, non_blocking=True) @ self.components.T  # [N, C] grey levels
         return x.add_(shift[:, :, None, None])
+
+
+class ColumnInputs:
+    """The same images for every column, made on each column's device; columns on one device share them."""
+
+    def __init__(
+        self, mean_image: np.ndarray, colour_components: np.ndarray, size: int, devices: Sequence[torch.device]
+    ) -> None:
+        self.devices = list(devices)
+        self._transforms = {d: InputTransform(mean_image, colour_components, size, d) for d in set(devices)}
+
+    def __call__(
+        self, patches: Mapping[torch.device, Tensor], top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor
+    ) -> list[Tensor]:
+        """As InputTransform, from the patches on each device; one float32 [N, C, size, size] a column."""
+        made = {d: transform(patches[d], top, left, mirror, colour) for d, transform in self._transforms.items()}
+        return [made[device] for device in self.devices]
+
+    def spread(self, images: Tensor) -> dict[torch.device, Tensor]:
+        """uint8 images on every device that has a column."""
+        return {device: images.to(device, non_blocking=True) for device in self._transforms}
+
+    @property
+    def use_gpu(self) -> bool:
+        return any(device.type == "cuda" for device in self.devices)

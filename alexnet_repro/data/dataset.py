@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.command import RequestError
-from data_prep.format import MEAN, Manifest, SplitReader
+from data_prep.format import MEAN, PREPARE_AGAIN, Manifest, SplitReader
 from data_prep.statistics import principal_components
 
 
@@ -21,7 +21,7 @@ class PreparedData:
         try:
             self.mean_image: np.ndarray = np.load(self.folder / MEAN, allow_pickle=False)  # float32 [S, S, C], 0..255
         except (OSError, ValueError) as error:
-            raise RequestError(f"{self.folder / MEAN}: cannot be read ({error}); prepare the data set again") from None
+            raise RequestError(f"{self.folder / MEAN}: cannot be read ({error}); {PREPARE_AGAIN}") from None
 
     def split(self, name: str) -> SplitReader:
         return SplitReader(self.folder, self.manifest, name)
@@ -38,6 +38,10 @@ class PreparedData:
     def describe(self) -> str:
         counts = ", ".join(f"{info.images:,} {split}" for split, info in self.manifest.splits.items())
         return f"{self.manifest.name} ({len(self.classes)} classes; {counts} images; {self.manifest.source['layout']})"
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint remembers of its data: two data sets with the same plan have the same pictures."""
+        return {"name": self.manifest.name, "description": self.describe(), "plan": self.manifest.preparation["plan"]}
 
     def is_whole_ilsvrc2012(self) -> bool:
         """Whether results may stand beside the paper's Table 2."""

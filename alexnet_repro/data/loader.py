@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet_repro.data.augment import Draws
+from data_prep.command import RunError
 from data_prep.format import SplitReader
 
 
@@ -27,8 +28,11 @@ class Batch:
         return Batch(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
 
 
-class _Batches(Dataset[Batch]):
-    """Item b is the b-th batch: the pictures at order[b*n : (b+1)*n], each cut at its own draw."""
+class _Batches(Dataset["Batch | RunError"]):
+    """Item b is the b-th batch: the pictures at order[b*n : (b+1)*n], each cut at its own draw.
+
+    An error is an item too: raised in a worker, it would reach the user as the worker's traceback.
+    """
 
     def __init__(self, reader: SplitReader, order: np.ndarray, draws: Draws, side: int, batch_size: int) -> None:
         self.reader, self.order, self.draws = reader, order, draws
@@ -37,7 +41,13 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | RunError:
+        try:
+            return self._batch(number)
+        except RunError as error:
+            return error
+
+    def _batch(self, number: int) -> Batch:
         chosen = slice(number * self.batch_size, (number + 1) * self.batch_size)
         numbers, draws, side = self.order[chosen], self.draws[chosen], self.side
         images = None
@@ -63,20 +73,27 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The pictures `order` of a split, each cut to its `draws` and `side`, in batches (the last may be short)."""
     batches = _Batches(reader, order, draws, side, batch_size)
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=min(workers, len(batches)),
-            prefetch_factor=4 if workers else None,
-            pin_memory=pin,
-        )
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=min(workers, len(batches)),
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
     )
+    try:
+        for item in loader:
+            if isinstance(item, RunError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError("a loader process died (out of memory?); start again with a lower runtime.workers") from None
 
 
 def whole_images(reader: SplitReader, side: int, batch_size: int, workers: int, pin: bool = False) -> Iterator[Batch]:
     """Every picture of a split once, in order and uncut, as the test views need them."""
     count = len(reader)
     zeros = np.zeros(count, np.int64)
-    draws = Draws(zeros, zeros, np.zeros(count, bool), np.zeros((count, 3), np.float32))
+    draws = Draws(zeros, zeros, np.zeros(count, bool), np.zeros((count, reader.channels), np.float32))
     return epoch_batches(reader, np.arange(count), draws, side, batch_size, workers, pin)

@@ -4,12 +4,18 @@ horizontal reflection of each.
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class View:
     top: int
     left: int
     mirror: bool
+
+    def cut(self, images: Tensor, side: int) -> Tensor:
+        """[N, S, S, C] -> [N, side, side, C], not yet mirrored."""
+        return images[:, self.top : self.top + side, self.left : self.left + side]
 
 
 def views_of(views: int, margin: int) -> list[View]:

@@ -6,11 +6,12 @@ import numpy as np
 def label_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes come before the right one: float [N, K], int [N] -> int64 [N], 0 if it is the first guess.
 
-    Among equal probabilities the class with the lower index comes first.
+    Among equal probabilities the class with the lower index comes first. What is not a number is never right.
     """
     own = probabilities[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(probabilities.shape[1]) < np.asarray(labels)[:, None]
-    ranks: np.ndarray = ((probabilities > own) | ((probabilities == own) & earlier)).sum(axis=1)
+    not_before = (probabilities < own) | ((probabilities == own) & ~earlier)
+    ranks: np.ndarray = (~not_before).sum(axis=1)
     return ranks
 
 

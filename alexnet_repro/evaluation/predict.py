@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alexnet_repro.data import Batch, InputTransform, View
+from alexnet_repro.data import Batch, ColumnInputs, View
 from alexnet_repro.model import AlexNet
-from alexnet_repro.training.step import network_input
 
 
 @dataclass
@@ -21,17 +20,18 @@ class Predictions:
 
 
 @torch.inference_mode()
-def predict(
-    model: AlexNet, batches: Iterable[Batch], views: list[View], transforms: list[InputTransform]
-) -> Predictions:
+def predict(model: AlexNet, batches: Iterable[Batch], views: list[View], inputs: ColumnInputs) -> Predictions:
     """`batches` of whole images; views[0] is the centre patch. The model is left in test mode."""
     model.eval()
     side = model.config.input_size
     centres, averages, labels = [], [], []
     for batch in batches:
         total = None
+        images = inputs.spread(batch.images)
         for view in views:
-            logits = model(network_input(_patches(batch, view, side), transforms))
+            patches = {device: view.cut(whole, side) for device, whole in images.items()}
+            top, left, mirror = (torch.full_like(batch.top, value) for value in (view.top, view.left, view.mirror))
+            logits = model(inputs(patches, top, left, mirror.bool(), torch.zeros_like(batch.colour)))
             probabilities = logits.float().softmax(dim=1)
             if total is None:
                 centres.append(probabilities.cpu().numpy())
@@ -42,15 +42,3 @@ def predict(
         averages.append((total / len(views)).cpu().numpy())
         labels.append(batch.labels.numpy())
     return Predictions(np.concatenate(centres), np.concatenate(averages), np.concatenate(labels))
-
-
-def _patches(batch: Batch, view: View, side: int) -> Batch:
-    images = batch.images[:, view.top : view.top + side, view.left : view.left + side]
-    return Batch(
-        images,
-        batch.labels,
-        torch.full_like(batch.top, view.top),
-        torch.full_like(batch.left, view.left),
-        torch.full_like(batch.mirror, view.mirror),
-        torch.zeros_like(batch.colour),
-    )

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig, RequestError
+from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.layers import Dropout, ResponseNorm, SameMapNorm
+from data_prep.command import RequestError
 
 COLUMN_NAMES = "abcdefgh"
 
@@ -106,7 +107,7 @@ class AlexNet(nn.Module):
         """Fixes the dropout masks of the next forward pass as a function of (seed, step, layer, column)."""
         for index, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
             state = np.random.SeedSequence([seed, step, index]).generate_state(1, np.uint64)[0]
-            module.reseed(int(state >> 1))
+            module.reseed(int(state) >> 1)
 
 
 class _Builder:

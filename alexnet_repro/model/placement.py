@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from alexnet_repro.config import RequestError
 from alexnet_repro.model.alexnet import AlexNet
+from data_prep.command import RequestError
 
 
 def choose_devices(
@@ -14,15 +14,14 @@ def choose_devices(
     """One device a column, and a warning if the machine could not give what was asked for.
 
     `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes two GPUs if
-    two are there, else one, else the CPU; a number takes that many, or falls back to one device with a warning.
+    two are there (one a column), else one, else the CPU; 0, 1, or one a column falls back to one device with a warning.
     """
     available = torch.cuda.device_count()
     if devices is not None:
         return _by_hand(columns, devices, available), None
-    if gpus is not None and not 0 <= gpus <= columns:
-        raise RequestError(
-            f"gpus={gpus}: the network has {columns} column{'s' * (columns > 1)}, so give 0 to {columns}"
-        )
+    if gpus is not None and gpus not in (0, 1, columns):
+        several = f", 1, or {columns}: one a column" if columns > 1 else " or 1: the network has one column"
+        raise RequestError(f"gpus={gpus}: must be 0{several}")
     wanted = min(columns, available) if gpus is None else gpus
     if wanted == columns and available >= columns:
         return [torch.device("cuda", index) for index in range(columns)], None

@@ -12,7 +12,7 @@ class Dashboard:
     """One writer a run. A continued run passes the steps it has, and what lies beyond them is purged."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def configuration(self, text: str) -> None:
         self._writer.add_text("configuration", "".join(f"    {line}\n" for line in text.splitlines()))  # as code

@@ -1,16 +1,15 @@
 """Checkpoints: plain tensors and containers, by the paper's names of layer and column whatever the placement."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alexnet_repro.config import RequestError
 from alexnet_repro.model import AlexNet
 from alexnet_repro.training.sgd import PaperSGD
-from data_prep.command import RunError
+from data_prep.command import RequestError, RunError
 from data_prep.format import write_atomically
 
 
@@ -26,13 +25,14 @@ class Checkpoint:
     history: list[dict[str, float]]
     classes: list[str]  # wnids in label order
     words: list[str]  # what people call them
+    data: dict[str, str]  # name, description and plan (a fingerprint) of the data set it was trained on
     mean_image: Tensor  # float32 [S, S, C]
     colour_components: Tensor  # float32 [C, C]
-    model: dict[str, Any]  # the model's configuration: a checkpoint can be used without its run folder
+    model: dict[str, Any]  # the model's configuration: a checkpoint can be used without the data set
 
     def save(self, path: Path) -> None:
         try:
-            write_atomically(path, lambda file: torch.save(asdict(self), file))
+            write_atomically(path, lambda file: torch.save(vars(self), file))
         except OSError as error:
             raise RunError(f"{path}: cannot be written ({error.strerror}); start again to continue") from None
 

@@ -1,5 +1,6 @@
 """Training, epoch by epoch."""
 
+import math
 import time
 from dataclasses import asdict, dataclass
 
@@ -7,9 +8,16 @@ import torch
 from tqdm import tqdm
 
 from alexnet_repro import runtime
-from alexnet_repro.config import RequestError, TrainConfig
-from alexnet_repro.data import InputTransform, PreparedData, draw_epoch, epoch_batches, views_of, whole_images
-from alexnet_repro.data.augment import shuffled
+from alexnet_repro.config import TrainConfig
+from alexnet_repro.data import (
+    ColumnInputs,
+    PreparedData,
+    draw_epoch,
+    epoch_batches,
+    shuffled,
+    views_of,
+    whole_images,
+)
 from alexnet_repro.evaluation.metrics import log_loss, top_k_error
 from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.model import AlexNet
@@ -20,6 +28,7 @@ from alexnet_repro.training.checkpoint import Checkpoint, momentum_of, restore, 
 from alexnet_repro.training.schedule import Phase, next_phase
 from alexnet_repro.training.sgd import PaperSGD
 from alexnet_repro.training.step import train_step
+from data_prep.command import RequestError, RunError
 
 
 @dataclass
@@ -43,10 +52,8 @@ class Trainer:
                 "prepare the data with a larger image_size"
             )
         self.devices = self.model.column_devices()
-        self.transforms = [
-            InputTransform(data.mean_image, data.colour_components(), self.side, device) for device in self.devices
-        ]
-        self.pin = any(device.type == "cuda" for device in self.devices)
+        self.inputs = ColumnInputs(data.mean_image, data.colour_components(), self.side, self.devices)
+        self.pin = self.inputs.use_gpu
         self.workers = runtime.loader_workers(config.runtime)
         self.train_split, self.val_split = data.split("train"), data.split("val")
         self.history: list[dict[str, float]] = []
@@ -54,8 +61,11 @@ class Trainer:
         self.optimiser = PaperSGD(self.model.parameters(), o.learning_rate, o.momentum, o.weight_decay)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.classes != self.wnids:
-            raise RequestError(f"{self.folder.path}: was trained on other classes than {self.data.folder} has")
+        if checkpoint.data["plan"] != self.data.identity()["plan"]:
+            raise RequestError(
+                f"{self.folder.path}: was begun on {checkpoint.data['description']}, and {self.data.folder} is another "
+                "data set; choose another run=NAME"
+            )
         self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
         restore(checkpoint, self.model, self.optimiser)
 
@@ -100,7 +110,7 @@ class Trainer:
         with tqdm(total=count, desc=f"epoch {self.epoch + 1}", unit=" images", leave=False) as bar:
             for batch in batches:
                 waited += time.perf_counter() - previous
-                result = train_step(self.model, self.optimiser, batch, self.transforms, config.seed, self.step)
+                result = train_step(self.model, self.optimiser, batch, self.inputs, config.seed, self.step)
                 self.step += 1
                 images = len(batch.labels)
                 loss_sum += result.loss * images
@@ -125,9 +135,15 @@ class Trainer:
         size = self.config.optim.batch_size
         batches = whole_images(self.val_split, self.data.image_size, size, self.workers, self.pin)
         shown = with_progress(batches, len(self.val_split), f"epoch {self.epoch + 1}, validation")
-        predictions = predict(self.model, shown, views_of(1, self.margin), self.transforms)
+        predictions = predict(self.model, shown, views_of(1, self.margin), self.inputs)
+        loss = log_loss(predictions.centre, predictions.labels)
+        if not math.isfinite(loss):
+            raise RunError(
+                f"step {self.step}: the validation loss is {loss}; stopped, the last checkpoint is good. "
+                "Try a lower optim.learning_rate"
+            )
         return {
-            "val_loss": log_loss(predictions.centre, predictions.labels),
+            "val_loss": loss,
             "val_top1_error": top_k_error(predictions.centre, predictions.labels, 1),
             "val_top5_error": top_k_error(predictions.centre, predictions.labels, 5),
         }
@@ -153,6 +169,7 @@ class Trainer:
             history=self.history,
             classes=self.wnids,
             words=self.data.classes,
+            data=self.data.identity(),
             mean_image=torch.from_numpy(self.data.mean_image),
             colour_components=torch.from_numpy(self.data.colour_components()),
             model=asdict(self.config.model),

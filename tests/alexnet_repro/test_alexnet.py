@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet_repro.config import ModelConfig, RequestError, TrainConfig
+from alexnet_repro.config import ModelConfig, TrainConfig
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
-from data_prep.command import load
+from data_prep.command import RequestError, load
 
 SMALL_MODEL = [
     f"model.{key}"
@@ -137,8 +137,10 @@ def test_columns_talk_where_figure_2_says_and_nowhere_else(overrides: tuple[str,
         (["model.fc6.then=[pool]"], r"model\.fc6\.then: 'pool' needs maps"),
         (["model.conv1.then=[same_map_norm]"], r"needs model\.same_map_norm, which is null"),
         (["model.input_size=30"], r"'pool' of size 3 over maps of"),
+        (["model.conv3.reads=all"], r"model\.conv3\.reads=all: must be one of own, both"),
+        (["model.conv1.reads=both"], r"model\.conv1\.reads=both: must be own"),
         (["model.columns=0"], r"model\.columns=0: must be 1 to 8"),
-        (["model.conv1.then=[swish]"], r"then=swish: must be one of activation"),
+        (["model.conv1.then=[swish]"], r"model\.conv1\.then=swish: must be one of activation"),
     ],
 )
 def test_nonsense_is_refused_by_name(overrides: list[str], message: str) -> None:
@@ -184,9 +186,11 @@ def test_placement() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
-@pytest.mark.parametrize("devices", [["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["cpu", "cuda:0"]])
+@pytest.mark.parametrize("devices", [["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["cpu", "cuda:0"], ["cuda:0", "cuda:1"]])
 def test_placements_agree(devices: list[str]) -> None:
     """Catches an exchange that reads before its copy is there. Tolerance: float64, sums in another order."""
+    if "cuda:1" in devices and torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
     x = torch.randn(3, 3, 67, 67, dtype=torch.float64) * 50
     model = small().eval()
     expected = model(x)

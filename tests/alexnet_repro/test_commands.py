@@ -34,7 +34,7 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
     assert trained.stdout.count("warning") <= 1
     assert "epoch 1/1" in trained.stdout and "next: python -m alexnet_repro.evaluate run=t" in trained.stdout
     run = tmp_path / "runs" / "t"
-    assert {p.name for p in run.iterdir()} == {"config.yaml", "checkpoints", "metrics.jsonl", "tensorboard"}
+    assert {p.name for p in run.iterdir()} == {"config.yaml", "checkpoints", "lock", "metrics.jsonl", "tensorboard"}
     assert list((run / "tensorboard").glob("events*"))
 
     evaluated = run_module("alexnet_repro.evaluate", "run=t", cwd=tmp_path)
@@ -45,7 +45,8 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
     assert report["results"][0]["top1_error"] == history["val_top1_error"]
     assert any("conv1.kernels: 8 (paper: 96)" in line for line in report["differs_from_paper"])
     text = (run / "report" / "report.md").read_text()
-    assert "This run used the data set tiny, not ImageNet's 1000 classes" in text
+    assert "**This run was trained on tiny (10 classes; 60 train, 30 val images" in text
+    assert "the numbers do not compare" in text
     assert "| paper, Table 2 | 1 CNN | ILSVRC-2012 val | 10 | 40.7 | 18.2 |" in text
 
     with tarfile.open(archives / "ILSVRC2012_img_val.tar") as tar:

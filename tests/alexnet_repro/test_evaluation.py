@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.data import Batch, InputTransform, views_of
+from alexnet_repro.data import Batch, ColumnInputs, views_of
 from alexnet_repro.evaluation.metrics import label_ranks, log_loss, top_k_error
 from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.model import AlexNet, initialise
@@ -19,6 +19,7 @@ def test_top_k_error_against_sorting() -> None:
         wrong = sum(label not in sorted(range(12), key=lambda c: (-row[c], c))[:k]
                     for row, label in zip(probabilities, labels, strict=True))  # fmt: skip
         assert top_k_error(probabilities, labels, k) == wrong / 300
+    assert top_k_error(np.full((4, 6), np.nan), np.arange(4), 5) == 1  # a diverged network is never right
     assert label_ranks(np.array([[0.2, 0.5, 0.3]]), np.array([0]))[0] == 2
 
 
@@ -35,10 +36,10 @@ def test_ten_views_are_the_mean_of_the_softmax_outputs() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 75, 75, 3), dtype=np.uint8)
     mean = rng.uniform(100, 130, (75, 75, 3)).astype(np.float32)
-    transforms = [InputTransform(mean, np.zeros((3, 3), np.float32), 67, torch.device("cpu"))] * 2
+    inputs = ColumnInputs(mean, np.zeros((3, 3), np.float32), 67, [torch.device("cpu")] * 2)
     zeros = torch.zeros(5, dtype=torch.int64)
     batch = Batch(torch.from_numpy(images), torch.arange(5), zeros, zeros, zeros.bool(), torch.zeros(5, 3))
-    got = predict(model, [batch], views_of(10, 8), transforms)
+    got = predict(model, [batch], views_of(10, 8), inputs)
     expected = np.zeros((5, 6))
     with torch.inference_mode():
         for i, image in enumerate(images):

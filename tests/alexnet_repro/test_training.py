@@ -1,6 +1,7 @@
 """Section 5: the update rule and the schedule against transcriptions, and runs that stop and go on."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ import pytest
 import torch
 from conftest import SMALL
 
-from alexnet_repro.config import RequestError, ScheduleConfig, TrainConfig
+from alexnet_repro.config import ScheduleConfig, TrainConfig
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.train import train
 from alexnet_repro.training.schedule import next_phase
 from alexnet_repro.training.sgd import PaperSGD
-from data_prep.command import RunError, load
+from data_prep.command import RequestError, RunError, load
 
 
 def test_update_rule_is_that_of_section_5() -> None:
@@ -128,8 +129,30 @@ def test_loss_of_an_untrained_network_is_that_of_guessing(prepared: Path, tmp_pa
 
 
 def test_non_finite_loss_stops_before_the_update(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"step \d+: the loss is (nan|inf)"):
-        train(config_for(prepared, tmp_path, "optim.learning_rate=1e12", "schedule.epochs=3"))
+    for batch in (16, 60):  # the loss breaks within an epoch, and with the epoch's last update
+        runs = tmp_path / str(batch)
+        settings = ["optim.learning_rate=1e30", "schedule.epochs=3", f"optim.batch_size={batch}"]
+        with pytest.raises(RunError, match=r"step \d+: the (validation )?loss is (nan|inf)"):
+            train(config_for(prepared, runs, *settings))
+        assert not list((runs / "r" / "checkpoints").iterdir())
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(prepared: Path, tmp_path: Path) -> None:
+    config = config_for(prepared, tmp_path, "schedule.epochs=1")
+    folder = RunFolder(config.folder)
+    folder.open_for_training(config)
+    with folder.locked(), pytest.raises(RequestError, match="another process is at work on it"):
+        train(config)
+
+
+def test_a_damaged_shard_is_named_whoever_reads_it(prepared: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(prepared, bad)
+    shard = bad / "train" / "shard-00002.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    for workers in (0, 1):
+        with pytest.raises(RunError, match=r"^\S*bad/train/shard-00002\.tar: \d+ bytes, but the manifest says \d+"):
+            train(config_for(bad, tmp_path / f"runs{workers}", f"runtime.workers={workers}"))
 
 
 def test_changed_settings_are_refused_by_name(prepared: Path, tmp_path: Path) -> None:

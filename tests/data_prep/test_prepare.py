@@ -3,7 +3,7 @@
 import io
 import json
 import os
-import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -121,29 +121,38 @@ def test_folders_of_pictures_give_the_same_data_set(archives: Path, prepared: Pa
     assert (tmp_path / "small" / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
 
 
-def test_killed_and_started_again_ends_identical(archives: Path, prepared: Path, tmp_path: Path) -> None:
+def test_killed_and_started_again_ends_identical(archives: Path, tmp_path: Path) -> None:
+    """Killed in the middle of its first, second and fourth shard."""
+    prepare(prepare_config(archives, tmp_path / "whole" / "small", images_per_shard=8))
     out = tmp_path / "small"  # the name is part of the manifest
-    settings = ["image_size=75", "images_per_shard=16", "workers=2"]
+    settings = ["image_size=75", "images_per_shard=8", "workers=1"]
     command = [sys.executable, "-m", "data_prep.prepare", f"src={archives}", f"out={out}", *settings]
-    rng = random.Random(0)
-    killed = 0
-    for _ in range(3):
-        process = subprocess.Popen(
-            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while not (out / ".unfinished").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0.3, 1.2))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += 1
-        process.wait()
-        if (out / "manifest.json").exists():
-            break
-    assert killed, "the preparation was over before it could be killed"
-    prepare(prepare_config(archives, out))
-    assert contents(out) == contents(prepared)
+    for shards in (0, 1, 3):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, start_new_session=True, **quiet)  # type: ignore[call-overload]
+        while process.poll() is None:
+            done = len(list(out.glob(".unfinished/*.npz")))
+            if done >= shards and list(out.glob("train/*.partial")):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        assert process.wait() == -signal.SIGKILL
+        assert not (out / "manifest.json").exists()
+    prepare(prepare_config(archives, out, images_per_shard=8))
+    assert contents(out) == contents(tmp_path / "whole" / "small")
+
+
+def test_more_shards_than_open_files(prepared: Path) -> None:
+    """ImageNet has 1252 shards, and a process often may open 256 or 1024 files."""
+    reader = SplitReader(prepared, Manifest.load(prepared), "train")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(list(Path("/dev/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 2, hard))
+    try:
+        for i in range(len(reader)):
+            reader.member(i)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_unreadable_pictures_are_listed_and_too_many_fail(archives: Path, tmp_path: Path) -> None:
@@ -162,7 +171,7 @@ def test_unreadable_pictures_are_listed_and_too_many_fail(archives: Path, tmp_pa
     assert problems(tmp_path / "lenient") == []
 
 
-def test_verify_finds_what_is_wrong(prepared: Path, tmp_path: Path) -> None:
+def test_verify_finds_what_is_wrong(archives: Path, prepared: Path, tmp_path: Path) -> None:
     assert problems(prepared) == []
     bad = tmp_path / "bad"
     shutil.copytree(prepared, bad)
@@ -175,6 +184,8 @@ def test_verify_finds_what_is_wrong(prepared: Path, tmp_path: Path) -> None:
     assert len(found) == 2
     assert "shard-00001.tar: its bytes are not those" in found[0]
     assert "val/shard-00000.tar: missing" in found[1]
+    with pytest.raises(RequestError, match=r"val/shard-00000\.tar: is missing or has changed; delete"):
+        prepare(prepare_config(archives, bad))
 
 
 def test_wrong_requests(archives: Path, prepared: Path, tmp_path: Path) -> None:

@@ -71,10 +71,12 @@ def test_corrupt_exif_is_harmless_and_orientation_is_left_aside() -> None:
     np.testing.assert_array_equal(prepare_picture(broken, 64), prepare_picture(encoded(image, "JPEG"), 64))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "header only"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "header only", "short gzip", "bad gzip"])
 def test_broken_pictures_are_refused(damage: str) -> None:
     data = encoded(photograph(90, 70), "JPEG")
     broken = {"truncated": data[: len(data) // 2], "text": b"no picture", "empty": b"", "header only": data[:30]}
+    packed = gzip.compress(data)
+    broken |= {"short gzip": packed[:-20], "bad gzip": packed[:40] + b"\xff" * 9 + packed[49:]}
     with pytest.raises((OSError, ValueError)):
         prepare_picture(broken[damage], 64)
 

@@ -4,11 +4,11 @@ turns pictures into its input.
 
 from dataclasses import dataclass
 
-import torch
 from omegaconf import OmegaConf
 
-from alexnet_repro.config import ModelConfig
-from alexnet_repro.data import InputTransform
+from alexnet_repro import runtime
+from alexnet_repro.config import ModelConfig, RunConfig
+from alexnet_repro.data import ColumnInputs
 from alexnet_repro.model import AlexNet, choose_devices, place
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint
@@ -19,26 +19,23 @@ from data_prep.command import checked
 class TrainedModel:
     model: AlexNet
     checkpoint: Checkpoint
-    transforms: list[InputTransform]  # one a column
+    inputs: ColumnInputs
     image_size: int
     margin: int  # image_size minus the network's input size
-    uses_gpu: bool
 
 
-def load_trained(
-    folder: RunFolder, checkpoint_name: str, gpus: int | None = None, devices: list[str] | None = None
-) -> TrainedModel:
+def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     """RequestError if the run or the checkpoint is not there. Prints placement's warning, if any."""
-    checkpoint = folder.checkpoint(checkpoint_name)
-    config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
+    checkpoint = RunFolder(config.folder).checkpoint(checkpoint_name)
+    model_config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
     image_size, channels = checkpoint.mean_image.shape[1:]
-    model = AlexNet(config, len(checkpoint.classes), channels)
+    model = AlexNet(model_config, len(checkpoint.classes), channels)
     model.load_state_dict(checkpoint.weights)
-    chosen, warning = choose_devices(config.columns, gpus, devices)
+    devices, warning = choose_devices(model_config.columns, config.gpus, config.devices)
     if warning:
         print(f"warning: {warning}")
-    place(model, chosen).eval()
+    runtime.configure(config.runtime)
+    place(model, devices).eval()
     mean, components = checkpoint.mean_image.numpy(), checkpoint.colour_components.numpy()
-    transforms = [InputTransform(mean, components, config.input_size, device) for device in chosen]
-    gpu = any(torch.device(device).type == "cuda" for device in chosen)
-    return TrainedModel(model, checkpoint, transforms, image_size, image_size - config.input_size, gpu)
+    inputs = ColumnInputs(mean, components, model_config.input_size, devices)
+    return TrainedModel(model, checkpoint, inputs, image_size, image_size - model_config.input_size)
