@@ -3,6 +3,7 @@
 Unknown keys and wrong types fail before any work; a value that makes no sense raises RequestError, which names the key.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,8 +224,8 @@ class RunConfig:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        plain = self.run not in ("", ".", "..") and not set(self.run) & set("/\\")
-        _require(plain, "run", repr(self.run), "a plain folder name, without slashes")
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run) is not None
+        _require(plain, "run", repr(self.run), "a plain folder name: letters, digits, dots, dashes, at most 100")
 
     @property
     def folder(self) -> Path:
@@ -243,7 +244,7 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2^63 - 1")
         _require(self.keep_every >= 1, "keep_every", self.keep_every, "1 or more")
 
 
@@ -270,6 +271,7 @@ class PredictConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(bool(self.images), "images", self.images, "one picture or more, images=[a.jpg]")
         _require(self.views in (1, 10), "views", self.views, "1 or 10")
 
 

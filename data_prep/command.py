@@ -24,7 +24,7 @@ _INTERRUPTED = 130
 _QUIET_HYDRA = [
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
-    "hydra.sweep.dir=.",
+    "hydra.sweep.dir=runs",
     "hydra.sweep.subdir=.",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
@@ -67,11 +67,19 @@ def main(config_name: str, schema: type[Schema], run: Callable[[Schema], int | N
 
     sys.argv[1:1] = _QUIET_HYDRA
 
+    composed: list[DictConfig] = []
+
     def task(config: DictConfig) -> None:
+        composed.append(config)
         _guarded(program, lambda: run(checked(config, schema)))
 
     entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(task)
-    _guarded(program, entry)
+    try:
+        _guarded(program, entry)
+    except ValueError as error:  # how Hydra refuses some values of config groups; `task` handles its own errors
+        if composed:
+            raise
+        _leave(program, " ".join(str(error).split()), WRONG_REQUEST)
     sys.exit(DONE)
 
 
@@ -91,7 +99,7 @@ def _guarded(program: str, call: Callable[[], int | None]) -> None:
     except RunError as error:
         _leave(program, str(error), FAILED)
     except KeyboardInterrupt:
-        _leave(program, "interrupted; start the same command again to continue", _INTERRUPTED)
+        _leave(program, "interrupted; what was finished is kept, and the same command goes on from there", _INTERRUPTED)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's
             raise

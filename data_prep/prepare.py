@@ -146,7 +146,9 @@ def _open(out: Path, plan: str, config: PrepareConfig, images: dict[str, list[So
     if record.is_file():
         if json.loads(record.read_text())["plan"] != plan:
             raise RequestError(other + f", or delete {out} and start again")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and not out.is_dir():
+        raise RequestError(f"out={out}: is a file; give a folder")
+    elif out.exists() and any(out.iterdir()):
         raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
     _check_free_space(out, config, images)
     try:

@@ -7,7 +7,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # The paper names no filter. Our choice: Pillow's triangle filter when shrinking, which weighs every source pixel under
 # the target pixel, and cubic when enlarging (the authors' tool of 2014 took area and cubic).
@@ -57,6 +57,8 @@ def prepare_picture(data: bytes, size: int) -> np.ndarray:
                 return np.asarray(central_square(as_rgb(picture), size))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(f"too large to be a photograph: {error}") from None
+        except UnidentifiedImageError:
+            raise ValueError("no picture format that is known here") from None
         except (
             SyntaxError,
             EOFError,

@@ -72,7 +72,7 @@ def _shard_problems(path: Path, rows: np.ndarray, manifest: Manifest) -> list[st
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m data_prep.verify DIR", file=sys.stderr)
         return WRONG_REQUEST
     found = problems(Path(arguments[0]))

@@ -139,8 +139,8 @@ class Trainer:
         loss = log_loss(predictions.centre, predictions.labels)
         if not math.isfinite(loss):
             raise RunError(
-                f"step {self.step}: the validation loss is {loss}; stopped, the last checkpoint is good. "
-                "Try a lower optim.learning_rate"
+                f"step {self.step}: the validation loss is {loss}; stopped; checkpoints of earlier "
+                "epochs are good. Try another run=NAME with a lower optim.learning_rate"
             )
         return {
             "val_loss": loss,

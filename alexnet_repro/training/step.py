@@ -32,8 +32,8 @@ def train_step(
     value = loss.item()
     if not math.isfinite(value):
         raise RunError(
-            f"step {step}: the loss is {value}; stopped before the update, the last checkpoint is good. "
-            "Try a lower optim.learning_rate"
+            f"step {step}: the loss is {value}; stopped before the update; checkpoints of "
+            "earlier epochs are good. Try another run=NAME with a lower optim.learning_rate"
         )
     optimiser.step()
     return StepResult(value, (logits.detach().argmax(1) == labels).sum())

@@ -31,7 +31,7 @@ def read(src: Path) -> Source:
     train = list(_train(src / TRAIN))
     val = list(_val(src / VAL, devkit.val_wnids))
     words = {wnid: devkit.words.get(wnid, wnid) for wnid in {image.wnid for image in train}}
-    return Source("ILSVRC-2012 official archives", src, words, {"train": train, "val": val}, COMPLETE)
+    return Source("archives in the official ILSVRC-2012 layout", src, words, {"train": train, "val": val}, COMPLETE)
 
 
 def _train(path: Path) -> Iterator[SourceImage]:

@@ -76,6 +76,8 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
         ),
         (TRAIN, ["model=resnet"], "model=resnet: no such choice; there are code2012, no_exchange"),
         (TRAIN, ["optim.momentum 0.9"], "cannot understand 'optim.momentum 0.9'; give key=value"),
+        (TRAIN, ["optim=5"], "Config group override must be a string or a list"),
+        (TRAIN, ["seed=99999999999999999999999999"], "seed=99999999999999999999999999: must be 0 to"),
         (TRAIN, ["run=a/b"], "run='a/b': must be a plain folder name"),
         ("alexnet_repro.evaluate", [], "run: needs a value; give run=..."),
         ("alexnet_repro.evaluate", ["run=none"], "runs/none: no such run"),
