@@ -33,7 +33,7 @@ def train(config: TrainConfig) -> None:
         trainer.run()
     best = min(trainer.history, key=lambda row: row["val_top1_error"])
     print(
-        f"done: {trainer.epoch} epochs, {trainer.step} steps, {duration(time.monotonic() - started)} in this session; "
+        f"done: {trainer.epoch} epochs, {trainer.step} steps, {duration(time.monotonic() - started)} since this start; "
         f"best val top-1 error {percent(best['val_top1_error'])} (centre patch) after epoch {best['epoch']}\n"
         f"next: python -m alexnet_repro.evaluate run={config.run}"
         + (f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else "")
