@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.layers import Dropout, ResponseNorm, SameMapNorm
+from alexnet_repro.model.layers import Dropout, SameMapNorm
+from alexnet_repro.model.response_norm import ResponseNorm
 from data_prep.command import RequestError
 
 COLUMN_NAMES = "abcdefgh"

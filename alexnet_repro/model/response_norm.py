@@ -1,0 +1,177 @@
+"""Response normalisation over neighbouring maps (section 3.3), forward and backward, near the cost of memory.
+
+It works within one column: a column's maps are the whole layer to it. The paper's sum over "N kernels in the layer"
+would, across two GPUs, need the neighbour's maps at the seam; the code of 2012 never fetched them.
+
+A tensor is taken as it lies in memory, [rows, maps, inner]: rows are images and inner the places of a map, or, in
+channels-last, rows are places and inner is 1. On a CPU the work goes block by block, so that its passes stay in the
+cache; only the input is kept for the backward pass.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_repro.config import NormConfig
+
+_CPU_BLOCK_BYTES = 2 << 20  # of one buffer; a few of them fit into the caches of today's processors
+_GPU_BLOCK_BYTES = 64 << 20  # large enough to hide the launches, small enough that scratch memory does not count
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x [N, C, ...], dense in either layout, as [rows, maps, inner]; a view."""
+    if x.is_contiguous():
+        return x.unsqueeze(-1).flatten(2)
+    return x.permute(0, 2, 3, 1).flatten(0, 2).unsqueeze(-1)
+
+
+def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """x in the memory layout of `like`, by default in its own if that is one of the two."""
+    like = x if like is None else like
+    channels_last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last and not like.is_contiguous() else torch.contiguous_format
+    return x.contiguous(memory_format=layout)
+
+
+class _Windows:
+    """Sums over windows of `size` neighbouring maps, for one block of rows after another.
+
+    A buffer has size // 2 more maps at each end, so that no window needs clipping, and no gaps: map i + 1 lies `inner`
+    numbers after map i, and all sums of a block are the sum of the flat buffer's shifts by 0, inner, 2 inner ... (What
+    that yields where two rows meet is never read.)
+    """
+
+    def __init__(self, rows: Tensor, size: int) -> None:
+        _, self.maps, self.inner = rows.shape
+        self.size, self.half = size, size // 2
+        self.dtype = torch.promote_types(rows.dtype, torch.float32)
+        self.device = rows.device
+        row_bytes = self.maps * self.inner * self.dtype.itemsize
+        block_bytes = _CPU_BLOCK_BYTES if rows.device.type == "cpu" else _GPU_BLOCK_BYTES
+        self.block = max(1, min(len(rows), block_bytes // max(1, row_bytes)))
+
+    def blocks(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        return zip(*(_rows(tensor).split(self.block) for tensor in tensors), strict=True)
+
+    def buffer(self, value: float) -> Tensor:
+        """[block, half + maps + half, inner], all `value`."""
+        shape = (self.block, self.maps + 2 * self.half, self.inner)
+        return torch.full(shape, value, dtype=self.dtype, device=self.device)
+
+    def terms(self, buffer: Tensor, rows: int) -> Tensor:
+        """What is summed, [rows, maps, inner]."""
+        return buffer[:rows, self.half : self.half + self.maps]
+
+    def sums(self, buffer: Tensor, rows: int) -> Tensor:
+        """The sum around each of the terms, [rows, maps, inner]."""
+        return buffer[:rows, : self.maps]
+
+    def flat(self, buffer: Tensor, rows: int, shift: int = 0) -> Tensor:
+        """`buffer` from map `shift` of the first row on, as far as sums are defined; half a window ahead, the terms
+        that belong to the sums.
+        """
+        length = max(0, rows * (self.maps + 2 * self.half) - 2 * self.half) * self.inner
+        return buffer.view(-1).narrow(0, shift * self.inner, length)
+
+    def add_up(self, buffer: Tensor, rows: int, out: Tensor) -> Tensor:
+        """Fills `out` with the sums over the windows of `buffer`; returns them flat."""
+        total = self.flat(out, rows)
+        if self.size == 1:
+            return total.copy_(self.flat(buffer, rows))
+        torch.add(self.flat(buffer, rows), self.flat(buffer, rows, 1), out=total)
+        for shift in range(2, self.size):
+            total += self.flat(buffer, rows, shift)
+        return total
+
+
+class _Scale:
+    """d = k + alpha * sum_j a_j^2 of a block, to the powers that are needed.
+
+    k / size is added to every square, beyond the ends too, and so k to every sum.
+    """
+
+    def __init__(self, windows: _Windows, alpha: float, beta: float, k: float) -> None:
+        self._windows, self._alpha, self._beta = windows, alpha, beta
+        self._share = torch.full((), k / windows.size, dtype=windows.dtype, device=windows.device)
+        self._squares = windows.buffer(k / windows.size)
+        self._d, self._power = windows.buffer(0.0), windows.buffer(0.0)
+
+    def of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [rows, maps, inner] -> d^-beta, [rows, maps, inner], and d^-1/2, flat as the windows' sums are.
+
+        Both are scratch memory, good until the next call.
+        """
+        windows, n = self._windows, len(x)
+        torch.addcmul(self._share, x, x, value=self._alpha, out=windows.terms(self._squares, n))
+        d, power = windows.add_up(self._squares, n, out=self._d), windows.flat(self._power, n)
+        if self._beta == 0.75:  # the paper's, by square roots
+            root = d.rsqrt_()
+            torch.sqrt(root, out=power).mul_(root)
+        else:
+            torch.pow(d, -self._beta, out=power)
+            root = d.rsqrt_()
+        return windows.sums(self._power, n), root
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """With d = k + alpha * sum_j a_j^2 and b = a * d^-beta, sums over |i - j| <= size / 2:
+
+    grad_a_i = grad_b_i * d_i^-beta - 2 alpha beta a_i * sum_j grad_b_j * a_j * d_j^(-beta - 1)
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:  # type: ignore[no-untyped-def]
+        a = _dense(a)
+        b = torch.empty_like(a)
+        windows = _Windows(_rows(a), size)
+        scale = _Scale(windows, alpha, beta, k)
+        for a_block, b_block in windows.blocks(a, b):
+            x = a_block.to(windows.dtype)
+            power, _ = scale.of(x)
+            torch.mul(x, power, out=b_block)
+        ctx.save_for_backward(a)
+        ctx.constants = size, alpha, beta, k
+        return b
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        (a,) = ctx.saved_tensors
+        size, alpha, beta, k = ctx.constants
+        result = torch.empty_like(a)
+        windows = _Windows(_rows(a), size)
+        scale, products, sums = _Scale(windows, alpha, beta, k), windows.buffer(0.0), windows.buffer(0.0)
+        for a_block, g_block, r_block in windows.blocks(a, _dense(grad, like=a), result):
+            n, x = len(a_block), a_block.to(windows.dtype)
+            power, root = scale.of(x)
+            direct = power.mul_(g_block)  # grad_b d^-beta
+            torch.mul(direct, x, out=windows.terms(products, n))
+            windows.flat(products, n, windows.half).mul_(root).mul_(root)  # grad_b a d^(-beta - 1)
+            windows.add_up(products, n, out=sums)
+            torch.addcmul(direct, windows.sums(sums, n), x, value=-2 * alpha * beta, out=r_block)
+        return result, None, None, None, None
+
+
+class ResponseNorm(nn.Module):
+    """b_i = a_i / (k + alpha * sum_{|i-j| <= size/2} a_j^2)^beta over neighbouring maps of the column (section 3.3).
+
+    [N, C, ...] -> [N, C, ...] in the same dtype and memory layout; float16 and bfloat16 are computed in float32.
+    `alpha` multiplies the plain sum (`torch.nn.LocalResponseNorm` divides it by `size`).
+    """
+
+    def __init__(self, config: NormConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, a: Tensor) -> Tensor:
+        c = self.config
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph holds no loop over blocks
+            wide = a.to(torch.promote_types(a.dtype, torch.float32))
+            return F.local_response_norm(wide, c.size, c.alpha * c.size, c.beta, c.k).to(a.dtype)
+        result: Tensor = _ResponseNorm.apply(a, c.size, c.alpha, c.beta, c.k)
+        return result
+
+    def extra_repr(self) -> str:
+        return str(self.config)

@@ -1,0 +1,135 @@
+"""Response normalisation against the printed formula as a plain loop, and its gradient against PyTorch's in float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_repro.config import NormConfig
+from alexnet_repro.model import response_norm
+from alexnet_repro.model.response_norm import ResponseNorm
+
+PAPER = NormConfig(size=5, alpha=1e-4, beta=0.75, k=2.0)
+
+# Largest relative error of one result: a few roundings, or, for bfloat16, the last rounding alone (8 bits).
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
+
+
+def by_loops(a: np.ndarray, c: NormConfig) -> np.ndarray:
+    """b^i = a^i / (k + alpha sum_{j=max(0,i-n/2)}^{min(N-1,i+n/2)} (a^j)^2)^beta, section 3.3."""
+    b = np.empty_like(a)
+    maps = a.shape[1]
+    for i in range(maps):
+        low, high = max(0, i - c.size // 2), min(maps - 1, i + c.size // 2)
+        b[:, i] = a[:, i] / (c.k + c.alpha * (a[:, low : high + 1] ** 2).sum(1)) ** c.beta
+    return b
+
+
+def torch_gradient(a: torch.Tensor, grad: torch.Tensor, c: NormConfig) -> torch.Tensor:
+    wide = a.detach().double().requires_grad_()
+    theirs = torch.nn.LocalResponseNorm(c.size, c.alpha * c.size, c.beta, c.k)
+    theirs(wide).backward(grad.double())
+    assert wide.grad is not None
+    return wide.grad
+
+
+def laid_out(values: np.ndarray, layout: str, dtype: torch.dtype) -> torch.Tensor:
+    x = torch.from_numpy(values).to(dtype)
+    if layout == "channels-last":
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "every other column":
+        return x.repeat_interleave(2, dim=3)[..., ::2]
+    return x
+
+
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 6), st.integers(1, 6))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    shape=shapes,
+    size=st.sampled_from([1, 3, 5, 9, 13]),
+    alpha=st.sampled_from([0.0, 2e-5, 1e-4, 0.3]),
+    beta=st.sampled_from([0.75, 0.5, 1.0]),
+    scale=st.sampled_from([1e-30, 1e-3, 1.0, 100.0]),
+    layout=st.sampled_from(["contiguous", "channels-last", "every other column"]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    block_bytes=st.sampled_from([1, 200, 2 << 20]),
+    seed=st.integers(0, 99),
+)
+def test_it_is_the_formula_and_its_gradient(
+    shape: tuple[int, ...], size: int, alpha: float, beta: float, scale: float, layout: str,
+    dtype: torch.dtype, block_bytes: int, seed: int,
+) -> None:  # fmt: skip
+    """Windows wider than the layer, batches of one, blocks of one row: catches slips at the ends of maps or blocks."""
+    c = NormConfig(size, alpha, beta, 2.0)
+    rng = np.random.default_rng(seed)
+    a = laid_out(rng.normal(size=shape) * scale, layout, dtype).detach().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(response_norm, "_CPU_BLOCK_BYTES", block_bytes)
+        b = ResponseNorm(c)(a)
+        grad = torch.from_numpy(rng.normal(size=shape)).to(dtype)
+        b.backward(grad)
+    expected = by_loops(a.detach().double().numpy(), c)
+    np.testing.assert_allclose(b.detach().double().numpy(), expected, rtol=TOLERANCE[dtype], atol=0)
+    theirs = torch_gradient(a, grad, c)
+    assert a.grad is not None and a.grad.dtype == b.dtype == dtype
+    # The gradient is a difference of two terms, so its error is relative to the larger: grad / k^beta at most.
+    torch.testing.assert_close(a.grad.double(), theirs, rtol=TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_at_full_size_over_many_blocks(dtype: torch.dtype, channels_last: bool) -> None:
+    a = (torch.randn(7, 48, 55, 55) * 50).to(dtype)
+    a = a.contiguous(memory_format=torch.channels_last) if channels_last else a
+    b = ResponseNorm(PAPER)(a)
+    assert b.stride() == a.stride()
+    spacing_at_zero = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+    expected = by_loops(a.double().numpy(), PAPER)
+    np.testing.assert_allclose(b.double().numpy(), expected, rtol=TOLERANCE[dtype], atol=spacing_at_zero)
+
+
+def test_huge_values_end_at_zero_and_never_at_nan() -> None:
+    """Squares of more than 1.8e19 are infinite in float32: the formula's limit is 0, for the gradient as well."""
+    a = torch.tensor([1e10, 1e18, 3e20, 1e38, 0.0, 1.0, -1e25]).view(1, 7, 1, 1).requires_grad_()
+    b = ResponseNorm(PAPER)(a)
+    b.sum().backward()
+    exact = by_loops(a.detach().double().numpy(), PAPER)
+    np.testing.assert_allclose(b.detach().numpy(), exact, rtol=1e-5, atol=1e-3)
+    assert torch.isfinite(b).all() and torch.isfinite(a.grad).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradcheck(beta: float, channels_last: bool) -> None:
+    a = torch.randn(2, 7, 3, 4, dtype=torch.float64) * 3
+    a = a.contiguous(memory_format=torch.channels_last) if channels_last else a
+    assert torch.autograd.gradcheck(ResponseNorm(NormConfig(5, 0.1, beta, 2.0)), (a.requires_grad_(),))
+
+
+def test_it_keeps_its_input_and_nothing_else() -> None:
+    """For the backward pass; and the input is what ReLU keeps anyway."""
+    kept: list[torch.Tensor] = []
+    a = torch.randn(2, 48, 9, 9, requires_grad=True).relu()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+        ResponseNorm(PAPER)(a)
+    assert [t.data_ptr() for t in kept] == [a.data_ptr()]
+
+
+def test_under_autocast_and_without_a_batch() -> None:
+    a = (torch.randn(2, 20, 4, 4) * 50).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        b = ResponseNorm(PAPER)(a)
+    b.sum().backward()
+    assert b.dtype == a.grad.dtype == torch.bfloat16  # type: ignore[union-attr]
+    np.testing.assert_allclose(b.detach().double(), by_loops(a.detach().double().numpy(), PAPER), rtol=2**-8)
+    assert ResponseNorm(PAPER)(torch.zeros(0, 5, 3, 3)).shape == (0, 5, 3, 3)
+
+
+def test_compiled_graphs_get_the_same_function() -> None:
+    """torch.export, torch.compile and ONNX cannot hold the loop over blocks and are given PyTorch's own norm."""
+    a = torch.randn(3, 20, 4, 5) * 50
+    graph = torch.export.export(torch.nn.Sequential(ResponseNorm(PAPER)), (a,)).module()
+    torch.testing.assert_close(graph(a), ResponseNorm(PAPER)(a), rtol=1e-5, atol=1e-5)
