@@ -1,18 +1,11 @@
-"""Where the columns talk (section 3.2): the only file in which a tensor changes device.
-
-Copies between two GPUs are queued on both devices' streams and never make the host wait. A copy to the
-CPU has to wait, because the CPU would otherwise read memory that is still being written.
-"""
+"""Where the columns talk (section 3.2): the only file of the network in which a tensor changes device."""
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; differentiable, and asynchronous where that is safe."""
-    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def spread(images: Tensor | Sequence[Tensor], devices: Sequence[torch.device]) -> list[Tensor]:
@@ -20,7 +13,7 @@ def spread(images: Tensor | Sequence[Tensor], devices: Sequence[torch.device]) -
     copies = [images] * len(devices) if isinstance(images, Tensor) else list(images)
     if len(copies) != len(devices):
         raise ValueError(f"{len(copies)} batches of images for {len(devices)} columns; give one, or one a column")
-    return [to_device(batch, device) for batch, device in zip(copies, devices, strict=True)]
+    return to_devices(copies, devices)
 
 
 def gather(columns: Sequence[Tensor], devices: Sequence[torch.device]) -> list[Tensor]:
@@ -29,6 +22,67 @@ def gather(columns: Sequence[Tensor], devices: Sequence[torch.device]) -> list[T
     Columns that share a device share the result, so that on one device nothing is copied twice.
     """
     if len(columns) == 1:
-        return [to_device(columns[0], device) for device in devices]
-    whole = {device: torch.cat([to_device(column, device) for column in columns], dim=1) for device in set(devices)}
+        return to_devices(list(columns) * len(devices), devices)
+    distinct = list(dict.fromkeys(devices))
+    arrived = iter(to_devices(list(columns) * len(distinct), [d for d in distinct for _ in columns]))
+    whole = {device: torch.cat([next(arrived) for _ in columns], dim=1) for device in distinct}
     return [whole[device] for device in devices]
+
+
+def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> list[Tensor]:
+    """tensors[i] on devices[i]; differentiable.
+
+    Between GPUs, and from the CPU to a GPU, nothing makes the host wait. A copy to the CPU has to wait: the CPU would
+    otherwise read what is still being written.
+    """
+    pairs = list(zip(tensors, devices, strict=True))
+    peers = [i for i, (tensor, device) in enumerate(pairs) if _between_gpus(tensor.device, device)]
+    copies = _PeerCopies.apply([devices[i] for i in peers], *[tensors[i] for i in peers]) if peers else ()
+    moved = dict(zip(peers, copies, strict=True))
+    return [
+        moved[i] if i in moved else tensor.to(device, non_blocking=device.type == "cuda")
+        for i, (tensor, device) in enumerate(pairs)
+    ]
+
+
+def _between_gpus(source: torch.device, target: torch.device) -> bool:
+    return source.type == target.type == "cuda" and source != target
+
+
+class _PeerCopies(torch.autograd.Function):
+    """GPU to GPU, and the gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, targets: Sequence[torch.device], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.sources = [tensor.device for tensor in tensors]
+        return peer_copies(tensors, targets)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *peer_copies(grads, ctx.sources)
+
+
+def peer_copies(tensors: Sequence[Tensor], targets: Sequence[torch.device]) -> tuple[Tensor, ...]:
+    """A copy of tensors[i] on GPU targets[i], on streams that do nothing else.
+
+    A source GPU goes on computing meanwhile, and copies in both directions run at once; only what a target GPU is
+    given to do after this call waits. On the main streams, each copy would hold up both of its GPUs.
+    """
+    for tensor in tensors:  # before any stream below is told to wait: what was computed so far is what a copy needs
+        _copy_stream(tensor.device, "out").wait_stream(torch.cuda.current_stream(tensor.device))
+    copies = []
+    for tensor, target in zip(tensors, targets, strict=True):
+        out, into = _copy_stream(tensor.device, "out"), _copy_stream(target, "in")
+        with torch.cuda.stream(out), torch.cuda.stream(into):
+            copies.append(tensor.to(target, non_blocking=True, copy=True))
+        tensor.record_stream(out)  # its memory is given to nobody else before it is copied
+    for copy, target in zip(copies, targets, strict=True):
+        reader = torch.cuda.current_stream(target)
+        reader.wait_stream(_copy_stream(target, "in"))
+        copy.record_stream(reader)  # nor the copy's before it is read
+    return tuple(copies)
+
+
+@cache
+def _copy_stream(device: torch.device, _direction: str) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
