@@ -3,6 +3,7 @@
 Unknown keys and wrong types fail before any work; a value that makes no sense raises RequestError, which names the key.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,11 @@ class NormConfig:
     beta: float
     k: float
 
-    def __post_init__(self) -> None:
-        _require(self.size > 0 and self.size % 2 == 1, "norm.size", self.size, "odd and positive")
-        _require(self.alpha >= 0, "norm.alpha", self.alpha, "0 or more")
-        _require(self.k > 0, "norm.k", self.k, "positive")
+    def check(self, key: str) -> None:
+        _require(self.size > 0 and self.size % 2 == 1, f"{key}.size", self.size, "odd and positive")
+        _require(0 <= self.alpha < math.inf, f"{key}.alpha", self.alpha, "0 or more, and finite")
+        _require(0 <= self.beta < math.inf, f"{key}.beta", self.beta, "0 or more, and finite")
+        _require(0 < self.k < math.inf, f"{key}.k", self.k, "positive, and finite")
 
 
 @dataclass
@@ -43,9 +45,9 @@ class PoolConfig:
     size: int
     stride: int
 
-    def __post_init__(self) -> None:
-        _require(self.size >= 1, "pool.size", self.size, "1 or more")
-        _require(1 <= self.stride <= self.size, "pool.stride", self.stride, f"1 to pool.size={self.size}")
+    def check(self, key: str) -> None:
+        _require(self.size >= 1, f"{key}.size", self.size, "1 or more")
+        _require(1 <= self.stride <= self.size, f"{key}.stride", self.stride, f"1 to {key}.size={self.size}")
 
 
 @dataclass
@@ -130,9 +132,13 @@ class ModelConfig:
         _require(self.pad_right_bottom >= 0, "model.pad_right_bottom", self.pad_right_bottom, "0 or more")
         _require_one_of("model.activation", self.activation, ("relu", "tanh"))
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 or more and less than 1")
-        for name in LAYERS:
-            if (layer := getattr(self, name)) is not None:
-                layer.check(f"model.{name}")
+        for name in ("norm", "same_map_norm", "pool", *LAYERS):
+            if (part := getattr(self, name)) is not None:
+                part.check(f"model.{name}")
+        _require(
+            self.pad_right_bottom < self.conv1.size, "model.pad_right_bottom", self.pad_right_bottom,
+            f"less than model.conv1.size={self.conv1.size}: a window would read nothing but padding",
+        )  # fmt: skip
         _require(self.conv1.reads == "own", "model.conv1.reads", self.conv1.reads, "own: every column sees the image")
         _require(
             self.fc8.reads == "both" or self.columns == 1, "model.fc8.reads", self.fc8.reads,
@@ -204,10 +210,14 @@ class ScheduleConfig:
 
 @dataclass
 class RuntimeConfig:
-    """What changes speed and rounding only. `workers` null: one less than the cores, at most 16."""
+    """What changes speed and rounding only. `workers` null: one less than the cores, at most 16; `channels_last` null:
+    on the CPU.
+    """
 
     workers: int | None
     tf32: bool
+    channels_last: bool | None
+    keep_freed_memory: bool
 
     def __post_init__(self) -> None:
         _require(self.workers is None or self.workers >= 0, "runtime.workers", self.workers, "0 or more, or null")

@@ -135,6 +135,8 @@ def _one_line_for(error: Exception) -> str:
             return f"unknown key {error.full_key!r}{_nearest(error.full_key)}; --cfg job lists every key"
         if isinstance(error, MissingMandatoryValue) or "missing mandatory value" in reason.lower():
             return f"{error.full_key}: needs a value; give {error.full_key}=..."
+        if "is not Optional" in reason or "value 'None' for field" in reason:
+            return f"{error.full_key}=null: cannot be left out; give it a value"
         if "ListConfig" in reason:
             return f"{error.full_key}: must be a list; write {error.full_key}=[first,second]"
         return f"{error.full_key}: {reason.split(' full_key:')[0]}"
@@ -147,7 +149,7 @@ def _nearest(key: str) -> str:
     for path in conf_folder().rglob("*.yaml"):
         words.update(re.findall(r"[{,\s]([a-z_0-9]+):", "\n" + path.read_text()))
     last = key.split(".")[-1].lstrip("+~")
-    close = difflib.get_close_matches(last, sorted(words - {last}), n=1)
+    close = [] if last in words else difflib.get_close_matches(last, sorted(words), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
