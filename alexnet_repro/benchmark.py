@@ -1,24 +1,29 @@
-"""python -m alexnet_repro.benchmark: a training step of ours, of ours with PyTorch's own response normalisation, and of
-torchvision's `alexnet`, in turn in one process; medians and ratios.
+"""python -m alexnet_repro.benchmark: response normalisation alone, and a whole training step, against PyTorch's own
+`LocalResponseNorm` and torchvision's `alexnet`; in turn in one process, medians and ratios.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet_repro import runtime
 from alexnet_repro.config import BenchmarkConfig
+from alexnet_repro.data import memory_format
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
-from alexnet_repro.model.layers import ResponseNorm
+from alexnet_repro.model.response_norm import ResponseNorm
 from alexnet_repro.training.sgd import PaperSGD
 from data_prep.command import main
 
 _CLASSES = 1000
+_WARM_UP = 3  # the memory allocator needs as many to settle
+_LAYOUTS = {"": torch.contiguous_format, ", channels-last": torch.channels_last}
+
+Runs = dict[str, Callable[[], object]]
 
 
 def benchmark(config: BenchmarkConfig) -> None:
@@ -26,63 +31,96 @@ def benchmark(config: BenchmarkConfig) -> None:
     if warning:
         print(f"warning: {warning}")
     runtime.configure(config.runtime)
-    ours = place(initialise(AlexNet(config.model, _CLASSES), 0), devices)
-    with_torch_norm = place(initialise(AlexNet(config.model, _CLASSES), 0), devices)
-    _use_torch_norm(with_torch_norm)
+    layout = memory_format(devices[0], config.runtime.channels_last)
+    print("; ".join(f"{key}: {value}" for key, value in runtime.machine().items()))
+    print(f"batch {config.batch_size}; medians of {config.steps}, in turn, after {_WARM_UP} that are not counted")
+
+    shape = (config.batch_size, 96, 55, 55)
+    print(f"\nresponse normalisation of {'x'.join(map(str, shape))} on {devices[0]}, forward and backward")
+    report(medians(_norms(config, shape, devices[0]), config.steps, devices), config.batch_size)
+
+    name = "channels-last" if layout == torch.channels_last else "contiguous"
+    print(f"\ntraining step; columns on {', '.join(map(str, devices))}, torchvision's on {devices[0]}; all {name}")
+    report(medians(_steps(config, devices, layout), config.steps, devices), config.batch_size)
+
+
+def _norms(config: BenchmarkConfig, shape: Sequence[int], device: torch.device) -> Runs:
+    """Layer by layer; and a copy of the tensor, for scale."""
+    ours = ResponseNorm(config.model.norm)
+    maps = torch.randn(shape, device=device).mul_(30).relu_()
+    target = torch.empty_like(maps)
+    runs = {}
+    for name, norm in {"ours": ours, "nn.LocalResponseNorm": torch_norm(ours)}.items():
+        for suffix, layout in _LAYOUTS.items():
+            x = maps.clone(memory_format=layout).requires_grad_()
+            runs[name + suffix] = _forward_backward(norm, x, torch.randn_like(x))
+    return runs | {"copy": lambda: target.copy_(maps)}
+
+
+def _forward_backward(norm: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        x.grad = None
+        norm(x).backward(grad)
+
+    return run
+
+
+def torch_norm(ours: ResponseNorm) -> nn.LocalResponseNorm:
+    """The same function, PyTorch's way."""
+    c = ours.config
+    return nn.LocalResponseNorm(c.size, c.alpha * c.size, c.beta, c.k)
+
+
+def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: torch.memory_format) -> Runs:
+    ours, with_torch_norm = (place(initialise(AlexNet(config.model, _CLASSES), 0), devices) for _ in range(2))
+    for parent in list(with_torch_norm.modules()):
+        for child_name, child in list(parent.named_children()):
+            if isinstance(child, ResponseNorm):
+                setattr(parent, child_name, torch_norm(child))
     theirs = torchvision.models.alexnet(num_classes=_CLASSES).to(devices[0])
     size = config.model.input_size
-    images = torch.randn(config.batch_size, 3, size, size, device=devices[0]) * 60
+    images = torch.randn(config.batch_size, 3, size, size, device=devices[0]).mul_(60).to(memory_format=layout)
     columns = [images.to(device) for device in devices]  # as in training, where each column makes its own input
     labels = torch.randint(_CLASSES, (config.batch_size,), device=devices[0])
-    steps = {
-        f"{config.model.name}": _step(ours, columns, labels),
-        f"{config.model.name}, nn.LocalResponseNorm": _step(with_torch_norm, columns, labels),
-        "torchvision alexnet": _step(theirs, images, labels),
+    return {
+        config.model.name: training_step(ours, columns, labels),
+        f"{config.model.name}, nn.LocalResponseNorm": training_step(with_torch_norm, columns, labels),
+        "torchvision alexnet": training_step(theirs, images, labels),
     }
-    medians = _medians(steps, config.steps)
-    print("; ".join(f"{key}: {value}" for key, value in runtime.machine().items()))
-    placed = ", ".join(map(str, devices))
-    print(f"columns on {placed}; batch {config.batch_size}; medians of {config.steps} steps, in turn")
-    own = next(iter(medians.values()))
-    for name, seconds in medians.items():
-        print(
-            f"{name:<32}{1000 * seconds:9.1f} ms  {config.batch_size / seconds:8.1f} images/s  {seconds / own:5.2f} x"
-        )
 
 
-def _use_torch_norm(model: nn.Module) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, ResponseNorm):
-                c = child.config
-                setattr(parent, name, nn.LocalResponseNorm(c.size, c.alpha * c.size, c.beta, c.k))
-
-
-def _step(model: nn.Module, images: torch.Tensor | list[torch.Tensor], labels: torch.Tensor) -> Callable[[], None]:
+def training_step(model: nn.Module, images: Tensor | list[Tensor], labels: Tensor) -> Callable[[], None]:
+    """Forward, backward and update, with the paper's optimiser."""
     optimiser = PaperSGD(model.parameters(), 1e-4, 0.9, 5e-4)
     model.train()
-    devices = {parameter.device for parameter in model.parameters()}
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(model(images), labels).backward()
         optimiser.step()
-        for device in devices:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
 
     return step
 
 
-def _medians(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 1):
-        for name, step in steps.items():
+def medians(runs: Runs, repeats: int, devices: Sequence[torch.device]) -> dict[str, float]:
+    """Seconds until all devices are done, the runs taken in turn."""
+    gpus = {device for device in devices if device.type == "cuda"}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(_WARM_UP + repeats):
+        for name, run in runs.items():
             started = time.perf_counter()
-            step()
-            if repeat:  # the first is not counted
+            run()
+            for gpu in gpus:
+                torch.cuda.synchronize(gpu)
+            if repeat >= _WARM_UP:
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def report(seconds: dict[str, float], images: int) -> None:
+    own = next(iter(seconds.values()))
+    for name, value in seconds.items():
+        print(f"{name:<38}{1000 * value:9.1f} ms  {images / value:9.1f} images/s  {value / own:5.2f} x")
 
 
 if __name__ == "__main__":

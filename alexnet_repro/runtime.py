@@ -17,7 +17,8 @@ def configure(config: RuntimeConfig) -> None:
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = True
-    _keep_freed_memory()
+    if config.keep_freed_memory:
+        _keep_freed_memory()
 
 
 def loader_workers(config: RuntimeConfig) -> int:

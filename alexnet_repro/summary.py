@@ -1,12 +1,14 @@
 """python -m alexnet_repro.summary [model=...]: layer by layer, what lives where, what it costs, what crosses over."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
-from alexnet_repro.config import SummaryConfig
+from alexnet_repro.config import LAYERS, SummaryConfig
 from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.model.alexnet import Layer, Weights
+from alexnet_repro.reporting.paper_numbers import CONV1_REMARK, NEURONS
 from data_prep.command import main
 
 _FLOAT_BYTES = 4
@@ -18,18 +20,25 @@ def summary(config: SummaryConfig) -> None:
         print(f"warning: {warning}")
     with torch.device("meta"):
         model = AlexNet(config.model, config.classes, config.channels)
+    _print_costs(model, devices)
+    print()
+    _print_neurons(model)
+
+
+def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
     print(f"{'layer':<8}{'device':<9}{'weights':>20}{'output':>16}{'parameters':>13}{'mult-adds':>15}{'bytes in':>12}")
     totals = [0, 0, 0]
     for name, layer in model.layers().items():
         for column, part, device in zip(layer.names, layer.parts(), devices, strict=False):
-            row = _costs(layer, part, config.model.columns)
+            row = _costs(layer, part, model.config.columns)
             totals = [total + value for total, value in zip(totals, row, strict=True)]
             weights, output = ("x".join(map(str, shape)) for shape in (part.weight.shape, layer.map_shape))
             print(
                 f"{name + '.' + column:<8}{device!s:<9}{weights:>20}{output:>16}" + "{:>13,}{:>15,}{:>12,}".format(*row)
             )
     print(f"{'total':<53}" + "{:>13,}{:>15,}{:>12,}".format(*totals))
-    print("output: of the weights, before pooling. bytes in: float32 from the other columns, for one image forward.")
+    print("output: of the weights, before pooling")
+    print("bytes in: float32 from the other columns, for one image forward; gradients of the same size go back")
 
 
 def _costs(layer: Layer, part: Weights, columns: int) -> tuple[int, int, int]:
@@ -38,6 +47,15 @@ def _costs(layer: Layer, part: Weights, columns: int) -> tuple[int, int, int]:
     positions = math.prod(layer.map_shape[1:])
     foreign = layer.input_elements * (columns - 1) // columns if layer.reads == "both" else 0
     return part.weight.numel() + part.bias.numel(), part.weight.numel() * positions, foreign * _FLOAT_BYTES
+
+
+def _print_neurons(model: AlexNet) -> None:
+    mine = {name: math.prod(layer.map_shape) * len(layer.names) for name, layer in model.layers().items()}
+    print(f"{'neurons':<8}{'this network':>14}{'text of 3.5':>14}")
+    for name in (name for name in LAYERS if name in mine or name in NEURONS):
+        counts = (f"{counts[name]:,}" if name in counts else "-" for counts in (mine, NEURONS))
+        print(f"{name:<8}" + "{:>14}{:>14}".format(*counts) + (f"   {CONV1_REMARK}" if name == "conv1" else ""))
+    print(f"{'total':<8}{sum(mine.values()):>14,}{sum(NEURONS.values()):>14,}   the paper's abstract: 650,000")
 
 
 if __name__ == "__main__":

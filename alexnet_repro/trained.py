@@ -37,5 +37,5 @@ def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     runtime.configure(config.runtime)
     place(model, devices).eval()
     mean, components = checkpoint.mean_image.numpy(), checkpoint.colour_components.numpy()
-    inputs = ColumnInputs(mean, components, model_config.input_size, devices)
+    inputs = ColumnInputs(mean, components, model_config.input_size, devices, config.runtime.channels_last)
     return TrainedModel(model, checkpoint, inputs, image_size, image_size - model_config.input_size)

@@ -1,11 +1,11 @@
 """From a prepared data set to the network's input: reading, batches, augmentation (4.1), test views."""
 
-from alexnet_repro.data.augment import ColumnInputs, Draws, InputTransform, draw_epoch, shuffled
+from alexnet_repro.data.augment import ColumnInputs, Draws, InputTransform, draw_epoch, memory_format, shuffled
 from alexnet_repro.data.dataset import PreparedData
 from alexnet_repro.data.loader import Batch, epoch_batches, whole_images
 from alexnet_repro.data.views import View, views_of
 
 __all__ = [
     "Batch", "ColumnInputs", "Draws", "InputTransform", "PreparedData", "View",
-    "draw_epoch", "epoch_batches", "shuffled", "views_of", "whole_images",
+    "draw_epoch", "epoch_batches", "memory_format", "shuffled", "views_of", "whole_images",
 ]  # fmt: skip

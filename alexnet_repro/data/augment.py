@@ -45,19 +45,34 @@ def draw_epoch(config: AugmentConfig, seed: int, epoch: int, images: int, margin
     return Draws(top, left, mirror, colour)
 
 
+def memory_format(device: torch.device, channels_last: bool | None) -> torch.memory_format:
+    """How images lie in the memory of `device`; the network's maps follow. None: channels-last on a CPU."""
+    chosen = device.type == "cpu" if channels_last is None else channels_last
+    return torch.channels_last if chosen else torch.contiguous_format
+
+
 class InputTransform:
     """uint8 patches to the network's input: minus the mean image at the patch's place, mirrored, colour-shifted."""
 
-    def __init__(self, mean_image: np.ndarray, colour_components: np.ndarray, size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        mean_image: np.ndarray,
+        colour_components: np.ndarray,
+        size: int,
+        device: torch.device,
+        channels_last: bool | None = None,
+    ) -> None:
         mean = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous().to(device)  # [C, S, S]
         self.mean_patches = mean.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)  # [33, 33, C, size, size]
         self.components = torch.from_numpy(colour_components).to(device)  # [C, C]
         self.device = device
+        self.memory_format = memory_format(device, channels_last)
 
     def __call__(self, patches: Tensor, top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor) -> Tensor:
         """uint8 [N, size, size, C], int64 [N], int64 [N], bool [N], float32 [N, C] -> float32 [N, C, size, size]."""
         device = self.device
-        x = patches.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        x = patches.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        x = x.to(torch.float32, memory_format=self.memory_format)
         x -= self.mean_patches[top.to(device, non_blocking=True), left.to(device, non_blocking=True)]
         x = torch.where(mirror.to(device, non_blocking=True)[:, None, None, None], x.flip(-1), x)
         shift = colour.to(device, non_blocking=True) @ self.components.T  # [N, C] grey levels
@@ -68,10 +83,18 @@ class ColumnInputs:
     """The same images for every column, made on each column's device; columns on one device share them."""
 
     def __init__(
-        self, mean_image: np.ndarray, colour_components: np.ndarray, size: int, devices: Sequence[torch.device]
+        self,
+        mean_image: np.ndarray,
+        colour_components: np.ndarray,
+        size: int,
+        devices: Sequence[torch.device],
+        channels_last: bool | None = None,
     ) -> None:
         self.devices = list(devices)
-        self._transforms = {d: InputTransform(mean_image, colour_components, size, d) for d in set(devices)}
+        self._transforms = {
+            device: InputTransform(mean_image, colour_components, size, device, channels_last)
+            for device in set(devices)
+        }
 
     def __call__(
         self, patches: Mapping[torch.device, Tensor], top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor

@@ -26,3 +26,10 @@ TABLE_2 = (
     PaperRow("Table 2", "1 CNN*", "ILSVRC-2012 val", 10, 39.0, 16.6),
     PaperRow("Table 2", "7 CNNs*", "ILSVRC-2012 val", 10, 36.7, 15.4),
 )
+
+# Section 3.5: the neurons of each layer, as the text lists them after the 150,528 inputs.
+NEURONS = {
+    "conv1": 253_440, "conv2": 186_624, "conv3": 64_896, "conv4": 64_896, "conv5": 43_264,
+    "fc6": 4096, "fc7": 4096, "fc8": 1000,
+}  # fmt: skip
+CONV1_REMARK = "253,440 is 55 x 48 x 96; Figure 2's maps of 55 x 55 make 290,400"

@@ -52,7 +52,9 @@ class Trainer:
                 "prepare the data with a larger image_size"
             )
         self.devices = self.model.column_devices()
-        self.inputs = ColumnInputs(data.mean_image, data.colour_components(), self.side, self.devices)
+        self.inputs = ColumnInputs(
+            data.mean_image, data.colour_components(), self.side, self.devices, config.runtime.channels_last
+        )
         self.pin = self.inputs.use_gpu
         self.workers = runtime.loader_workers(config.runtime)
         self.train_split, self.val_split = data.split("train"), data.split("val")

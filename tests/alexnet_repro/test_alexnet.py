@@ -1,14 +1,20 @@
 """The network against the paper's numbers, an independent one-device reference, and its own gradients."""
 
+from collections.abc import Callable
 from itertools import pairwise, product
+from typing import cast
 
 import pytest
 import torch
-import torch.nn.functional as F
+from grouped import Grouped
+from torch import Tensor
 
 from alexnet_repro.config import ModelConfig, TrainConfig
-from alexnet_repro.model import AlexNet, choose_devices, initialise, place
-from data_prep.command import RequestError, load
+from alexnet_repro.model import AlexNet, choose_devices, exchange, initialise, place
+from alexnet_repro.model.layers import Dropout
+from data_prep.command import RequestError, conf_folder, load
+
+CPU = torch.device("cpu")
 
 SMALL_MODEL = [
     f"model.{key}"
@@ -30,6 +36,7 @@ def model_config(*overrides: str) -> ModelConfig:
 
 
 def small(*overrides: str) -> AlexNet:
+    """Narrow and in float64; every weight and bias random, so that nothing cancels."""
     model = AlexNet(model_config(*SMALL_MODEL, *overrides), classes=7).double()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -38,27 +45,67 @@ def small(*overrides: str) -> AlexNet:
     return model
 
 
+def shapes(model: AlexNet, side: int, channels: int = 3) -> dict[str, tuple[int, ...]]:
+    """What each column gives for one image: after the weights (`conv1.a`) and at the layer's end (`conv1.a then`)."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def note(key: str) -> object:
+        return lambda _module, _inputs, output: found.update({key: tuple(output.shape[1:])})
+
+    for name, layer in model.layers().items():
+        for column, part, then in zip(layer.names, layer.parts(), layer.then, strict=True):
+            part.register_forward_hook(note(f"{name}.{column}"))  # type: ignore[arg-type]
+            then.register_forward_hook(note(f"{name}.{column} then"))  # type: ignore[arg-type]
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, channels, side, side))
+    return found
+
+
 def test_the_papers_numbers() -> None:
     """Section 3.5: layer sizes; 60,965,224 parameters; 186,624 and so on are the text's neuron counts."""
     model = AlexNet(model_config(), classes=1000)
     assert sum(p.numel() for p in model.parameters()) == 60_965_224
-    shapes = {}
-    for name, layer in model.layers().items():
-        for column, part in zip(layer.names, layer.parts(), strict=True):
-            part.register_forward_hook(
-                lambda _m, _i, out, key=name + column: shapes.update({key: tuple(out.shape[1:])})
-            )
-    with torch.inference_mode():
-        assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
     expected = {
         "conv1": (48, 55, 55), "conv2": (128, 27, 27), "conv3": (192, 13, 13), "conv4": (192, 13, 13),
         "conv5": (128, 13, 13), "fc6": (2048,), "fc7": (2048,),
     }  # fmt: skip
-    assert shapes == {n + c: s for (n, s), c in product(expected.items(), "ab")} | {"fc8a": (1000,)}
+    found = {name: shape for name, shape in shapes(model, 224).items() if "then" not in name}
+    assert found == {f"{n}.{c}": s for (n, s), c in product(expected.items(), "ab")} | {"fc8.a": (1000,)}
     neurons = {name: 2 * torch.tensor(shape).prod().item() for name, shape in expected.items()}
     assert [neurons[n] for n in ("conv2", "conv3", "conv4", "conv5", "fc6")] == [186_624, 64_896, 64_896, 43_264, 4096]
     assert list(model.conv3.a.weight.shape) == [192, 256, 3, 3]  # 3.5: 3 x 3 x 256
     assert list(model.conv2.b.weight.shape) == [128, 48, 5, 5]  # 5 x 5 x 48
+
+
+@pytest.mark.parametrize(
+    ("model", "sides", "widths", "dense"),
+    [  # the sides of conv1, pool1, conv2, pool2, conv3, conv4, conv5, pool5; one column's kernels; fc6 and fc7
+        ("code2012", (55, 27, 27, 13, 13, 13, 13, 6), (48, 128, 192, 192, 128), ((2048, 9216), (2048, 4096))),
+        ("one_column", (55, 27, 27, 13, 13, 13, 13, 6), (48, 128, 192, 192, 256), ((4096, 9216), (4096, 4096))),
+        ("pool_non_overlapping", (55, 28, 26, 13, 13, 13, 11, 6), (48, 128, 192, 192, 128),
+         ((2048, 9216), (2048, 4096))),
+        ("no_exchange", (55, 27, 27, 13, 13, 13, 13, 6), (48, 160, 192, 192, 128), ((4096, 4608), (2048, 4096))),
+        ("input_227", (55, 27, 27, 13, 13, 13, 13, 6), (48, 128, 192, 192, 128), ((2048, 9216), (2048, 4096))),
+    ],
+)  # fmt: skip
+def test_the_shapes_of_the_nets_of_2012(
+    model: str, sides: tuple[int, ...], widths: tuple[int, ...], dense: tuple[tuple[int, int], ...]
+) -> None:
+    """As the layer files of the 2012 code have them: nets 145, 145-half, 147, 150."""
+    config = model_config(f"model={model}")
+    net = AlexNet(config, classes=1000)
+    found = shapes(net, config.input_size)
+    stages = ["conv1.a", "conv1.a then", "conv2.a", "conv2.a then", "conv3.a", "conv4.a", "conv5.a", "conv5.a then"]
+    assert tuple(found[stage][1] for stage in stages) == sides
+    assert tuple(found[f"conv{i}.a"][0] for i in range(1, 6)) == widths
+    assert (tuple(net.fc6.a.weight.shape), tuple(net.fc7.a.weight.shape)) == dense
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_other_classes_and_channels(channels: int) -> None:
+    model = AlexNet(model_config(*SMALL_MODEL), classes=3, channels=channels)
+    assert shapes(model, 67, channels)["fc8.a"] == (3,)
+    assert model.conv1.b.weight.shape[1] == channels
 
 
 def test_initial_weights_are_those_of_section_5() -> None:
@@ -73,60 +120,117 @@ def test_initial_weights_are_those_of_section_5() -> None:
     assert not torch.equal(model.conv1.a.weight, model.conv1.b.weight)
 
 
-def reference(model: AlexNet, x: torch.Tensor) -> torch.Tensor:
-    """Figure 2 on one device: grouped convolutions and whole dense layers, in test mode."""
-    w = {k: torch.cat([v, model.state_dict()[k.replace(".a.", ".b.")]]) if k.replace(".a.", ".b.") in model.state_dict()
-         else v for k, v in model.state_dict().items() if ".a." in k}  # fmt: skip
-
-    def conv(x: torch.Tensor, name: str, groups: int, **options: int) -> torch.Tensor:
-        return F.conv2d(x, w[f"{name}.a.weight"], w[f"{name}.a.bias"], groups=groups, **options)
-
-    def norm(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([F.local_response_norm(half, 5, alpha=5e-4, beta=0.75, k=2.0) for half in x.chunk(2, 1)], 1)
-
-    x = conv(F.pad(x, (0, 3, 0, 3)), "conv1", 1, stride=4)
-    x = F.max_pool2d(norm(F.relu(x)), 3, 2)
-    x = F.max_pool2d(norm(F.relu(conv(x, "conv2", 2, padding=2))), 3, 2)
-    x = F.relu(conv(x, "conv3", 1, padding=1))
-    x = F.relu(conv(x, "conv4", 2, padding=1))
-    x = F.max_pool2d(F.relu(conv(x, "conv5", 2, padding=1)), 3, 2).flatten(1)
-    for name in ("fc6", "fc7"):
-        x = F.relu(F.linear(x, w[f"{name}.a.weight"], w[f"{name}.a.bias"])) * 0.5
-    return F.linear(x, w["fc8.a.weight"], w["fc8.a.bias"])
+def dropout_masks(model: AlexNet, images: int) -> list[Tensor]:
+    """The masks of fc6 and fc7 of the next training pass after `seed_dropout`, columns side by side."""
+    masks = []
+    for layer in (model.fc6, model.fc7):
+        columns = [cast(Dropout, then[-1]) for then in layer.then]
+        width = layer.map_shape[0]
+        masks.append(torch.cat([drop(torch.ones(images, width, dtype=torch.float64)) for drop in columns], dim=1))
+    return masks
 
 
-def test_two_columns_equal_the_one_device_reference() -> None:
-    """Catches maps concatenated in the wrong order, an exchange too many or too few, a wrong op order."""
-    model = place(small(), [torch.device("cpu"), torch.device("cpu")]).eval()
-    x = torch.randn(3, 3, 67, 67, dtype=torch.float64) * 50
-    torch.testing.assert_close(model(x), reference(model, x), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(model([x, x]), model(x), rtol=0, atol=0)
+@pytest.mark.parametrize("profile", ["paper", "code2012"])
+@pytest.mark.parametrize("training", [True, False])
+def test_two_columns_equal_the_grouped_reference(profile: str, training: bool) -> None:
+    """Output and every gradient. Catches maps joined in the wrong order, an exchange too many or too few, a wrong order
+    of operations. Tolerance: float64, sums in another order.
+    """
+    model = place(small(f"model={profile}"), [CPU, CPU]).train(training)
+    widths = {name: sum(part.weight.shape[0] for part in layer.parts()) for name, layer in model.layers().items()}
+    reference = Grouped(widths, 7, map_side=1, code2012=profile == "code2012").double()
+    reference.load_columns(model.state_dict())
+    images = torch.randn(5, 3, 67, 67, dtype=torch.float64) * 50
+    labels = torch.tensor([0, 6, 2, 2, 5])
+    masks = None
+    if training:
+        model.seed_dropout(3, 1)
+        masks = dropout_masks(model, 5)
+        assert all(0 < mask.mean() < 1 for mask in masks)
+        model.seed_dropout(3, 1)
+
+    logits, expected = model(images), reference(images, masks)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-12)
+    for output in (logits, expected):
+        torch.nn.functional.cross_entropy(output / output.detach().abs().max(), labels).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for name, parameter in reference.named_parameters():
+        ours = torch.cat([cast(Tensor, gradients[column]) for column in reference.columns(name)])
+        whole = cast(Tensor, parameter.grad)
+        assert whole.abs().max() > 0, name
+        assert (ours - whole).norm() <= 1e-10 * whole.norm(), name
 
 
-@pytest.mark.parametrize(
-    ("overrides", "talks"),
-    [
-        ((), {"conv3", "fc6", "fc7", "fc8"}),
-        (("model=code2012",), {"conv3", "fc6", "fc7", "fc8"}),
-        (("model=no_exchange",), {"fc8"}),
-        (("model.conv3.reads=own", "model.conv4.reads=both"), {"conv4", "fc6", "fc7", "fc8"}),
-        (("model=six_conv", "model.conv6.kernels=8"), {"conv3", "conv6", "fc6", "fc7", "fc8"}),
-    ],
-)
-def test_columns_talk_where_figure_2_says_and_nowhere_else(overrides: tuple[str, ...], talks: set[str]) -> None:
-    """By gradients: does layer L of column a depend on what the layer before gave column b?"""
-    model = small(*overrides).eval()
-    outputs: dict[str, list[torch.Tensor]] = {}
+LAYOUTS: dict[str, Callable[[Tensor], list[Tensor | list[Tensor]]]] = {  # the batches to be fed one after the other
+    "channels-last": lambda x: [x.contiguous(memory_format=torch.channels_last)],
+    "part of a larger tensor": lambda x: [torch.nn.functional.pad(x, (2, 1, 1, 2))[:, :, 1:-2, 2:-1]],
+    "one batch a column": lambda x: [[x, x.clone()]],
+    "image by image": lambda x: list(x[:, None]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("profile", ["paper", "code2012"])
+def test_how_images_lie_in_memory_changes_nothing(profile: str, layout: str) -> None:
+    model = small(f"model={profile}").eval()
+    images = torch.randn(3, 3, 67, 67, dtype=torch.float64) * 50
+    expected = model(images)
+    got = torch.cat([model(batch) for batch in LAYOUTS[layout](images)])
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+TALKS = {  # the layers that read both columns; nothing else may cross over
+    "code2012": {"conv3", "fc6", "fc7", "fc8"},
+    "exchange_at_conv4": {"conv4", "fc6", "fc7", "fc8"},
+    "input_227": {"conv3", "fc6", "fc7", "fc8"},
+    "no_conv3": {"conv4", "fc6", "fc7", "fc8"},
+    "no_conv4": {"conv3", "fc6", "fc7", "fc8"},
+    "no_conv5": {"conv3", "fc6", "fc7", "fc8"},
+    "no_exchange": {"fc8"},
+    "no_fc6": {"conv3", "fc7", "fc8"},
+    "no_fc7": {"conv3", "fc6", "fc8"},
+    "no_lrn": {"conv3", "fc6", "fc7", "fc8"},
+    "one_column": set(),
+    "paper": {"conv3", "fc6", "fc7", "fc8"},
+    "pool_non_overlapping": {"conv3", "fc6", "fc7", "fc8"},
+    "six_conv": {"conv3", "conv6", "fc6", "fc7", "fc8"},
+    "tanh": {"conv3", "fc6", "fc7", "fc8"},
+}
+
+
+@pytest.mark.parametrize("variant", sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml")))
+def test_columns_talk_where_figure_2_says_and_nowhere_else(variant: str) -> None:
+    """By gradients, for every layer and column: does it depend on what the layer before gave each of the columns?"""
+    left_out = variant.removeprefix("no_")  # of SMALL_MODEL's layers, if any
+    narrow = [key for key in SMALL_MODEL if key.split(".")[1] not in (left_out, "input_size=67")]
+    narrow += ["model.conv6.kernels=8"] if variant == "six_conv" else []
+    config = model_config(f"model={variant}", "model.input_size=99", *narrow)
+    model = AlexNet(config, classes=7).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.01, 0.1, generator=generator)
+    outputs: dict[str, list[Tensor]] = {}
     for name, layer in model.layers().items():
         layer.register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
-    model(torch.randn(2, 3, 67, 67, dtype=torch.float64) * 50)
-    names = list(outputs)
-    for before, name in pairwise(names):
-        own, foreign = outputs[before]
-        needed = torch.autograd.grad(outputs[name][0].sum(), [own, foreign], retain_graph=True, allow_unused=True)
-        assert needed[0] is not None and needed[0].abs().sum() > 0
-        depends = needed[1] is not None and bool(needed[1].abs().sum() > 0)
-        assert depends == (name in talks), name
+    model(torch.randn(2, 3, 99, 99, dtype=torch.float64))
+    assert left_out not in outputs
+    crossed = set()
+    for before, name in pairwise(outputs):
+        for reader, output in enumerate(outputs[name]):
+            grads = torch.autograd.grad(output.sum(), outputs[before], retain_graph=True, allow_unused=True)
+            reads = [grad is not None and bool(grad.abs().sum() > 0) for grad in grads]
+            assert reads[reader], f"{name} does not read its own column"
+            if len(reads) > 1 and any(reads[:reader] + reads[reader + 1 :]):
+                crossed.add((name, reader))
+    assert crossed == {(name, reader) for name in TALKS[variant] for reader in range(len(outputs[name]))}
+
+
+def test_only_exchange_and_placement_know_devices() -> None:
+    """A tensor that changes device anywhere else would be an exchange that Figure 2 does not have."""
+    folder = conf_folder().parent / "alexnet_repro" / "model"
+    for path in set(folder.glob("*.py")) - {folder / "exchange.py", folder / "placement.py"}:
+        found = [word for word in (".to(device", ".cuda(", ".cpu(", "non_blocking") if word in path.read_text()]
+        assert not found, path
 
 
 @pytest.mark.parametrize(
@@ -141,19 +245,20 @@ def test_columns_talk_where_figure_2_says_and_nowhere_else(overrides: tuple[str,
         (["model.conv1.reads=both"], r"model\.conv1\.reads=both: must be own"),
         (["model.columns=0"], r"model\.columns=0: must be 1 to 8"),
         (["model.conv1.then=[swish]"], r"model\.conv1\.then=swish: must be one of activation"),
+        (["model.conv1=null"], r"model\.conv1=null: cannot be left out"),
+        (["model.fc8.reads=own"], r"model\.fc8\.reads=own: must be both"),
+        (["model.norm.size=4"], r"model\.norm\.size=4: must be odd"),
+        (["model.norm.k=nan"], r"model\.norm\.k=nan: must be positive"),
+        (["model.pool.stride=4"], r"model\.pool\.stride=4: must be 1 to model\.pool\.size=3"),
+        (["model.conv2.padding=5"], r"model\.conv2\.padding=5: must be 0 to 4"),
+        (["model.pad_right_bottom=11"], r"model\.pad_right_bottom=11: must be less than model\.conv1\.size=11"),
+        (["model.activation=sigmoid"], r"model\.activation=sigmoid: must be one of relu, tanh"),
+        (["model.dropout=1"], r"model\.dropout=1\.0: must be"),
     ],
 )
 def test_nonsense_is_refused_by_name(overrides: list[str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         AlexNet(model_config(*overrides), classes=10)
-
-
-@pytest.mark.parametrize("layer", ["conv3", "conv4", "conv5", "fc6", "fc7"])
-def test_any_middle_layer_can_be_removed(layer: str) -> None:
-    """Section 7."""
-    model = AlexNet(model_config(*SMALL_MODEL[:1], f"model.{layer}=null"), classes=5)
-    assert layer not in model.layers()
-    assert model(torch.zeros(1, 3, 67, 67)).shape == (1, 5)
 
 
 def test_columns_draw_different_dropout_masks_that_follow_from_the_step() -> None:
@@ -203,3 +308,33 @@ def test_placements_agree(devices: list[str]) -> None:
     torch.testing.assert_close(result.cpu(), expected, rtol=1e-10, atol=1e-12)
     for name, parameter in placed.named_parameters():
         torch.testing.assert_close(parameter.grad.cpu(), gradients[name], rtol=1e-9, atol=1e-12)  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
+def test_nothing_makes_the_host_wait_within_a_step() -> None:
+    devices = choose_devices(2)[0]
+    model = place(small("model=code2012").float(), devices).train()
+    images = [torch.randn(3, 3, 67, 67, device=device) for device in devices]
+    model(images).sum().backward()  # the first pass sets libraries up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.seed_dropout(0, 2)
+        model(images).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
+def test_a_peer_copy_waits_for_what_it_copies_and_its_reader_for_the_copy() -> None:
+    """On the last GPU there is, so on one GPU from it to itself; long queues before and after would show a race."""
+    source, target = torch.device("cuda", 0), torch.device("cuda", torch.cuda.device_count() - 1)
+    for _ in range(20):
+        x = torch.ones(2048, 2048, device=source)
+        for _ in range(10):
+            x = x @ x / 2048
+        (copy,) = exchange.peer_copies([x], [target])
+        x = None  # its memory may go to others once it is copied
+        noise = torch.full((2048, 2048), -1.0, device=source)
+        result = copy * 2
+        copy = None
+        assert result.min().item() == result.max().item() == 2.0, noise[0, 0]
