@@ -224,14 +224,11 @@ class RuntimeConfig:
 
 
 @dataclass
-class RunConfig:
-    """What every command on a run shares: the run's name, and where it computes."""
+class RunReference:
+    """Names a run: the folder runs_dir/run."""
 
     run: str
     runs_dir: str
-    gpus: int | None
-    devices: list[str] | None
-    runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run) is not None
@@ -240,6 +237,15 @@ class RunConfig:
     @property
     def folder(self) -> Path:
         return Path(self.runs_dir) / self.run
+
+
+@dataclass
+class RunConfig(RunReference):
+    """What the commands that compute on a run share: its name, and where."""
+
+    gpus: int | None
+    devices: list[str] | None
+    runtime: RuntimeConfig
 
 
 @dataclass
@@ -288,6 +294,21 @@ class PredictConfig(RunConfig):
 @dataclass
 class FiguresConfig(RunConfig):
     checkpoint: str
+
+
+@dataclass
+class ExportConfig(RunReference):
+    checkpoint: str
+    format: str
+    out: str
+    views: int
+    opset: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of("format", self.format, ("onnx", "torchscript", "safetensors"))
+        _require(self.views in (1, 10), "views", self.views, "1 or 10")
+        _require(18 <= self.opset <= 23, "opset", self.opset, "18 to 23")
 
 
 @dataclass

@@ -24,18 +24,24 @@ class TrainedModel:
     margin: int  # image_size minus the network's input size
 
 
+def network_of(checkpoint: Checkpoint) -> AlexNet:
+    """The network of a checkpoint with its weights, on the CPU, in test mode."""
+    config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
+    model = AlexNet(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
+    model.load_state_dict(checkpoint.weights)
+    return model.eval()
+
+
 def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     """RequestError if the run or the checkpoint is not there. Prints placement's warning, if any."""
     checkpoint = RunFolder(config.folder).checkpoint(checkpoint_name)
-    model_config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
-    image_size, channels = checkpoint.mean_image.shape[1:]
-    model = AlexNet(model_config, len(checkpoint.classes), channels)
-    model.load_state_dict(checkpoint.weights)
-    devices, warning = choose_devices(model_config.columns, config.gpus, config.devices)
+    model = network_of(checkpoint)
+    devices, warning = choose_devices(model.config.columns, config.gpus, config.devices)
     if warning:
         print(f"warning: {warning}")
     runtime.configure(config.runtime)
-    place(model, devices).eval()
+    place(model, devices)
     mean, components = checkpoint.mean_image.numpy(), checkpoint.colour_components.numpy()
-    inputs = ColumnInputs(mean, components, model_config.input_size, devices, config.runtime.channels_last)
-    return TrainedModel(model, checkpoint, inputs, image_size, image_size - model_config.input_size)
+    inputs = ColumnInputs(mean, components, model.config.input_size, devices, config.runtime.channels_last)
+    image_size = mean.shape[0]
+    return TrainedModel(model, checkpoint, inputs, image_size, image_size - model.config.input_size)

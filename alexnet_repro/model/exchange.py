@@ -39,10 +39,13 @@ def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> li
     peers = [i for i, (tensor, device) in enumerate(pairs) if _between_gpus(tensor.device, device)]
     copies = _PeerCopies.apply([devices[i] for i in peers], *[tensors[i] for i in peers]) if peers else ()
     moved = dict(zip(peers, copies, strict=True))
-    return [
-        moved[i] if i in moved else tensor.to(device, non_blocking=device.type == "cuda")
-        for i, (tensor, device) in enumerate(pairs)
-    ]
+    return [moved[i] if i in moved else _to_device(tensor, device) for i, (tensor, device) in enumerate(pairs)]
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if tensor.device == device:
+        return tensor  # so that a traced graph has no device written into it
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _between_gpus(source: torch.device, target: torch.device) -> bool:

@@ -1,0 +1,125 @@
+"""python -m alexnet_repro.export run=NAME format=onnx|torchscript|safetensors [out=FILE]: a network for other runtimes."""
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_repro.config import ExportConfig
+from alexnet_repro.data import views_of
+from alexnet_repro.evaluation.classifier import Classifier
+from alexnet_repro.model import AlexNet
+from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.trained import network_of
+from alexnet_repro.training.checkpoint import Checkpoint
+from data_prep.command import RequestError, main
+from data_prep.format import write_atomically
+from data_prep.resize import ENLARGE, SHRINK
+
+
+def export(config: ExportConfig) -> None:
+    checkpoint = RunFolder(config.folder).checkpoint(config.checkpoint)
+    network = network_of(checkpoint)
+    about = _about(config, checkpoint, network)
+    content = _WRITERS[config.format](config, checkpoint, network, about)
+    out = Path(config.out)
+    try:
+        write_atomically(out, lambda file: file.write(content))
+    except OSError as error:
+        raise RequestError(f"out={out}: cannot be written ({error.strerror}); name another file") from None
+    print(f"{out}: {len(content) / 1e6:.1f} MB; " + "; ".join(f"{key}: {about[key]}" for key in ("input", "output")))
+
+
+def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> dict[str, str]:
+    """What the file says of itself, as text."""
+    size, _, channels = checkpoint.mean_image.shape
+    side, classes = network.config.input_size, network.classes
+    colours = "RGB" if channels == 3 else f"{channels} channel(s)"
+    filters = f"Pillow's {SHRINK.name} to shrink, {ENLARGE.name} to enlarge"
+    prepared = f"{colours}, shorter side resized to {size} ({filters}), central {size}x{size} square, values 0..255"
+    view = f"the central {side}x{side} patch"
+    if config.format == "safetensors":
+        given = f"float32 [N, {channels}, {side}, {side}]"
+        inside = f"outside the network: minus mean_image [{size}, {size}, {channels}], then {view}"
+        result = f"logits, float32 [N, {classes}]"
+    else:
+        given = f"images, uint8 [N, {size}, {size}, {channels}]"
+        view = view if config.views == 1 else f"ten {side}x{side} patches (corners, centre, and their mirror images)"
+        inside = f"inside the graph: minus the mean image, {view}, softmax outputs averaged"
+        result = f"probabilities, float32 [N, {classes}]"
+    return {
+        "model": f"AlexNet, profile {network.config.name}; run {config.run}, {checkpoint.epoch} epochs",
+        "trained_on": checkpoint.data["description"],
+        "input": given,
+        "output": result,
+        "preprocessing": f"{prepared}; {inside}",
+        "classes": json.dumps(checkpoint.classes),
+        "words": json.dumps(checkpoint.words),
+        "configuration": json.dumps(checkpoint.model),
+    }
+
+
+def _classifier(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> tuple[Classifier, Tensor]:
+    """The whole as one module, and an input to trace it with."""
+    size, _, channels = checkpoint.mean_image.shape
+    views = views_of(config.views, size - network.config.input_size)
+    example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
+    return Classifier(network, checkpoint.mean_image, views), example
+
+
+def _onnx(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:
+    onnx = _package("onnx", config)
+    _package("onnxscript", config)
+    module, example = _classifier(config, checkpoint, network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        program = torch.onnx.export(
+            module, (example,), dynamo=True, opset_version=config.opset, verbose=False,
+            input_names=["images"], output_names=["probabilities"],
+            dynamic_shapes={"images": {0: torch.export.Dim("n")}},
+        )  # fmt: skip
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {**about, "opset": str(config.opset)})
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString())
+
+
+def _torchscript(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:
+    module, example = _classifier(config, checkpoint, network)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch.jit announces its end
+        torch.jit.save(torch.jit.trace(module, (example,)), buffer, _extra_files={"about.json": json.dumps(about)})
+    return buffer.getvalue()
+
+
+def _safetensors(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:
+    tensors = {**checkpoint.weights, "mean_image": checkpoint.mean_image}
+    return bytes(_package("safetensors.torch", config).save(tensors, metadata=about))
+
+
+def _package(name: str, config: ExportConfig) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        package = name.split(".")[0]
+        raise RequestError(
+            f"format={config.format}: needs the package {package}; install the project's extra, pip install '.[export]'"
+        ) from None
+
+
+_WRITERS: dict[str, Callable[[ExportConfig, Checkpoint, AlexNet, dict[str, str]], bytes]] = {
+    "onnx": _onnx,
+    "torchscript": _torchscript,
+    "safetensors": _safetensors,
+}
+
+if __name__ == "__main__":
+    main("export", ExportConfig, export)
