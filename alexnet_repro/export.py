@@ -1,4 +1,4 @@
-"""python -m alexnet_repro.export run=NAME format=onnx|torchscript|safetensors [out=FILE]: a network for other runtimes."""
+"""python -m alexnet_repro.export run=NAME [format=onnx|torchscript|safetensors] [out=FILE]: for other runtimes."""
 
 import io
 import json
