@@ -1,18 +1,24 @@
 """The network against the paper's numbers, an independent one-device reference, and its own gradients."""
 
+import re
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 from itertools import pairwise, product
 from typing import cast
 
 import pytest
 import torch
 from grouped import Grouped
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from alexnet_repro.config import ModelConfig, TrainConfig
 from alexnet_repro.model import AlexNet, choose_devices, exchange, initialise, place
 from alexnet_repro.model.layers import Dropout
-from data_prep.command import RequestError, conf_folder, load
+from data_prep.command import RequestError, checked, conf_folder, load
 
 CPU = torch.device("cpu")
 
@@ -259,6 +265,61 @@ def test_only_exchange_and_placement_know_devices() -> None:
 def test_nonsense_is_refused_by_name(overrides: list[str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         AlexNet(model_config(*overrides), classes=10)
+
+
+@cache
+def with_conv6(profile: str) -> dict[str, object]:
+    conv6 = {**asdict(model_config("model=six_conv"))["conv6"], "kernels": 8}
+    return {**asdict(model_config(*SMALL_MODEL, f"model={profile}")), "conv6": conv6}
+
+
+steps = st.lists(st.sampled_from(["activation", "norm", "same_map_norm", "pool", "dropout"]), max_size=3)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    numbers=st.dictionaries(
+        st.sampled_from(
+            ["columns", "pad_right_bottom", "pool.size", "pool.stride", "norm.size", "conv1.stride"]
+            + [f"conv{i}.{key}" for i in (1, 2, 4, 6) for key in ("kernels", "size", "padding")]
+            + ["fc6.units", "fc7.units"]
+        ),
+        st.integers(0, 9),
+        max_size=3,
+    ),
+    side=st.sampled_from([10, 67, 99]),
+    reads=st.dictionaries(st.sampled_from(["conv2", "conv3", "conv6", "fc6", "fc8"]), st.sampled_from(["own", "both"])),
+    then=st.dictionaries(st.sampled_from(["conv1", "conv3", "conv6", "fc7"]), steps, max_size=2),
+    removed=st.sets(st.sampled_from(["conv3", "conv4", "conv5", "conv6", "fc6", "fc7"])),
+    profile=st.sampled_from(["paper", "code2012"]),
+)
+def test_whatever_is_not_refused_runs(
+    numbers: dict[str, int],
+    side: int,
+    reads: dict[str, str],
+    then: dict[str, list[str]],
+    removed: set[str],
+    profile: str,
+) -> None:
+    """Any network of conf/'s words either trains a step or is refused by name: never a traceback from inside torch."""
+    config = OmegaConf.create(with_conv6(profile))
+    config.input_size = side
+    for key, number in numbers.items():
+        OmegaConf.update(config, key, number)
+    for name, columns in reads.items():
+        config[name].reads = columns
+    for name, following in then.items():
+        config[name].then = following
+    for name in removed:
+        config[name] = None
+    try:
+        model = AlexNet(checked(config, ModelConfig), classes=3)
+    except RequestError as refusal:
+        assert re.match(r"(model\.\w|unknown key)", str(refusal)), refusal
+        return
+    model(torch.randn(2, 3, side, side)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None or parameter.numel() == 0, name
 
 
 def test_columns_draw_different_dropout_masks_that_follow_from_the_step() -> None:
