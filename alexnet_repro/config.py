@@ -102,6 +102,7 @@ def _check_layer(layer: ConvConfig | DenseConfig, key: str, width_key: str, widt
     _require_one_of(f"{key}.reads", layer.reads, ("own", "both"))
     for step in layer.then:
         _require_one_of(f"{key}.then", step, STEPS)
+    _require(len(set(layer.then)) == len(layer.then), f"{key}.then", layer.then, "a list that names each step once")
     _require(layer.weight_std >= 0, f"{key}.weight_std", layer.weight_std, "0 or more")
 
 

@@ -12,43 +12,16 @@ import torch
 from grouped import Grouped
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import SMALL_MODEL, model_config, small
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from alexnet_repro.config import ModelConfig, TrainConfig
-from alexnet_repro.model import AlexNet, choose_devices, exchange, initialise, place
+from alexnet_repro.config import ModelConfig
+from alexnet_repro.model import AlexNet, initialise, place
 from alexnet_repro.model.layers import Dropout
-from data_prep.command import RequestError, checked, conf_folder, load
+from data_prep.command import RequestError, checked, conf_folder
 
 CPU = torch.device("cpu")
-
-SMALL_MODEL = [
-    f"model.{key}"
-    for key in (
-        "input_size=67",
-        "conv1.kernels=8",
-        "conv2.kernels=12",
-        "conv3.kernels=16",
-        "conv4.kernels=8",
-        "conv5.kernels=12",
-        "fc6.units=20",
-        "fc7.units=24",
-    )
-]
-
-
-def model_config(*overrides: str) -> ModelConfig:
-    return load("train", TrainConfig, list(overrides)).model
-
-
-def small(*overrides: str) -> AlexNet:
-    """Narrow and in float64; every weight and bias random, so that nothing cancels."""
-    model = AlexNet(model_config(*SMALL_MODEL, *overrides), classes=7).double()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        with torch.no_grad():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1 + 0.01)
-    return model
 
 
 def shapes(model: AlexNet, side: int, channels: int = 3) -> dict[str, tuple[int, ...]]:
@@ -231,14 +204,6 @@ def test_columns_talk_where_figure_2_says_and_nowhere_else(variant: str) -> None
     assert crossed == {(name, reader) for name in TALKS[variant] for reader in range(len(outputs[name]))}
 
 
-def test_only_exchange_and_placement_know_devices() -> None:
-    """A tensor that changes device anywhere else would be an exchange that Figure 2 does not have."""
-    folder = conf_folder().parent / "alexnet_repro" / "model"
-    for path in set(folder.glob("*.py")) - {folder / "exchange.py", folder / "placement.py"}:
-        found = [word for word in (".to(device", ".cuda(", ".cpu(", "non_blocking") if word in path.read_text()]
-        assert not found, path
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -251,6 +216,7 @@ def test_only_exchange_and_placement_know_devices() -> None:
         (["model.conv1.reads=both"], r"model\.conv1\.reads=both: must be own"),
         (["model.columns=0"], r"model\.columns=0: must be 1 to 8"),
         (["model.conv1.then=[swish]"], r"model\.conv1\.then=swish: must be one of activation"),
+        (["model.conv2.then=[pool,pool]"], r"model\.conv2\.then=\['pool', 'pool'\]: must be a list that names each"),
         (["model.conv1=null"], r"model\.conv1=null: cannot be left out"),
         (["model.fc8.reads=own"], r"model\.fc8\.reads=own: must be both"),
         (["model.norm.size=4"], r"model\.norm\.size=4: must be odd"),
@@ -334,68 +300,3 @@ def test_columns_draw_different_dropout_masks_that_follow_from_the_step() -> Non
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], later[0])
-
-
-def test_placement() -> None:
-    cpu = torch.device("cpu")
-    if torch.cuda.device_count() == 0:
-        assert choose_devices(2) == ([cpu, cpu], None)
-        devices, warning = choose_devices(2, gpus=2)
-        assert devices == [cpu, cpu]
-        assert warning == "gpus=2, but this machine has no GPU: all columns run on cpu"
-        with pytest.raises(RequestError, match="cuda:0 does not exist"):
-            choose_devices(2, devices=["cuda:0", "cpu"])
-    assert choose_devices(2, devices=["cpu"]) == ([cpu, cpu], None)
-    for wrong in ({"gpus": 3}, {"gpus": -1}, {"devices": ["cpu"] * 3}, {"devices": ["tpu0"]}):
-        with pytest.raises(RequestError):
-            choose_devices(2, **wrong)  # type: ignore[arg-type]
-
-
-@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
-@pytest.mark.parametrize("devices", [["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["cpu", "cuda:0"], ["cuda:0", "cuda:1"]])
-def test_placements_agree(devices: list[str]) -> None:
-    """Catches an exchange that reads before its copy is there. Tolerance: float64, sums in another order."""
-    if "cuda:1" in devices and torch.cuda.device_count() < 2:
-        pytest.skip("needs two GPUs")
-    x = torch.randn(3, 3, 67, 67, dtype=torch.float64) * 50
-    model = small().eval()
-    expected = model(x)
-    expected.sum().backward()
-    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}  # type: ignore[union-attr]
-    model.zero_grad()
-    placed = place(model, choose_devices(2, devices=devices)[0])
-    result = placed(x)
-    result.sum().backward()
-    torch.testing.assert_close(result.cpu(), expected, rtol=1e-10, atol=1e-12)
-    for name, parameter in placed.named_parameters():
-        torch.testing.assert_close(parameter.grad.cpu(), gradients[name], rtol=1e-9, atol=1e-12)  # type: ignore[union-attr]
-
-
-@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
-def test_nothing_makes_the_host_wait_within_a_step() -> None:
-    devices = choose_devices(2)[0]
-    model = place(small("model=code2012").float(), devices).train()
-    images = [torch.randn(3, 3, 67, 67, device=device) for device in devices]
-    model(images).sum().backward()  # the first pass sets libraries up
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        model.seed_dropout(0, 2)
-        model(images).sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
-def test_a_peer_copy_waits_for_what_it_copies_and_its_reader_for_the_copy() -> None:
-    """On the last GPU there is, so on one GPU from it to itself; long queues before and after would show a race."""
-    source, target = torch.device("cuda", 0), torch.device("cuda", torch.cuda.device_count() - 1)
-    for _ in range(20):
-        x = torch.ones(2048, 2048, device=source)
-        for _ in range(10):
-            x = x @ x / 2048
-        (copy,) = exchange.peer_copies([x], [target])
-        x = None  # its memory may go to others once it is copied
-        noise = torch.full((2048, 2048), -1.0, device=source)
-        result = copy * 2
-        copy = None
-        assert result.min().item() == result.max().item() == 2.0, noise[0, 0]

@@ -1,0 +1,127 @@
+"""Columns on devices: what is chosen, what crosses over and when, and that no placement changes a result."""
+
+from contextlib import nullcontext
+from typing import ClassVar
+
+import pytest
+import torch
+from networks import small
+
+from alexnet_repro.model import choose_devices, exchange, place
+from data_prep.command import RequestError, conf_folder
+
+CPU = torch.device("cpu")
+
+
+def test_placement() -> None:
+    cpu = torch.device("cpu")
+    if torch.cuda.device_count() == 0:
+        assert choose_devices(2) == ([cpu, cpu], None)
+        devices, warning = choose_devices(2, gpus=2)
+        assert devices == [cpu, cpu]
+        assert warning == "gpus=2, but this machine has no GPU: all columns run on cpu"
+        with pytest.raises(RequestError, match="cuda:0 does not exist"):
+            choose_devices(2, devices=["cuda:0", "cpu"])
+    assert choose_devices(2, devices=["cpu"]) == ([cpu, cpu], None)
+    for wrong in ({"gpus": 3}, {"gpus": -1}, {"devices": ["cpu"] * 3}, {"devices": ["tpu0"]}):
+        with pytest.raises(RequestError):
+            choose_devices(2, **wrong)  # type: ignore[arg-type]
+
+
+class RecordingStream:
+    """Stands for a CUDA stream where there is none: writes down who was told to wait for whom."""
+
+    log: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def wait_stream(self, other: "RecordingStream") -> None:
+        self.log.append((self.name, other.name))
+
+
+def test_the_exchange_between_gpus_as_far_as_a_cpu_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values, gradients, and the order of waiting: a copy waits for its source before any reader is told to wait, or
+    the copies of one direction would wait for those of the other. `cpu` and `cpu:0` play the two GPUs.
+    """
+    devices = [CPU, torch.device("cpu", 0)]
+    monkeypatch.setattr(exchange, "_between_gpus", lambda source, target: True)
+    monkeypatch.setattr(exchange, "_copy_stream", lambda device, direction: RecordingStream(f"{direction} {device}"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: RecordingStream(f"main {device}"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    monkeypatch.setattr(RecordingStream, "log", [])
+    columns = [torch.randn(2, 3, 4, 4, requires_grad=True) for _ in devices]
+    gathered = exchange.gather(columns, devices)
+    for whole in gathered:
+        assert torch.equal(whole, torch.cat(columns, 1))
+    weights = [torch.randn_like(whole) for whole in gathered]
+    for pass_ in ("forward", "backward"):
+        waits = RecordingStream.log
+        readers = [i for i, (who, _) in enumerate(waits) if who.startswith("main")]
+        assert readers and all(who.startswith("out") for who, _ in waits[: readers[0]]), pass_
+        assert all(whom.startswith("main") for who, whom in waits if who.startswith("out"))
+        assert all(whom.startswith("in") for who, whom in waits if who.startswith("main"))
+        RecordingStream.log.clear()
+        if pass_ == "forward":
+            sum((whole * weight).sum() for whole, weight in zip(gathered, weights, strict=True)).backward()
+    for column, grad in zip(columns, sum(weights).chunk(2, dim=1), strict=True):
+        torch.testing.assert_close(column.grad, grad)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
+@pytest.mark.parametrize("devices", [["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["cpu", "cuda:0"], ["cuda:0", "cuda:1"]])
+def test_placements_agree(devices: list[str]) -> None:
+    """Catches an exchange that reads before its copy is there. Tolerance: float64, sums in another order."""
+    if "cuda:1" in devices and torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    x = torch.randn(3, 3, 67, 67, dtype=torch.float64) * 50
+    model = small().eval()
+    expected = model(x)
+    expected.sum().backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}  # type: ignore[union-attr]
+    model.zero_grad()
+    placed = place(model, choose_devices(2, devices=devices)[0])
+    result = placed(x)
+    result.sum().backward()
+    torch.testing.assert_close(result.cpu(), expected, rtol=1e-10, atol=1e-12)
+    for name, parameter in placed.named_parameters():
+        torch.testing.assert_close(parameter.grad.cpu(), gradients[name], rtol=1e-9, atol=1e-12)  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
+def test_nothing_makes_the_host_wait_within_a_step() -> None:
+    devices = choose_devices(2)[0]
+    model = place(small("model=code2012").float(), devices).train()
+    images = [torch.randn(3, 3, 67, 67, device=device) for device in devices]
+    model(images).sum().backward()  # the first pass sets libraries up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.seed_dropout(0, 2)
+        model(images).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
+def test_a_peer_copy_waits_for_what_it_copies_and_its_reader_for_the_copy() -> None:
+    """On the last GPU there is, so on one GPU from it to itself; long queues before and after would show a race."""
+    source, target = torch.device("cuda", 0), torch.device("cuda", torch.cuda.device_count() - 1)
+    for _ in range(20):
+        x = torch.ones(2048, 2048, device=source)
+        for _ in range(10):
+            x = x @ x / 2048
+        (copy,) = exchange.peer_copies([x], [target])
+        x = None  # its memory may go to others once it is copied
+        noise = torch.full((2048, 2048), -1.0, device=source)
+        result = copy * 2
+        copy = None
+        assert result.min().item() == result.max().item() == 2.0, noise[0, 0]
+
+
+def test_only_exchange_and_placement_know_devices() -> None:
+    """A tensor that changes device anywhere else would be an exchange that Figure 2 does not have."""
+    folder = conf_folder().parent / "alexnet_repro" / "model"
+    for path in set(folder.glob("*.py")) - {folder / "exchange.py", folder / "placement.py"}:
+        found = [word for word in (".to(device", ".cuda(", ".cpu(", "non_blocking") if word in path.read_text()]
+        assert not found, path
