@@ -33,6 +33,11 @@ class NormConfig:
     beta: float
     k: float
 
+    @property
+    def torch_alpha(self) -> float:
+        """What PyTorch calls alpha: it divides it by the size."""
+        return self.alpha * self.size
+
     def check(self, key: str) -> None:
         _require(self.size > 0 and self.size % 2 == 1, f"{key}.size", self.size, "odd and positive")
         _require(0 <= self.alpha < math.inf, f"{key}.alpha", self.alpha, "0 or more, and finite")
@@ -309,7 +314,10 @@ class ExportConfig(RunReference):
         super().__post_init__()
         _require_one_of("format", self.format, ("onnx", "torchscript", "safetensors"))
         _require(self.views in (1, 10), "views", self.views, "1 or 10")
-        _require(18 <= self.opset <= 23, "opset", self.opset, "18 to 23")
+        _require(18 <= self.opset <= 22, "opset", self.opset, "18 to 22")
+        _require(self.format == "onnx" or self.opset == 18, "opset", self.opset, "left out: it is for format=onnx")
+        whole = self.format != "safetensors"
+        _require(whole or self.views == 1, "views", self.views, "left out: safetensors holds weights alone")
 
 
 @dataclass

@@ -1,12 +1,11 @@
 """python -m alexnet_repro.export run=NAME [format=onnx|torchscript|safetensors] [out=FILE]: for other runtimes."""
 
+import importlib.util
 import io
 import json
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +23,14 @@ from data_prep.resize import ENLARGE, SHRINK
 
 
 def export(config: ExportConfig) -> None:
+    out = Path(config.out)
+    if not out.absolute().parent.is_dir() or out.is_dir():
+        raise RequestError(f"out={out}: is a folder, or in one that does not exist; name a file")
+    _check_packages(config)
     checkpoint = RunFolder(config.folder).checkpoint(config.checkpoint)
     network = network_of(checkpoint)
     about = _about(config, checkpoint, network)
     content = _WRITERS[config.format](config, checkpoint, network, about)
-    out = Path(config.out)
     try:
         write_atomically(out, lambda file: file.write(content))
     except OSError as error:
@@ -74,8 +76,8 @@ def _classifier(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) 
 
 
 def _onnx(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:
-    onnx = _package("onnx", config)
-    _package("onnxscript", config)
+    import onnx  # of the extra `export`
+
     module, example = _classifier(config, checkpoint, network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -86,7 +88,12 @@ def _onnx(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about:
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, {**about, "opset": str(config.opset)})
+    made = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if made != config.opset:  # the exporter only logs it
+        raise RequestError(
+            f"opset={config.opset}: the installed exporter can only write opset {made}; give opset={made}"
+        )
+    onnx.helper.set_model_props(proto, {**about, "opset": str(made)})
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString())
 
@@ -101,18 +108,19 @@ def _torchscript(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet,
 
 
 def _safetensors(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:
+    import safetensors.torch  # of the extra `export`
+
     tensors = {**checkpoint.weights, "mean_image": checkpoint.mean_image}
-    return bytes(_package("safetensors.torch", config).save(tensors, metadata=about))
+    return bytes(safetensors.torch.save(tensors, metadata=about))
 
 
-def _package(name: str, config: ExportConfig) -> Any:
-    try:
-        return import_module(name)
-    except ImportError:
-        package = name.split(".")[0]
-        raise RequestError(
-            f"format={config.format}: needs the package {package}; install the project's extra, pip install '.[export]'"
-        ) from None
+def _check_packages(config: ExportConfig) -> None:
+    for package in {"onnx": ("onnx", "onnxscript"), "safetensors": ("safetensors",)}.get(config.format, ()):
+        if importlib.util.find_spec(package) is None:
+            raise RequestError(
+                f"format={config.format}: needs the package {package}; install the project's extra, "
+                "pip install '.[export]'"
+            )
 
 
 _WRITERS: dict[str, Callable[[ExportConfig, Checkpoint, AlexNet, dict[str, str]], bytes]] = {

@@ -8,7 +8,7 @@ import torch
 from alexnet_repro.config import LAYERS, SummaryConfig
 from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.model.alexnet import Layer, Weights
-from alexnet_repro.reporting.paper_numbers import CONV1_REMARK, NEURONS
+from alexnet_repro.reporting.paper_numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
 from data_prep.command import main
 
 _FLOAT_BYTES = 4
@@ -55,7 +55,8 @@ def _print_neurons(model: AlexNet) -> None:
     for name in (name for name in LAYERS if name in mine or name in NEURONS):
         counts = (f"{counts[name]:,}" if name in counts else "-" for counts in (mine, NEURONS))
         print(f"{name:<8}" + "{:>14}{:>14}".format(*counts) + (f"   {CONV1_REMARK}" if name == "conv1" else ""))
-    print(f"{'total':<8}{sum(mine.values()):>14,}{sum(NEURONS.values()):>14,}   the paper's abstract: 650,000")
+    totals = f"{sum(mine.values()):>14,}{sum(NEURONS.values()):>14,}"
+    print(f"{'total':<8}{totals}   the paper's abstract: {NEURONS_OF_ABSTRACT:,}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_prep.command import load
 from data_prep.prepare import PrepareConfig, prepare
@@ -24,6 +25,11 @@ SMALL = [
     "runtime.workers=0",
     "devices=[cpu]",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _the_same_random_numbers_every_time() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ class InputTransform:
         colour_components: np.ndarray,
         size: int,
         device: torch.device,
-        channels_last: bool | None = None,
+        channels_last: bool | None,
     ) -> None:
         mean = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous().to(device)  # [C, S, S]
         self.mean_patches = mean.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)  # [33, 33, C, size, size]
@@ -88,7 +88,7 @@ class ColumnInputs:
         colour_components: np.ndarray,
         size: int,
         devices: Sequence[torch.device],
-        channels_last: bool | None = None,
+        channels_last: bool | None,
     ) -> None:
         self.devices = list(devices)
         self._transforms = {

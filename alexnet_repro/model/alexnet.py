@@ -78,7 +78,7 @@ class AlexNet(nn.Module):
         self.fc8 = build.output("fc8", classes)
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """The last hidden layer (fc7), a tensor a column; the feature of Figure 4, right."""
+        """What fc8 reads, a tensor a column: the last hidden layer (fc7), the feature of Figure 4, right."""
         pad = self.config.pad_right_bottom
         x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
         x = [F.pad(image, (0, pad, 0, pad)) for image in x]  # [N, 3, 227, 227]
@@ -131,8 +131,7 @@ class _Builder:
                 f"model.{name}.size={config.size}: larger than its input of {self.spatial} plus padding "
                 f"{config.padding} on each side; shrink the kernel, or stride less before it"
             )
-        first = name == "conv1"
-        incoming = self.width if first else self._incoming(config.reads)
+        incoming = self._incoming(config.reads)
         parts = [
             nn.Conv2d(incoming, share, config.size, stride=config.stride, padding=config.padding)
             for _ in range(self.columns)
@@ -141,7 +140,7 @@ class _Builder:
         self.width = share
         self.spatial = (self.spatial + 2 * config.padding - config.size) // config.stride + 1
         map_shape = (share, self.spatial, self.spatial)
-        return Layer(parts, self._then(name, config.then), "own" if first else config.reads, read, map_shape)
+        return Layer(parts, self._then(name, config.then), config.reads, read, map_shape)
 
     def dense(self, name: str) -> "Layer | nn.Identity":
         config: DenseConfig | None = getattr(self.config, name)

@@ -24,16 +24,17 @@ def gather(columns: Sequence[Tensor], devices: Sequence[torch.device]) -> list[T
     if len(columns) == 1:
         return to_devices(list(columns) * len(devices), devices)
     distinct = list(dict.fromkeys(devices))
-    arrived = iter(to_devices(list(columns) * len(distinct), [d for d in distinct for _ in columns]))
-    whole = {device: torch.cat([next(arrived) for _ in columns], dim=1) for device in distinct}
+    count = len(columns)
+    arrived = to_devices(list(columns) * len(distinct), [device for device in distinct for _ in range(count)])
+    whole = {device: torch.cat(arrived[i * count : (i + 1) * count], dim=1) for i, device in enumerate(distinct)}
     return [whole[device] for device in devices]
 
 
 def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> list[Tensor]:
     """tensors[i] on devices[i]; differentiable.
 
-    Between GPUs, and from the CPU to a GPU, nothing makes the host wait. A copy to the CPU has to wait: the CPU would
-    otherwise read what is still being written.
+    Between GPUs nothing makes the host wait. Copies from and to the CPU may: it would otherwise read what is still
+    being written, or write over what is still being read.
     """
     pairs = list(zip(tensors, devices, strict=True))
     peers = [i for i, (tensor, device) in enumerate(pairs) if _between_gpus(tensor.device, device)]

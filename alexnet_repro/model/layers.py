@@ -30,14 +30,14 @@ class Dropout(nn.Module):
     """Section 4.2: in training each output is zero with probability `p` and otherwise left as it is; at test all
     outputs are multiplied by 1 - p. (`torch.nn.Dropout` rescales in training instead.)
 
-    The mask comes from a generator of the module's own, so that two columns never draw the same mask and a step's
-    masks follow from its seed wherever the column lives.
+    After `reseed` masks come from a generator of the module's own, so that a step's masks follow from its seed on any
+    device of the same kind, in any memory layout; before, they come from PyTorch's global one.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self._seed = 0
+        self._seed: int | None = None
         self._generator: torch.Generator | None = None
 
     def reseed(self, seed: int) -> None:
@@ -49,9 +49,9 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1 - self.p)
-        if self._generator is None or self._generator.device != x.device:
+        if self._seed is not None and (self._generator is None or self._generator.device != x.device):
             self._generator = torch.Generator(x.device).manual_seed(self._seed)
-        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self._generator)
+        return x * x.new_empty(x.shape).bernoulli_(1 - self.p, generator=self._generator)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -38,9 +38,14 @@ def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
 class _Windows:
     """Sums over windows of `size` neighbouring maps, for one block of rows after another.
 
-    A buffer has size // 2 more maps at each end, so that no window needs clipping, and no gaps: map i + 1 lies `inner`
-    numbers after map i, and all sums of a block are the sum of the flat buffer's shifts by 0, inner, 2 inner ... (What
-    that yields where two rows meet is never read.)
+    A buffer has size // 2 more maps at each end of a row, so that no window needs clipping. For size 3, and maps 0 1 2:
+
+        buffer     - 0 1 2 -   - 0 1 2 -   ...    one row after the other without gaps, a map every `inner` numbers
+        shifted      0 1 2 -   - 0 1 2 -   ...
+        shifted      1 2 -   - 0 1 2 -     ...
+        sums       0 1 2 . .   0 1 2 . .   ...    of the column above: the sum around each map, at the row's beginning
+
+    Where two rows meet (.), the sums mean nothing, and are never read.
     """
 
     def __init__(self, rows: Tensor, size: int) -> None:
@@ -69,9 +74,7 @@ class _Windows:
         return buffer[:rows, : self.maps]
 
     def flat(self, buffer: Tensor, rows: int, shift: int = 0) -> Tensor:
-        """`buffer` from map `shift` of the first row on, as far as sums are defined; half a window ahead, the terms
-        that belong to the sums.
-        """
+        """`buffer` shifted by so many maps, as far as there are sums."""
         length = max(0, rows * (self.maps + 2 * self.half) - 2 * self.half) * self.inner
         return buffer.view(-1).narrow(0, shift * self.inner, length)
 
@@ -94,25 +97,21 @@ class _Scale:
 
     def __init__(self, windows: _Windows, alpha: float, beta: float, k: float) -> None:
         self._windows, self._alpha, self._beta = windows, alpha, beta
-        self._share = torch.full((), k / windows.size, dtype=windows.dtype, device=windows.device)
+        self._k_share = torch.full((), k / windows.size, dtype=windows.dtype, device=windows.device)
         self._squares = windows.buffer(k / windows.size)
         self._d, self._power = windows.buffer(0.0), windows.buffer(0.0)
 
     def of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [rows, maps, inner] -> d^-beta, [rows, maps, inner], and d^-1/2, flat as the windows' sums are.
-
-        Both are scratch memory, good until the next call.
-        """
+        """x [rows, maps, inner] -> d^-beta and d^-1/2, the same; both are scratch memory, good until the next call."""
         windows, n = self._windows, len(x)
-        torch.addcmul(self._share, x, x, value=self._alpha, out=windows.terms(self._squares, n))
+        torch.addcmul(self._k_share, x, x, value=self._alpha, out=windows.terms(self._squares, n))
         d, power = windows.add_up(self._squares, n, out=self._d), windows.flat(self._power, n)
         if self._beta == 0.75:  # the paper's, by square roots
-            root = d.rsqrt_()
-            torch.sqrt(root, out=power).mul_(root)
+            torch.sqrt(d.rsqrt_(), out=power).mul_(d)
         else:
             torch.pow(d, -self._beta, out=power)
-            root = d.rsqrt_()
-        return windows.sums(self._power, n), root
+            d.rsqrt_()
+        return windows.sums(self._power, n), windows.sums(self._d, n)
 
 
 class _ResponseNorm(torch.autograd.Function):
@@ -147,8 +146,7 @@ class _ResponseNorm(torch.autograd.Function):
             n, x = len(a_block), a_block.to(windows.dtype)
             power, root = scale.of(x)
             direct = power.mul_(g_block)  # grad_b d^-beta
-            torch.mul(direct, x, out=windows.terms(products, n))
-            windows.flat(products, n, windows.half).mul_(root).mul_(root)  # grad_b a d^(-beta - 1)
+            torch.mul(direct, x, out=windows.terms(products, n)).mul_(root).mul_(root)  # grad_b a d^(-beta - 1)
             windows.add_up(products, n, out=sums)
             torch.addcmul(direct, windows.sums(sums, n), x, value=-2 * alpha * beta, out=r_block)
         return result, None, None, None, None
@@ -157,8 +155,9 @@ class _ResponseNorm(torch.autograd.Function):
 class ResponseNorm(nn.Module):
     """b_i = a_i / (k + alpha * sum_{|i-j| <= size/2} a_j^2)^beta over neighbouring maps of the column (section 3.3).
 
-    [N, C, ...] -> [N, C, ...] in the same dtype and memory layout; float16 and bfloat16 are computed in float32.
-    `alpha` multiplies the plain sum (`torch.nn.LocalResponseNorm` divides it by `size`).
+    [N, C, ...] -> [N, C, ...] in the same dtype, channels-last if the input is and contiguous otherwise; float16 and
+    bfloat16 are computed in float32. `alpha` multiplies the plain sum (`torch.nn.LocalResponseNorm` divides it by the
+    size).
     """
 
     def __init__(self, config: NormConfig) -> None:
@@ -169,7 +168,7 @@ class ResponseNorm(nn.Module):
         c = self.config
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph holds no loop over blocks
             wide = a.to(torch.promote_types(a.dtype, torch.float32))
-            return F.local_response_norm(wide, c.size, c.alpha * c.size, c.beta, c.k).to(a.dtype)
+            return F.local_response_norm(wide, c.size, c.torch_alpha, c.beta, c.k).to(a.dtype)
         result: Tensor = _ResponseNorm.apply(a, c.size, c.alpha, c.beta, c.k)
         return result
 

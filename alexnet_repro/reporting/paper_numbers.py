@@ -32,4 +32,5 @@ NEURONS = {
     "conv1": 253_440, "conv2": 186_624, "conv3": 64_896, "conv4": 64_896, "conv5": 43_264,
     "fc6": 4096, "fc7": 4096, "fc8": 1000,
 }  # fmt: skip
+NEURONS_OF_ABSTRACT = 650_000
 CONV1_REMARK = "253,440 is 55 x 48 x 96; Figure 2's maps of 55 x 55 make 290,400"

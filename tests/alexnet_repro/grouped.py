@@ -1,17 +1,13 @@
 """Figure 2 on one device, written independently of alexnet_repro.model: grouped convolutions and whole dense layers.
 
-The tests compare the two-column network with it. `python tests/alexnet_repro/grouped.py [key=value ...]` compares their
-speed, with the keys of `python -m alexnet_repro.benchmark`.
+The tests compare the two-column network with it; grouped_benchmark.py compares their speed.
 """
 
-import sys
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-WIDTHS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256, "fc6": 4096, "fc7": 4096}
 
 
 class Grouped(nn.Module):
@@ -64,38 +60,3 @@ class Grouped(nn.Module):
 
     def load_columns(self, state: dict[str, Tensor]) -> None:
         self.load_state_dict({name: torch.cat([state[c] for c in self.columns(name)]) for name in self.state_dict()})
-
-
-def main(overrides: list[str]) -> None:
-    from alexnet_repro import benchmark, runtime
-    from alexnet_repro.config import BenchmarkConfig
-    from alexnet_repro.data import memory_format
-    from alexnet_repro.model import AlexNet, choose_devices, initialise, place
-    from alexnet_repro.model.response_norm import ResponseNorm
-    from data_prep.command import load
-
-    class WithOurNorm(Grouped):
-        """So that nothing differs but how the convolutions and dense layers are cut."""
-
-        def norm(self, x: Tensor, torch_alpha: float) -> Tensor:  # type: ignore[override]
-            return torch.cat([self.ours(half.contiguous(memory_format=layout)) for half in x.chunk(2, 1)], 1)
-
-    config = load("benchmark", BenchmarkConfig, overrides)
-    devices, _ = choose_devices(2, config.gpus, config.devices)
-    runtime.configure(config.runtime)
-    layout = memory_format(devices[0], config.runtime.channels_last)
-    two = place(initialise(AlexNet(config.model, 1000), 0), devices)
-    one = WithOurNorm(WIDTHS, 1000, 6).to(devices[0])
-    one.ours = ResponseNorm(config.model.norm)
-    images = torch.randn(config.batch_size, 3, 224, 224, device=devices[0]).mul_(60).to(memory_format=layout)
-    labels = torch.randint(1000, (config.batch_size,), device=devices[0])
-    steps = {
-        "two columns": benchmark.training_step(two, [images.to(d) for d in devices], labels),
-        "grouped convolutions": benchmark.training_step(one, images, labels),
-    }
-    print("; ".join(f"{key}: {value}" for key, value in runtime.machine().items()))
-    benchmark.report(benchmark.medians(steps, config.steps, devices), config.batch_size)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -50,7 +50,7 @@ def test_input_is_the_papers_arithmetic() -> None:
     patches = np.stack(
         [x[t : t + side, left : left + side] for x, t, left in zip(images, draws.top, draws.left, strict=True)]
     )
-    transform = InputTransform(mean, components, side, torch.device("cpu"))
+    transform = InputTransform(mean, components, side, torch.device("cpu"), None)
     got = transform(*(torch.from_numpy(a) for a in (patches, draws.top, draws.left, draws.mirror, draws.colour)))
     for i in range(count):
         centred = images[i].astype(np.float64) - mean

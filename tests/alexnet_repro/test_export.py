@@ -1,11 +1,11 @@
 """Exported files in the runtimes they are for, against the probabilities that `evaluate` and `predict` compute."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -63,10 +63,11 @@ def exported(run: list[str], out: Path, *overrides: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("views", [1, 10])
-def test_onnx_gives_the_same_probabilities(run: list[str], views: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("views", "opset"), [(1, 20), (10, 18)])
+def test_onnx_gives_the_same_probabilities(run: list[str], views: int, opset: int, tmp_path: Path) -> None:
     """In onnxruntime, for batches of other sizes than it was traced with."""
-    path = exported(run, tmp_path / "net.onnx", "format=onnx", f"views={views}")
+    path = exported(run, tmp_path / "net.onnx", "format=onnx", f"views={views}", f"opset={opset}")
+    assert {entry.domain: entry.version for entry in onnx.load(path).opset_import}[""] == opset
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in (1, 5):
         (got,) = session.run(["probabilities"], {"images": pictures(count)})
@@ -74,7 +75,7 @@ def test_onnx_gives_the_same_probabilities(run: list[str], views: int, tmp_path:
         assert wanted.max() - wanted.min() > 0.1
         np.testing.assert_allclose(got, wanted, atol=1e-5)  # float32, sums in another order
     about = session.get_modelmeta().custom_metadata_map
-    assert about["opset"] == "18"
+    assert about["opset"] == str(opset)
     assert about["input"] == "images, uint8 [N, 75, 75, 3]"
     assert json.loads(about["words"]) == WORDS
     for fact in ("RGB", "shorter side resized to 75", "central 75x75", "0..255", "minus the mean image", "67x67"):
@@ -107,9 +108,16 @@ def test_wrong_requests(run: list[str], tmp_path: Path, monkeypatch: pytest.Monk
     result = run_module("alexnet_repro.export", *run, "format=tflite", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.endswith("format=tflite: must be one of onnx, torchscript, safetensors\n")
-    with pytest.raises(RequestError, match=r"nowhere/net\.safetensors: cannot be written"):
-        exported(run, tmp_path / "nowhere" / "net.safetensors", "format=safetensors")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    for wrong, said in (
+        (["format=safetensors", "views=10"], "views=10: must be left out"),
+        (["format=torchscript", "opset=20"], "opset=20: must be left out"),
+        (["opset=99"], "opset=99: must be 18 to"),
+        (["out=nowhere/net.onnx"], "out=nowhere/net.onnx: is a folder, or in one that does not exist"),
+        (["out=."], r"out=\.: is a folder"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            export(load("export", ExportConfig, [*run, *wrong]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="needs the package safetensors; install the project's extra"):
         exported(run, tmp_path / "net.safetensors", "format=safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -79,16 +79,35 @@ def test_it_is_the_formula_and_its_gradient(
     torch.testing.assert_close(a.grad.double(), theirs, rtol=TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * (torch.cuda.device_count() > 0)])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_at_full_size_over_many_blocks(dtype: torch.dtype, channels_last: bool) -> None:
-    a = (torch.randn(7, 48, 55, 55) * 50).to(dtype)
-    a = a.contiguous(memory_format=torch.channels_last) if channels_last else a
+def test_at_full_size_over_many_blocks(
+    device: str, dtype: torch.dtype, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_norm, "_GPU_BLOCK_BYTES", 2 << 20)
+    a = (torch.randn(7, 48, 55, 55) * 50).to(device, dtype)
+    a = (a.contiguous(memory_format=torch.channels_last) if channels_last else a).requires_grad_()
     b = ResponseNorm(PAPER)(a)
     assert b.stride() == a.stride()
+    grad = torch.randn_like(b)
+    b.backward(grad)
     spacing_at_zero = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
-    expected = by_loops(a.double().numpy(), PAPER)
-    np.testing.assert_allclose(b.double().numpy(), expected, rtol=TOLERANCE[dtype], atol=spacing_at_zero)
+    expected = by_loops(a.detach().cpu().double().numpy(), PAPER)
+    got = b.detach().cpu().double().numpy()
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE[dtype], atol=spacing_at_zero)
+    assert a.grad is not None
+    wanted = torch_gradient(a, grad, PAPER)
+    torch.testing.assert_close(a.grad.double(), wanted, rtol=TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
+
+
+def test_one_image_gone_wrong_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response_norm, "_CPU_BLOCK_BYTES", 2 * 7 * 9 * 4)  # two images
+    a = torch.randn(6, 7, 3, 3)
+    a[0, 3] = torch.nan
+    a.requires_grad_()
+    ResponseNorm(PAPER)(a).sum().backward()
+    assert a.grad is not None and torch.isfinite(a.grad[1:]).all()
 
 
 def test_huge_values_end_at_zero_and_never_at_nan() -> None:
