@@ -2,6 +2,7 @@
 
     OUT/manifest.json     written last: a folder without it is not finished
     OUT/mean.npy          float32 [S, S, C], 0..255: the mean training image
+    OUT/preview.png, mean.png    for people: training pictures with their labels, the mean image
     OUT/train/shard-00000.tar ...   plain POSIX tars in the WebDataset convention: 000000123.jpg + 000000123.cls
     OUT/train/index.npy   one row a picture (shard, offset, length, label): random access without reading the tars
     OUT/val/ [OUT/test/]  the same

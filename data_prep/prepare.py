@@ -7,6 +7,7 @@ recorded in OUT/.unfinished; a preparation that was stopped goes on with the sha
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -28,21 +29,26 @@ from data_prep.format import (
     Manifest,
     Rejected,
     SplitInfo,
+    SplitReader,
     exclusive,
     shard_name,
     write_atomically,
 )
-from data_prep.sources import Source, SourceImage, find_source
+from data_prep.preview import PICTURES, as_picture, contact_sheet
+from data_prep.sources import LAYOUTS, Source, SourceImage, find_source
+from data_prep.sources.checks import check_md5, say_what_was_understood
 from data_prep.statistics import ImageSums
 from data_prep.work import ShardRecord, ShardTask, run_tasks
 
 UNFINISHED = ".unfinished"
+PREVIEW, MEAN_PICTURE = "preview.png", "mean.png"
 
 
 @dataclass
 class PrepareConfig:
     src: str
     out: str
+    layout: str | None
     image_size: int
     encoding: str
     jpeg_quality: int
@@ -50,12 +56,14 @@ class PrepareConfig:
     shuffle_seed: int
     max_rejected: float
     workers: int | None
+    md5: bool
 
     def __post_init__(self) -> None:
         def require(condition: bool, key: str, constraint: str) -> None:
             if not condition:
                 raise RequestError(f"{key}={getattr(self, key)}: must be {constraint}")
 
+        require(self.layout is None or self.layout in LAYOUTS, "layout", "one of " + ", ".join(LAYOUTS) + ", or null")
         require(1 <= self.image_size <= 4096, "image_size", "1 to 4096")
         require(self.encoding in ("jpeg", "raw"), "encoding", "jpeg or raw")
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality", "1 to 100")
@@ -72,10 +80,12 @@ class PrepareConfig:
 def prepare(config: PrepareConfig) -> None:
     started = time.monotonic()
     out = Path(config.out)
-    source = find_source(Path(config.src))
+    source = find_source(Path(config.src), config.layout)
     wnids = sorted(source.words)
     images = _in_shard_order(source, set(wnids), config.shuffle_seed)
-    _say_what_was_understood(source, wnids, images)
+    say_what_was_understood(source, wnids, images)
+    if config.md5:
+        check_md5(source)
     plan = _fingerprint(config, images)
     if not _open(out, plan, config, images):
         print(f"{out}: already prepared, with these settings from these pictures; nothing to do")
@@ -101,10 +111,14 @@ def _make(
 
 
 def _in_shard_order(source: Source, wnids: set[str], seed: int) -> dict[str, list[SourceImage]]:
-    """The label space is the classes of the train split: pictures of others are left out. Train is shuffled once."""
+    """The label space is the classes of the train split: pictures of others are left out. Train is shuffled once.
+
+    Before that all are sorted by name, so that the order, too, is the same from every layout.
+    """
     images = {}
     for split, listed in source.splits.items():
         kept = [image for image in listed if image.wnid in wnids]
+        kept.sort(key=lambda image: (image.wnid * (split == "train"), _by_number(image), image.wnid))
         if len(kept) < len(listed):
             print(f"warning: {len(listed) - len(kept)} {split} pictures are of classes that train lacks: left out")
         if not kept:
@@ -115,20 +129,18 @@ def _in_shard_order(source: Source, wnids: set[str], seed: int) -> dict[str, lis
     return images
 
 
-def _say_what_was_understood(source: Source, wnids: list[str], images: dict[str, list[SourceImage]]) -> None:
-    counts = ", ".join(f"{len(listed):,} {split}" for split, listed in images.items())
-    size = sum(image.size for listed in images.values() for image in listed)
-    print(f"{source.path}: {source.layout}; {len(wnids)} classes; {counts} pictures; {size / 1e6:,.1f} MB")
-    for split, complete in source.expected.items():
-        if len(images[split]) != complete:
-            print(f"note: a complete copy has {complete:,} {split} pictures; this one has {len(images[split]):,}")
+def _by_number(image: SourceImage) -> str:
+    """The file's name, to be sorted by with numbers as numbers. Where the picture lies is no part of it."""
+    return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), Path(image.name).name)
 
 
 def _fingerprint(config: PrepareConfig, images: dict[str, list[SourceImage]]) -> str:
     digest = hashlib.sha256(json.dumps(config.pixels_follow_from(), sort_keys=True).encode())
     for split, listed in images.items():
         for image in listed:
-            digest.update(f"{split}\0{image.name}\0{image.wnid}\0{image.size}\n".encode("utf-8", "surrogateescape"))
+            digest.update(
+                f"{split}\0{Path(image.name).name}\0{image.wnid}\0{image.size}\n".encode("utf-8", "surrogateescape")
+            )
     return digest.hexdigest()
 
 
@@ -230,8 +242,17 @@ def _finish(
         splits=splits,
         rejected=rejected,
     )
+    _write_pictures(out, manifest, sums.mean_image())
     manifest.save(out)
     return manifest
+
+
+def _write_pictures(out: Path, manifest: Manifest, mean: np.ndarray) -> None:
+    train = SplitReader(out, manifest, "train")
+    first = [train[i] for i in range(min(PICTURES, len(train)))]
+    shown = [(pixels, manifest.classes[label].words) for pixels, label in first]
+    write_atomically(out / PREVIEW, lambda file: contact_sheet(shown).save(file, "PNG"))
+    write_atomically(out / MEAN_PICTURE, lambda file: as_picture(mean).save(file, "PNG"))
 
 
 def _check_rejected(rejected: list[Rejected], images: int, share: float) -> None:
@@ -252,7 +273,8 @@ def _say_what_was_done(out: Path, manifest: Manifest, seconds: float) -> None:
         size = sum(shard.bytes for shard in info.shards) / 1e6
         print(f"{split}: {info.images:,} images, {short:,} to {max(info.per_class):,} a class, {size:,.1f} MB")
     mean = ", ".join(f"{value:.1f}" for value in manifest.statistics["rgb_mean"])
-    print(f"mean RGB {mean}; {len(manifest.rejected)} rejected; {seconds:.0f} s; the data set is in {out}")
+    print(f"mean RGB {mean}; {len(manifest.rejected)} rejected; {seconds:.0f} s")
+    print(f"the data set is in {out}; look at {out / PREVIEW} and {out / MEAN_PICTURE}")
 
 
 if __name__ == "__main__":

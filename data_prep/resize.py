@@ -1,6 +1,5 @@
 """Section 2: the shorter side rescaled to 256, then the central 256x256 patch. Any picture file in, uint8 RGB out."""
 
-import gzip
 import io
 import struct
 import warnings
@@ -15,6 +14,7 @@ SHRINK = Image.Resampling.BILINEAR
 ENLARGE = Image.Resampling.BICUBIC
 
 _GZIP_MAGIC = b"\x1f\x8b"
+MOST_BYTES = 64 << 20  # of one picture file; anything larger is no photograph
 
 
 def central_square(picture: Image.Image, size: int) -> Image.Image:
@@ -24,6 +24,8 @@ def central_square(picture: Image.Image, size: int) -> Image.Image:
     if shorter != size:
         scale = size / shorter
         resized = (max(size, round(width * scale)), max(size, round(height * scale)))
+        if resized[0] * resized[1] > (Image.MAX_IMAGE_PIXELS or 0):
+            raise ValueError(f"{width}x{height} pixels: too narrow to be a photograph")
         picture = picture.resize(resized, SHRINK if scale < 1 else ENLARGE)
         width, height = picture.size
     left, top = (width - size) // 2, (height - size) // 2
@@ -52,7 +54,9 @@ def prepare_picture(data: bytes, size: int) -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             if data[:2] == _GZIP_MAGIC:  # some members of the ILSVRC-2010 archives
-                data = gzip.decompress(data)
+                data = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(data, MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
             with Image.open(io.BytesIO(data)) as picture:
                 return np.asarray(central_square(as_rgb(picture), size))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -22,7 +22,7 @@ from data_prep import drawing as drawing_program
 from data_prep.command import DONE, WRONG_REQUEST, plain_main
 from data_prep.drawing import CLASSES, picture
 from data_prep.format import write_atomically
-from data_prep.sources.ilsvrc2012 import DEVKIT, TRAIN, VAL
+from data_prep.sources.ilsvrc import ILSVRC2012
 
 # (ILSVRC2012_ID in this devkit, words) by wnid. As in the real devkit, ids are not in the order of the wnids.
 SYNSETS = {
@@ -39,6 +39,7 @@ SYNSETS = {
 }
 ROOT_SYNSET = (11, "n00001740", "entity")
 SEED = 2012
+TRAIN, VAL, DEVKIT = *ILSVRC2012.archives.values(), ILSVRC2012.devkits[0]
 _STAMP = "sample.json"  # what the archives were drawn from
 
 _Drawn = tuple[str, tuple[int, ...]]  # the arguments of picture_file

@@ -1,7 +1,9 @@
-"""python -m data_prep.verify DIR: re-reads every shard against the manifest, and says OK, or what is wrong."""
+"""python -m data_prep.verify DIR: re-reads every shard against the manifest; says OK, or what is wrong and where."""
 
+import hashlib
 import sys
 import tarfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +13,35 @@ from data_prep.command import DONE, FAILED, WRONG_REQUEST, RequestError, plain_m
 from data_prep.format import MEAN, Manifest, SplitReader, decode, sha256_of
 
 
-def problems(folder: Path) -> list[str]:
-    """Everything found wrong with the data set in `folder`, one line each; RequestError if there is no data set."""
+@dataclass
+class Findings:
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the source had, and is worth knowing
+
+
+def check(folder: Path) -> Findings:
+    """Everything found in the data set in `folder`, one line each; RequestError if there is no data set."""
     manifest = Manifest.load(folder)
-    found = []
+    found = Findings()
     try:
         mean = np.load(folder / MEAN, allow_pickle=False)
         expected = (manifest.image_size, manifest.image_size, manifest.channels)
         if mean.shape != expected or mean.dtype != np.float32:
-            found.append(f"{folder / MEAN}: {mean.dtype} {mean.shape}, expected float32 {expected}")
+            found.problems.append(f"{folder / MEAN}: {mean.dtype} {mean.shape}, expected float32 {expected}")
     except (OSError, ValueError) as error:
-        found.append(f"{folder / MEAN}: {error}")
+        found.problems.append(f"{folder / MEAN}: {error}")
+    digests: dict[str, dict[bytes, str]] = {}  # of the pictures of each split: where each was seen
     for split in manifest.splits:
-        found += _split_problems(folder, manifest, split)
+        digests[split] = {}
+        found.problems += _split_problems(folder, manifest, split, digests[split])
+    train = digests.pop("train", {})
+    for split, pictures in digests.items():
+        if shared := [where for digest, where in pictures.items() if digest in train]:
+            found.notes.append(f"{len(shared)} {split} pictures are in train too, byte for byte; first {shared[0]}")
     return found
 
 
-def _split_problems(folder: Path, manifest: Manifest, split: str) -> list[str]:
+def _split_problems(folder: Path, manifest: Manifest, split: str, digests: dict[bytes, str]) -> list[str]:
     try:
         reader = SplitReader(folder, manifest, split)
     except RequestError as error:
@@ -44,11 +58,11 @@ def _split_problems(folder: Path, manifest: Manifest, split: str) -> list[str]:
             found.append(f"{path}: its bytes are not those that were written (sha256 differs)")
         else:
             rows = reader.index[reader.index["shard"] == number]
-            found += _shard_problems(path, rows, manifest)
+            found += _shard_problems(path, rows, manifest, digests)
     return found
 
 
-def _shard_problems(path: Path, rows: np.ndarray, manifest: Manifest) -> list[str]:
+def _shard_problems(path: Path, rows: np.ndarray, manifest: Manifest, digests: dict[bytes, str]) -> list[str]:
     """A shard read as any tar tool would read it, member by member, against its index rows."""
     found = []
     with tarfile.open(path) as tar:
@@ -65,7 +79,9 @@ def _shard_problems(path: Path, rows: np.ndarray, manifest: Manifest) -> list[st
             assert file and label_file
             if int(label_file.read()) != row["label"]:
                 found.append(f"{where}: label differs from the index")
-            shape = decode(file.read(), manifest.encoding).shape
+            data = file.read()
+            digests.setdefault(hashlib.blake2b(data, digest_size=16).digest(), where)
+            shape = decode(data, manifest.encoding).shape
             if shape != (manifest.image_size, manifest.image_size, manifest.channels):
                 found.append(f"{where}: is {shape}")
     return found
@@ -75,9 +91,11 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m data_prep.verify DIR", file=sys.stderr)
         return WRONG_REQUEST
-    found = problems(Path(arguments[0]))
-    print("\n".join(found) or f"{arguments[0]}: OK")
-    return FAILED if found else DONE
+    found = check(Path(arguments[0]))
+    for note in found.notes:
+        print(f"note: {note}")
+    print("\n".join(found.problems) or f"{arguments[0]}: OK")
+    return FAILED if found.problems else DONE
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_prep.command import RunError
 from data_prep.format import ShardInfo, ShardWriter, encode, write_atomically
-from data_prep.resize import prepare_picture
+from data_prep.resize import MOST_BYTES, prepare_picture
 from data_prep.sources import SourceImage
 from data_prep.statistics import ImageSums
 
@@ -69,7 +69,9 @@ class ShardTask:
         for key, (image, label) in enumerate(zip(self.images, self.labels, strict=True), start=self.first_key):
             if _stop is not None and _stop.is_set():
                 return
-            data = image.read()  # an unreadable disk stops the preparation; an unreadable picture does not
+            data = image.read(
+                MOST_BYTES + 1
+            )  # an unreadable disk stops the preparation; an unreadable picture does not
             try:
                 pixels = prepare_picture(data, self.image_size)
             except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from PIL import Image
 from data_prep.command import RequestError, RunError
 from data_prep.format import Manifest, SplitReader
 from data_prep.prepare import prepare
-from data_prep.verify import problems
+from data_prep.verify import check
 
 
 def independent_reading(archives: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, tuple[str, bytes]]]:
@@ -165,11 +165,11 @@ def test_unreadable_pictures_are_listed_and_too_many_fail(archives: Path, tmp_pa
     manifest = Manifest.load(tmp_path / "lenient")
     assert [(r.split, r.name) for r in manifest.rejected] == [("train", "n03530642/n03530642_3.JPEG")]
     assert manifest.splits["train"].images == 59
-    assert problems(tmp_path / "lenient") == []
+    assert check(tmp_path / "lenient").problems == []
 
 
 def test_verify_finds_what_is_wrong(archives: Path, prepared: Path, tmp_path: Path) -> None:
-    assert problems(prepared) == []
+    assert check(prepared).problems == []
     bad = tmp_path / "bad"
     shutil.copytree(prepared, bad)
     shard = bad / "train" / "shard-00001.tar"
@@ -177,7 +177,7 @@ def test_verify_finds_what_is_wrong(archives: Path, prepared: Path, tmp_path: Pa
     data[700] ^= 1
     shard.write_bytes(data)
     (bad / "val" / "shard-00000.tar").unlink()
-    found = problems(bad)
+    found = check(bad).problems
     assert len(found) == 2
     assert "shard-00001.tar: its bytes are not those" in found[0]
     assert "val/shard-00000.tar: missing" in found[1]

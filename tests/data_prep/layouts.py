@@ -1,0 +1,147 @@
+"""The same pictures in every layout that people have, each written by hand as the layout is documented."""
+
+import csv
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+Pictures = dict[str, tuple[str, bytes]]  # file name: (wnid, bytes)
+
+WORDS = {"n03530642": "honeycomb"}
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def of_class(pictures: Pictures) -> dict[str, dict[str, bytes]]:
+    classes: dict[str, dict[str, bytes]] = {}
+    for name, (wnid, data) in pictures.items():
+        classes.setdefault(wnid, {})[name] = data
+    return classes
+
+
+def meta_mat(wnids: list[str], year: int) -> bytes:
+    """Ids against the order of the wnids, as in the real one; and a node that is no leaf."""
+    fields = [f"ILSVRC{year}_ID", "WNID", "words", "num_children", "num_train_images"]
+    rows = [(len(wnids) - i, wnid, WORDS.get(wnid, "some words"), 0, 6 + i % 2) for i, wnid in enumerate(wnids)]
+    rows.append((len(wnids) + 1, "n00001740", "entity", len(wnids), 0))
+    synsets = np.array([row for row in rows], dtype=[(field, object) for field in fields])
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {"synsets": synsets.reshape(-1, 1)})
+    return buffer.getvalue()
+
+
+def truth(pictures: Pictures, wnids: list[str]) -> bytes:
+    """Line i is the id of picture i."""
+    return "".join(f"{len(wnids) - wnids.index(pictures[name][0])}\n" for name in sorted(pictures)).encode()
+
+
+def devkit(train: Pictures, val: Pictures, year: int, root: str) -> dict[str, bytes]:
+    wnids = sorted({wnid for wnid, _ in train.values()})
+    return {
+        f"{root}/data/meta.mat": meta_mat(wnids, year),
+        f"{root}/data/ILSVRC{year}_validation_ground_truth.txt": truth(val, wnids),
+    }
+
+
+def ilsvrc2012_archives(folder: Path, train: Pictures, val: Pictures) -> None:
+    inner = {f"{wnid}.tar": tar_of(files) for wnid, files in of_class(train).items()}
+    write(folder / "ILSVRC2012_img_train.tar", tar_of(inner))
+    write(folder / "ILSVRC2012_img_val.tar", tar_of({name: data for name, (_, data) in reversed(val.items())}))
+    kit = tar_of(devkit(train, val, 2012, "ILSVRC2012_devkit_t12"))
+    write(folder / "ILSVRC2012_devkit_t12.tar.gz", gzip.compress(kit))
+
+
+def ilsvrc2012_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+    for name, (wnid, data) in train.items():
+        write(folder / "train" / wnid / name, data)
+    for name, (_, data) in val.items():
+        write(folder / "val" / name, data)
+    for name, data in devkit(train, val, 2012, "ILSVRC2012_devkit_t12").items():
+        write(folder / name, data)
+
+
+def ilsvrc2012_half_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+    """One level of the train archive; val sorted by class, so that no devkit is needed."""
+    for wnid, files in of_class(train).items():
+        write(folder / "ILSVRC2012_img_train" / f"{wnid}.tar", tar_of(files))
+    for name, (wnid, data) in val.items():
+        write(folder / "val" / wnid / name, data)
+
+
+def ilsvrc2010_archives(folder: Path, train: Pictures, val: Pictures) -> None:
+    """A few members compressed, two pictures blank and replaced by patch_images.tar, a test split."""
+    val2010 = {name.replace("2012", "2010"): picture for name, picture in val.items()}
+    test = {name.replace("val", "test"): picture for name, picture in val2010.items()}
+    blank_train, blank_val = sorted(train)[5], sorted(val2010)[2]
+    inner = {}
+    for wnid, files in of_class(train).items():
+        names = sorted(files)
+        packed = {names[0]: gzip.compress(files[names[0]]), **{name: files[name] for name in names[1:]}}
+        inner[f"{wnid}.tar"] = tar_of({**packed, **({blank_train: b"blank"} if blank_train in packed else {})})
+    write(folder / "ILSVRC2010_images_train.tar", tar_of(inner))
+    for split, pictures in (("val", val2010), ("test", test)):
+        files = {f"{split}/{name}": b"blank" if name == blank_val else data for name, (_, data) in pictures.items()}
+        write(folder / f"ILSVRC2010_images_{split}.tar", tar_of(files))
+    patches = {f"patch_images/train/{blank_train}": train[blank_train][1]}
+    patches[f"patch_images/val/{blank_val}"] = val2010[blank_val][1]
+    write(folder / "patch_images.tar", tar_of(patches))
+    write(folder / "ILSVRC2010_devkit-1.0.tar.gz", gzip.compress(tar_of(devkit(train, val2010, 2010, "devkit-1.0"))))
+    write(folder / "ILSVRC2010_test_ground_truth.txt", truth(test, sorted({wnid for wnid, _ in train.values()})))
+
+
+def kaggle(folder: Path, train: Pictures, val: Pictures) -> None:
+    images = folder / "ILSVRC" / "Data" / "CLS-LOC"
+    for name, (wnid, data) in train.items():
+        write(images / "train" / wnid / name, data)
+    for name, (_, data) in val.items():
+        write(images / "val" / name, data)
+    write(images / "test" / "ILSVRC2012_test_00000001.JPEG", b"without a label")
+    with (folder / "LOC_val_solution.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["ImageId", "PredictionString"])
+        rows.writerows([Path(name).stem, f"{wnid} 1 2 3 4 {wnid} 5 6 7 8 "] for name, (wnid, _) in val.items())
+    wnids = sorted({wnid for wnid, _ in train.values()})
+    write(folder / "LOC_synset_mapping.txt", "".join(f"{w} {WORDS.get(w, 'some words')}\n" for w in wnids).encode())
+
+
+def image_folder(folder: Path, train: Pictures, val: Pictures) -> None:
+    for split, pictures in (("train", train), ("val", val)):
+        for name, (wnid, data) in pictures.items():
+            write(folder / split / wnid / name, data)
+
+
+def fall2011(folder: Path, train: Pictures, val: Pictures) -> None:
+    inner = {f"{wnid}.tar": tar_of(files) for wnid, files in of_class(train).items()}
+    write(folder / "fall11_whole.tar", tar_of(inner))
+
+
+def fall2011_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+    for wnid, files in of_class(train).items():
+        write(folder / f"{wnid}.tar", tar_of(files))
+
+
+LAYOUTS: dict[str, Callable[[Path, Pictures, Pictures], None]] = {
+    layout.__name__: layout
+    for layout in (
+        ilsvrc2012_archives, ilsvrc2012_unpacked, ilsvrc2012_half_unpacked, ilsvrc2010_archives, kaggle, image_folder,
+        fall2011, fall2011_unpacked,
+    )
+}  # fmt: skip

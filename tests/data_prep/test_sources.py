@@ -1,0 +1,113 @@
+"""Every layout gives the same prepared data set for the same pictures; what is missing or wrong is named."""
+
+import shutil
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from conftest import prepare_config
+from layouts import LAYOUTS, Pictures
+from test_prepare import independent_reading
+
+from data_prep.command import RequestError
+from data_prep.format import Manifest
+from data_prep.prepare import prepare
+from data_prep.sources import find_source
+
+
+@pytest.fixture(scope="module")
+def pictures(archives: Path) -> tuple[Pictures, Pictures]:
+    return independent_reading(archives)
+
+
+def pixels_and_labels(folder: Path, split: str) -> list[bytes]:
+    """The shards and the index, byte by byte."""
+    return [path.read_bytes() for path in sorted((folder / split).iterdir())]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_data_set(
+    layout: str, pictures: tuple[Pictures, Pictures], prepared: Path, tmp_path: Path
+) -> None:
+    LAYOUTS[layout](tmp_path / "src", *pictures)
+    out = tmp_path / "small"
+    prepare(prepare_config(tmp_path / "src", out))
+    ours, theirs = Manifest.load(out), Manifest.load(prepared)
+    assert ours.rejected == []
+    splits = ["train"] if layout.startswith("fall2011") else ["train", "val"]
+    assert set(ours.splits) == {*splits, *["test"] * (layout == "ilsvrc2010_archives")}
+    for split in splits:
+        assert pixels_and_labels(out, split) == pixels_and_labels(prepared, split)
+    if "test" in ours.splits:
+        np.testing.assert_array_equal(
+            np.load(out / "test" / "index.npy")["label"], np.load(prepared / "val" / "index.npy")["label"]
+        )
+    assert [c.wnid for c in ours.classes] == [c.wnid for c in theirs.classes]
+    if layout.startswith(("ilsvrc2012_archives", "ilsvrc2012_unpacked", "ilsvrc2010", "kaggle")):
+        assert "honeycomb" in [c.words for c in ours.classes]
+    assert ours.statistics == theirs.statistics
+    assert (out / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("layout", "lost", "said"),
+    [
+        ("ilsvrc2012_archives", "ILSVRC2012_img_val.tar", r"ILSVRC2012_img_val\.tar is missing"),
+        ("ilsvrc2012_archives", "ILSVRC2012_devkit_t12.tar.gz", r"devkit_t12\.tar\.gz is missing; it has the labels"),
+        ("ilsvrc2012_unpacked", "train", r"ILSVRC2012_img_train\.tar is missing"),
+        (
+            "ilsvrc2010_archives",
+            "ILSVRC2010_test_ground_truth.txt",
+            "_truth.txt is missing; it has the labels",
+        ),
+        ("kaggle", "LOC_val_solution.csv", r"LOC_val_solution\.csv is missing"),
+        ("kaggle", "ILSVRC/Data/CLS-LOC/val", "CLS-LOC/val is missing"),
+    ],
+)
+def test_a_missing_part_is_named(
+    layout: str, lost: str, said: str, pictures: tuple[Pictures, Pictures], tmp_path: Path
+) -> None:
+    LAYOUTS[layout](tmp_path, *pictures)
+    path = tmp_path / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(RequestError, match=said):
+        find_source(tmp_path)
+
+
+def test_a_list_of_labels_that_does_not_fit(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+    train, val = pictures
+    layouts.kaggle(tmp_path / "kaggle", train, val)
+    layouts.write(tmp_path / "kaggle/ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00009999.JPEG", b"")
+    with pytest.raises(RequestError, match=r"has no label for 1 val pictures, ILSVRC2012_val_00009999\.JPEG first"):
+        find_source(tmp_path / "kaggle")
+    layouts.ilsvrc2012_unpacked(tmp_path / "short", train, dict(list(val.items())[1:]))
+    layouts.write(tmp_path / "short/val/ILSVRC2012_val_00000001.JPEG", b"")
+    with pytest.raises(RequestError, match=r"30 pictures, but there are labels for 29"):
+        find_source(tmp_path / "short")
+
+
+def test_the_layout_can_be_named(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+    """A folder that is two layouts at once: the official one is found, the other can be asked for."""
+    train, val = pictures
+    layouts.ilsvrc2012_archives(tmp_path, train, val)
+    layouts.image_folder(tmp_path, dict(list(train.items())[:6]), val)
+    assert len(find_source(tmp_path).splits["train"]) == 60
+    assert len(find_source(tmp_path, "folders").splits["train"]) == 6
+    with pytest.raises(RequestError, match="layout=zip: must be one of ilsvrc2012, ilsvrc2010, kaggle"):
+        prepare_config(tmp_path, tmp_path / "out", layout="zip")
+
+
+def test_short_classes_and_wrong_archives_are_named(
+    pictures: tuple[Pictures, Pictures], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The devkit of these fixtures says 7 pictures of every second class, and there are 6."""
+    layouts.ilsvrc2012_archives(tmp_path / "src", *pictures)
+    with pytest.raises(
+        RequestError, match=r"img_train\.tar: its md5 is [0-9a-f]{32}, officially 1d675b47d97"
+    ):
+        prepare(prepare_config(tmp_path / "src", tmp_path / "out", md5=True))
+    said = capsys.readouterr().out
+    assert "a complete copy has 1,281,167 train pictures; this one has 60" in said
+    assert "warning: 5 classes are short of training pictures: n02129604 6 of 7, " in said
+    assert not (tmp_path / "out").exists()
