@@ -3,11 +3,12 @@
 import json
 import multiprocessing
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -79,20 +80,21 @@ class ShardTask:
             else:
                 writer.add(key, *encode(pixels, self.encoding, self.jpeg_quality), label)
                 sums.add(pixels)
-            if _counter is not None:
-                with _counter.get_lock():
-                    _counter.value += 1
+            if _progress is not None:
+                with _progress.get_lock():
+                    _progress[0] += 1
+                    _progress[1] += len(data)
         info, index = writer.close()
         ShardRecord(info, index, sums, rejected).save(self.record)
 
 
-_counter: "Synchronized[int] | None" = None  # pictures done, in all processes; set in each worker at its start
+_progress: "SynchronizedArray[int] | None" = None  # pictures done and bytes read, in all processes; set at their start
 _stop: Event | None = None
 
 
-def _start_worker(counter: "Synchronized[int]", stop: Event) -> None:
-    global _counter, _stop
-    _counter, _stop = counter, stop
+def _start_worker(progress: "SynchronizedArray[int]", stop: Event) -> None:
+    global _progress, _stop
+    _progress, _stop = progress, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
 
 
@@ -101,15 +103,18 @@ def run_tasks(tasks: Sequence[ShardTask], workers: int, bar: Any) -> None:
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
+    progress, stop = context.Array("q", 2), context.Event()
     workers = min(workers, len(tasks))
-    with ProcessPoolExecutor(workers, context, _start_worker, (counter, stop)) as pool:
+    started = time.monotonic()
+    with ProcessPoolExecutor(workers, context, _start_worker, (progress, stop)) as pool:
         futures = {pool.submit(task.run) for task in tasks}
         try:
             pending = futures
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-                bar.update(counter.value - (bar.n - bar.initial))
+                pictures, read = progress[:]
+                bar.set_postfix_str(f"{read / 1e6 / (time.monotonic() - started):.1f} MB/s", refresh=False)
+                bar.update(pictures - (bar.n - bar.initial))
                 for future in done:
                     future.result()
         except BrokenProcessPool:

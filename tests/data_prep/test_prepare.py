@@ -118,25 +118,34 @@ def test_folders_of_pictures_give_the_same_data_set(archives: Path, prepared: Pa
     assert (tmp_path / "small" / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
 
 
-def test_killed_and_started_again_ends_identical(archives: Path, tmp_path: Path) -> None:
-    """Killed in the middle of its first, second and fourth shard."""
-    prepare(prepare_config(archives, tmp_path / "whole" / "small", images_per_shard=8))
+def test_thirty_kills_at_random_moments(archives: Path, tmp_path: Path) -> None:
+    """Wherever it strikes, in a shard, between shards or at the end: started again, the command ends byte-identical."""
+    settings = ["image_size=75", "images_per_shard=4", "workers=2"]
     out = tmp_path / "small"  # the name is part of the manifest
-    settings = ["image_size=75", "images_per_shard=8", "workers=1"]
     command = [sys.executable, "-m", "data_prep.prepare", f"src={archives}", f"out={out}", *settings]
-    for shards in (0, 1, 3):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, start_new_session=True, **quiet)  # type: ignore[call-overload]
-        while process.poll() is None:
-            done = len(list(out.glob(".unfinished/*.npz")))
-            if done >= shards and list(out.glob("train/*.partial")):
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        assert process.wait() == -signal.SIGKILL
-        assert not (out / "manifest.json").exists()
-    prepare(prepare_config(archives, out, images_per_shard=8))
-    assert contents(out) == contents(tmp_path / "whole" / "small")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    prepare(prepare_config(archives, tmp_path / "whole" / "small", images_per_shard=4))
+    expected = contents(tmp_path / "whole" / "small")
+    started = time.monotonic()
+    subprocess.run(command, check=True, **quiet)  # type: ignore[call-overload]
+    whole_run = time.monotonic() - started
+    assert contents(out) == expected
+    rng = np.random.default_rng(0)
+    kills = 0
+    while kills < 30:
+        if (out / "manifest.json").exists():
+            shutil.rmtree(out)
+        process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
+        try:
+            assert process.wait(timeout=rng.uniform(0.2, 1) * whole_run) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        if (out / "manifest.json").exists():
+            subprocess.run(command, check=True, **quiet)  # type: ignore[call-overload]  # nothing to do, or to clear away
+            assert contents(out) == expected
+    subprocess.run(command, check=True, **quiet)  # type: ignore[call-overload]
+    assert contents(out) == expected
 
 
 def test_more_shards_than_open_files(prepared: Path) -> None:

@@ -103,9 +103,7 @@ def test_short_classes_and_wrong_archives_are_named(
 ) -> None:
     """The devkit of these fixtures says 7 pictures of every second class, and there are 6."""
     layouts.ilsvrc2012_archives(tmp_path / "src", *pictures)
-    with pytest.raises(
-        RequestError, match=r"img_train\.tar: its md5 is [0-9a-f]{32}, officially 1d675b47d97"
-    ):
+    with pytest.raises(RequestError, match=r"img_train\.tar: its md5 is [0-9a-f]{32}, officially 1d675b47d97"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "out", md5=True))
     said = capsys.readouterr().out
     assert "a complete copy has 1,281,167 train pictures; this one has 60" in said
