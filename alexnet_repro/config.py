@@ -103,7 +103,7 @@ class OutputConfig:
 
 
 def _check_layer(layer: ConvConfig | DenseConfig, key: str, width_key: str, width: int) -> None:
-    _require(width >= 1, f"{key}.{width_key}", width, "1 or more")
+    _require(1 <= width <= 1 << 20, f"{key}.{width_key}", width, "1 to 2^20")
     _require_one_of(f"{key}.reads", layer.reads, ("own", "both"))
     for step in layer.then:
         _require_one_of(f"{key}.then", step, STEPS)
@@ -134,7 +134,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(1 <= self.columns <= 8, "model.columns", self.columns, "1 to 8")
-        _require(self.input_size >= 1, "model.input_size", self.input_size, "1 or more")
+        _require(1 <= self.input_size <= 4096, "model.input_size", self.input_size, "1 to 4096")
         _require(self.pad_right_bottom >= 0, "model.pad_right_bottom", self.pad_right_bottom, "0 or more")
         _require_one_of("model.activation", self.activation, ("relu", "tanh"))
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 or more and less than 1")
@@ -329,8 +329,8 @@ class SummaryConfig:
     devices: list[str] | None
 
     def __post_init__(self) -> None:
-        _require(self.classes >= 1, "classes", self.classes, "1 or more")
-        _require(self.channels >= 1, "channels", self.channels, "1 or more")
+        _require(1 <= self.classes <= 1 << 20, "classes", self.classes, "1 to 2^20")
+        _require(1 <= self.channels <= 1 << 10, "channels", self.channels, "1 to 1024")
 
 
 @dataclass

@@ -24,8 +24,10 @@ from data_prep.resize import ENLARGE, SHRINK
 
 def export(config: ExportConfig) -> None:
     out = Path(config.out)
-    if not out.absolute().parent.is_dir() or out.is_dir():
-        raise RequestError(f"out={out}: is a folder, or in one that does not exist; name a file")
+    if not out.absolute().parent.is_dir():
+        raise RequestError(f"out={out}: its folder does not exist; make it, or name a file elsewhere")
+    if out.exists() and not out.is_file():
+        raise RequestError(f"out={out}: is no plain file; name another")
     _check_packages(config)
     checkpoint = RunFolder(config.folder).checkpoint(config.checkpoint)
     network = network_of(checkpoint)
@@ -48,12 +50,13 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
     view = f"the central {side}x{side} patch"
     if config.format == "safetensors":
         given = f"float32 [N, {channels}, {side}, {side}]"
-        inside = f"outside the network: minus mean_image [{size}, {size}, {channels}], then {view}"
+        inside = f"outside the network: minus mean_image (height, width, colour), then {view}, colours first"
         result = f"logits, float32 [N, {classes}]"
     else:
         given = f"images, uint8 [N, {size}, {size}, {channels}]"
         view = view if config.views == 1 else f"ten {side}x{side} patches (corners, centre, and their mirror images)"
-        inside = f"inside the graph: minus the mean image, {view}, softmax outputs averaged"
+        averaged = "" if config.views == 1 else ", softmax outputs averaged"
+        inside = f"inside the graph: minus the mean image, {view}{averaged}"
         result = f"probabilities, float32 [N, {classes}]"
     return {
         "model": f"AlexNet, profile {network.config.name}; run {config.run}, {checkpoint.epoch} epochs",

@@ -137,8 +137,12 @@ def _one_line_for(error: Exception) -> str:
             return f"{error.full_key}: needs a value; give {error.full_key}=..."
         if "is not Optional" in reason or "value 'None' for field" in reason:
             return f"{error.full_key}=null: cannot be left out; give it a value"
-        if "ListConfig" in reason:
+        if "not a ListConfig" in reason:
             return f"{error.full_key}: must be a list; write {error.full_key}=[first,second]"
+        if "of type 'ListConfig'" in reason:
+            return f"{error.full_key}: must be one value, not a list"
+        if "is not a subclass of" in reason:
+            return f"{error.full_key}: has settings of its own; give those, {error.full_key}.KEY=..."
         return f"{error.full_key}: {reason.split(' full_key:')[0]}"
     return text
 

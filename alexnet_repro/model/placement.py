@@ -40,6 +40,8 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
             device = torch.device(name)
         except RuntimeError:
             raise RequestError(f"devices: {name!r} is no device; use names like cpu or cuda:0") from None
+        if device.type == "meta":
+            raise RequestError("devices: 'meta' holds no numbers; use names like cpu or cuda:0")
         if device.type == "cuda":
             device = torch.device("cuda", device.index or 0)
             if device.index >= available:

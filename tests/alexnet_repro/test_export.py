@@ -112,8 +112,9 @@ def test_wrong_requests(run: list[str], tmp_path: Path, monkeypatch: pytest.Monk
         (["format=safetensors", "views=10"], "views=10: must be left out"),
         (["format=torchscript", "opset=20"], "opset=20: must be left out"),
         (["opset=99"], "opset=99: must be 18 to"),
-        (["out=nowhere/net.onnx"], "out=nowhere/net.onnx: is a folder, or in one that does not exist"),
-        (["out=."], r"out=\.: is a folder"),
+        (["out=nowhere/net.onnx"], "out=nowhere/net.onnx: its folder does not exist"),
+        (["out=."], r"out=\.: is no plain file"),
+        (["out=/dev/null"], "out=/dev/null: is no plain file"),
     ):
         with pytest.raises(RequestError, match=said):
             export(load("export", ExportConfig, [*run, *wrong]))
