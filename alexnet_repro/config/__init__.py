@@ -1,0 +1,56 @@
+"""The typed schema of conf/, with every check that needs no data. Numbers live in conf/, beside their section.
+
+Unknown keys and wrong types fail before any work; a value that makes no sense raises RequestError, which names the key.
+"""
+
+from alexnet_repro.config.commands import (
+    BenchmarkConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FiguresConfig,
+    PredictConfig,
+    SummaryConfig,
+)
+from alexnet_repro.config.model import (
+    LAYERS,
+    ConvConfig,
+    DenseConfig,
+    ModelConfig,
+    NormConfig,
+    OutputConfig,
+    PoolConfig,
+)
+from alexnet_repro.config.training import (
+    AugmentConfig,
+    DataConfig,
+    OptimConfig,
+    RunConfig,
+    RunReference,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "LAYERS",
+    "AugmentConfig",
+    "BenchmarkConfig",
+    "ConvConfig",
+    "DataConfig",
+    "DenseConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "FiguresConfig",
+    "ModelConfig",
+    "NormConfig",
+    "OptimConfig",
+    "OutputConfig",
+    "PoolConfig",
+    "PredictConfig",
+    "RunConfig",
+    "RunReference",
+    "RuntimeConfig",
+    "ScheduleConfig",
+    "SummaryConfig",
+    "TrainConfig",
+]

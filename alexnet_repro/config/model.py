@@ -1,0 +1,137 @@
+"""The network: conf/model/."""
+
+import math
+from dataclasses import dataclass
+
+from alexnet_repro.config.checks import require, require_one_of
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
+STEPS = ("activation", "norm", "same_map_norm", "pool", "dropout")
+
+
+@dataclass
+class NormConfig:
+    """y = x * (k + alpha * sum of x^2 over the window)^-beta."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+    @property
+    def torch_alpha(self) -> float:
+        """What PyTorch calls alpha: it divides it by the size."""
+        return self.alpha * self.size
+
+    def check(self, key: str) -> None:
+        require(self.size > 0 and self.size % 2 == 1, f"{key}.size", self.size, "odd and positive")
+        require(0 <= self.alpha < math.inf, f"{key}.alpha", self.alpha, "0 or more, and finite")
+        require(0 <= self.beta < math.inf, f"{key}.beta", self.beta, "0 or more, and finite")
+        require(0 < self.k < math.inf, f"{key}.k", self.k, "positive, and finite")
+
+
+@dataclass
+class PoolConfig:
+    size: int
+    stride: int
+
+    def check(self, key: str) -> None:
+        require(self.size >= 1, f"{key}.size", self.size, "1 or more")
+        require(1 <= self.stride <= self.size, f"{key}.stride", self.stride, f"1 to {key}.size={self.size}")
+
+
+@dataclass
+class ConvConfig:
+    """A convolutional layer; `kernels` counts all columns together."""
+
+    kernels: int
+    size: int
+    stride: int
+    padding: int
+    reads: str
+    then: list[str]
+    weight_std: float
+    bias: float
+
+    def check(self, key: str) -> None:
+        _check_layer(self, key, "kernels", self.kernels)
+        require(self.size >= 1, f"{key}.size", self.size, "1 or more")
+        require(self.stride >= 1, f"{key}.stride", self.stride, "1 or more")
+        require(0 <= self.padding < self.size, f"{key}.padding", self.padding, f"0 to {self.size - 1}, below the size")
+
+
+@dataclass
+class DenseConfig:
+    """A hidden dense layer; `units` counts all columns together."""
+
+    units: int
+    reads: str
+    then: list[str]
+    weight_std: float
+    bias: float
+
+    def check(self, key: str) -> None:
+        _check_layer(self, key, "units", self.units)
+
+
+@dataclass
+class OutputConfig:
+    """The last layer: one unit a class."""
+
+    reads: str
+    weight_std: float
+    bias: float
+
+    def check(self, key: str) -> None:
+        require_one_of(f"{key}.reads", self.reads, ("own", "both"))
+        require(self.weight_std >= 0, f"{key}.weight_std", self.weight_std, "0 or more")
+
+
+def _check_layer(layer: ConvConfig | DenseConfig, key: str, width_key: str, width: int) -> None:
+    require(1 <= width <= 1 << 20, f"{key}.{width_key}", width, "1 to 2^20")
+    require_one_of(f"{key}.reads", layer.reads, ("own", "both"))
+    for step in layer.then:
+        require_one_of(f"{key}.then", step, STEPS)
+    require(len(set(layer.then)) == len(layer.then), f"{key}.then", layer.then, "a list that names each step once")
+    require(layer.weight_std >= 0, f"{key}.weight_std", layer.weight_std, "0 or more")
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    columns: int
+    input_size: int
+    pad_right_bottom: int
+    activation: str
+    norm: NormConfig
+    same_map_norm: NormConfig | None
+    pool: PoolConfig
+    dropout: float
+    conv1: ConvConfig
+    conv2: ConvConfig
+    conv3: ConvConfig | None
+    conv4: ConvConfig | None
+    conv5: ConvConfig | None
+    conv6: ConvConfig | None
+    fc6: DenseConfig | None
+    fc7: DenseConfig | None
+    fc8: OutputConfig
+
+    def __post_init__(self) -> None:
+        require(1 <= self.columns <= 8, "model.columns", self.columns, "1 to 8")
+        require(1 <= self.input_size <= 4096, "model.input_size", self.input_size, "1 to 4096")
+        require(self.pad_right_bottom >= 0, "model.pad_right_bottom", self.pad_right_bottom, "0 or more")
+        require_one_of("model.activation", self.activation, ("relu", "tanh"))
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 or more and less than 1")
+        for name in ("norm", "same_map_norm", "pool", *LAYERS):
+            if (part := getattr(self, name)) is not None:
+                part.check(f"model.{name}")
+        require(
+            self.pad_right_bottom < self.conv1.size, "model.pad_right_bottom", self.pad_right_bottom,
+            f"less than model.conv1.size={self.conv1.size}: a window would read nothing but padding",
+        )  # fmt: skip
+        require(self.conv1.reads == "own", "model.conv1.reads", self.conv1.reads, "own: every column sees the image")
+        require(
+            self.fc8.reads == "both" or self.columns == 1, "model.fc8.reads", self.fc8.reads,
+            "both: fc8 lives on the first device and would otherwise drop the other columns",
+        )  # fmt: skip
