@@ -160,13 +160,14 @@ def _open(out: Path, plan: str, config: PrepareConfig, images: dict[str, list[So
             raise RequestError(other + f", or delete {out} and start again")
     elif out.exists() and not out.is_dir():
         raise RequestError(f"out={out}: is a file; give a folder")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(entry.name != UNFINISHED for entry in out.iterdir()):
         raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
     _check_free_space(out, config, images)
     try:
-        for split in (UNFINISHED, *images):
-            (out / split).mkdir(parents=True, exist_ok=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(record, lambda file: file.write(json.dumps({"plan": plan}).encode()))
+        for split in images:  # after the record: until it is there, nothing else marks OUT as ours
+            (out / split).mkdir(exist_ok=True)
     except OSError as error:
         raise RequestError(f"out={out}: cannot be written ({error.strerror})") from None
     return True

@@ -148,6 +148,15 @@ def test_thirty_kills_at_random_moments(archives: Path, tmp_path: Path) -> None:
     assert contents(out) == expected
 
 
+def test_killed_before_anything_was_planned(archives: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".unfinished").mkdir(parents=True)
+    (out / ".unfinished" / "plan.json.partial").write_text('{"pl')
+    prepare(prepare_config(archives, out))
+    assert check(out).problems == []
+    assert not (out / ".unfinished").exists()
+
+
 def test_more_shards_than_open_files(prepared: Path) -> None:
     """ImageNet has 1252 shards, and a process often may open 256 or 1024 files."""
     reader = SplitReader(prepared, Manifest.load(prepared), "train")
