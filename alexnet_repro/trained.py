@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from omegaconf import OmegaConf
 
 from alexnet_repro import runtime
-from alexnet_repro.config import ModelConfig, RunConfig
-from alexnet_repro.data import ColumnInputs
+from alexnet_repro.config import ModelConfig, RunConfig, TrainConfig
+from alexnet_repro.data import ColumnInputs, PreparedData
 from alexnet_repro.model import AlexNet, choose_devices, place
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint
-from data_prep.command import checked
+from data_prep.command import RequestError, checked
 
 
 @dataclass
@@ -22,6 +22,24 @@ class TrainedModel:
     inputs: ColumnInputs
     image_size: int
     margin: int  # image_size minus the network's input size
+
+    def check_data(self, data: PreparedData, run: str) -> None:
+        """RequestError if the network cannot judge these pictures, or would say other classes than they have."""
+        if [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
+            raise RequestError(f"{data.folder}: has other classes than run {run} was trained on")
+        if data.image_size != self.image_size:
+            raise RequestError(
+                f"{data.folder}: images of {data.image_size} pixels, run {run} was trained on {self.image_size}"
+            )
+        if data.channels != (channels := self.checkpoint.mean_image.shape[-1]):
+            raise RequestError(
+                f"{data.folder}: images of {data.channels} channels, run {run} was trained on {channels}"
+            )
+
+
+def prepared_for(trained_with: TrainConfig, path: str | None) -> PreparedData:
+    """The data set at `path`, or the one that the run was trained on. RequestError if it is not there any more."""
+    return PreparedData(path or trained_with.data.path)
 
 
 def network_of(checkpoint: Checkpoint) -> AlexNet:

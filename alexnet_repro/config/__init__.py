@@ -4,7 +4,9 @@ Unknown keys and wrong types fail before any work; a value that makes no sense r
 """
 
 from alexnet_repro.config.commands import (
+    FIGURES,
     BenchmarkConfig,
+    CompareConfig,
     EvaluateConfig,
     ExportConfig,
     FiguresConfig,
@@ -32,9 +34,11 @@ from alexnet_repro.config.training import (
 )
 
 __all__ = [
+    "FIGURES",
     "LAYERS",
     "AugmentConfig",
     "BenchmarkConfig",
+    "CompareConfig",
     "ConvConfig",
     "DataConfig",
     "DenseConfig",

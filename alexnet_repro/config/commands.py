@@ -1,25 +1,60 @@
-"""The commands on a trained run, and those on a network alone."""
+"""The commands on trained runs, and those on a network alone."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from alexnet_repro.config.checks import require, require_one_of
 from alexnet_repro.config.model import ModelConfig
 from alexnet_repro.config.training import RunConfig, RunReference, RuntimeConfig
 
+FIGURES = ("kernels", "curves", "labels", "neighbours", "embedding")
+
 
 @dataclass
-class EvaluateConfig(RunConfig):
+class EvaluateConfig:
+    """One run, or several as an ensemble."""
+
+    run: str | None
+    runs: list[str] | None
+    weights: list[float] | None
+    runs_dir: str
     checkpoint: str
     split: str
     views: int
     batch_size: int
+    keep: int | None
+    submission: str | None
+    devkit: str | None
     data_path: str | None
+    out: str | None
+    gpus: int | None
+    devices: list[str] | None
+    runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        require(bool(self.run) or bool(self.runs), "run", self.run, "given: run=NAME, or runs=[a,b,c] for an ensemble")
+        require(self.run is None or self.runs is None, "runs", self.runs, "left out where run=NAME is given")
+        names = self.names()
+        require(len(set(names)) == len(names), "runs", names, "different runs")
+        self.members()  # refuses what is no name
+        if self.weights is not None:
+            require(len(self.weights) == len(names), "weights", self.weights, f"one number a run, {len(names)}")
+            require(all(0 < w < float("inf") for w in self.weights), "weights", self.weights, "positive, and finite")
         require_one_of("split", self.split, ("val", "test"))
         require(self.views in (1, 10), "views", self.views, "1 (centre) or 10 (corners, centre and their mirrors)")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        require(self.keep is None or self.keep >= 5, "keep", self.keep, "5 or more, or null for all classes")
+        both = (self.submission is None) == (self.devkit is None)
+        require(
+            both, "submission", self.submission, "given with devkit=FILE, which has the ILSVRC ids, and not without"
+        )
+
+    def names(self) -> list[str]:
+        return [self.run] if self.run else list(self.runs or [])
+
+    def members(self) -> list[RunConfig]:
+        return [RunConfig(name, self.runs_dir, self.gpus, self.devices, self.runtime) for name in self.names()]
 
 
 @dataclass
@@ -27,16 +62,68 @@ class PredictConfig(RunConfig):
     checkpoint: str
     images: list[str]
     views: int
+    batch_size: int
+    json: bool
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.images), "images", self.images, "one picture or more, images=[a.jpg]")
+        require(bool(self.images), "images", self.images, "one picture or more, images=[a.jpg], or a folder of them")
         require(self.views in (1, 10), "views", self.views, "1 or 10")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
 
 
 @dataclass
 class FiguresConfig(RunConfig):
     checkpoint: str
+    figures: list[str]
+    split: str
+    pictures: int
+    queries: int
+    neighbours: int
+    embedded: int
+    seed: int
+    views: int
+    batch_size: int
+    data_path: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.figures), "figures", self.figures, "one or more of " + ", ".join(FIGURES))
+        for name in self.figures:
+            require_one_of("figures", name, FIGURES)
+        require_one_of("split", self.split, ("val", "test"))
+        for key, most in (("pictures", 40), ("queries", 40), ("neighbours", 20), ("embedded", 10_000)):
+            require(1 <= getattr(self, key) <= most, key, getattr(self, key), f"1 to {most}")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(self.views in (1, 10), "views", self.views, "1 or 10")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+
+
+@dataclass
+class CompareConfig:
+    """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same pictures."""
+
+    runs: list[str]
+    runs_dir: str
+    split: str
+    views: int
+    resamples: int
+    seed: int
+    json: bool
+
+    def __post_init__(self) -> None:
+        require(len(self.runs) >= 2, "runs", self.runs, "two runs or more, runs=[a,b]")
+        require(len(set(self.runs)) == len(self.runs), "runs", self.runs, "different runs")
+        for name in self.runs:
+            plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name) is not None
+            require(plain, "runs", repr(name), "names of folders in runs_dir")
+        require_one_of("split", self.split, ("val", "test"))
+        require(self.views in (1, 10), "views", self.views, "1 or 10")
+        require(100 <= self.resamples <= 10_000_000, "resamples", self.resamples, "100 to 10,000,000")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+    def folder(self, name: str) -> Path:
+        return Path(self.runs_dir) / name
 
 
 @dataclass

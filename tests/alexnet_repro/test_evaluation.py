@@ -1,14 +1,18 @@
 """Error rates against brute force, ten views against a loop over the paper's sentence."""
 
 import numpy as np
+import pytest
 import torch
+from networks import SMALL_MODEL, model_config
+from sklearn.metrics import top_k_accuracy_score
 
-from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColumnInputs, views_of
+from alexnet_repro.evaluation.classes import class_errors, confusion_matrix, confusions, most_confused
+from alexnet_repro.evaluation.ensemble import Ensemble
 from alexnet_repro.evaluation.metrics import label_ranks, log_loss, top_k_error
-from alexnet_repro.evaluation.predict import predict
+from alexnet_repro.evaluation.predict import Predictions, predict
+from alexnet_repro.evaluation.predictions import KeptView
 from alexnet_repro.model import AlexNet, initialise
-from data_prep.command import load
 
 
 def test_top_k_error_against_sorting() -> None:
@@ -23,6 +27,62 @@ def test_top_k_error_against_sorting() -> None:
     assert label_ranks(np.array([[0.2, 0.5, 0.3]]), np.array([0]))[0] == 2
 
 
+def test_top_k_error_against_scikit_learn() -> None:
+    """Of equal probabilities scikit-learn takes the class with the higher index first, we the lower: so it sees the
+    classes in reverse."""
+    rng = np.random.default_rng(0)
+    for decimals in (8, 2):  # without ties, and with many
+        probabilities = rng.dirichlet(np.ones(30), size=500).round(decimals)
+        labels = rng.integers(0, 30, 500)
+        for k in (1, 5):
+            theirs = top_k_accuracy_score(29 - labels, probabilities[:, ::-1], k=k, labels=np.arange(30))
+            assert top_k_error(probabilities, labels, k) == pytest.approx(1 - theirs, abs=1e-12)
+
+
+def test_kept_predictions_are_the_most_probable_in_order() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(12), size=50).round(2).astype(np.float32)
+    labels = rng.integers(0, 12, 50)
+    kept = KeptView.of(probabilities, labels, keep=7)
+    for row, top, values, rank, label in zip(
+        probabilities, kept.top, kept.probabilities, kept.rank, labels, strict=True
+    ):
+        order = sorted(range(12), key=lambda c: (-row[c], c))
+        assert top.tolist() == order[:7] and values.tolist() == row[order[:7]].tolist()
+        assert rank == order.index(label)
+
+
+def test_classes_and_confusions() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 3])
+    probabilities = np.array([[4, 3, 2, 1], [1, 4, 3, 2], [1, 4, 2, 3], [4, 3, 2, 1], [1, 4, 2, 3], [4, 3, 2, 1]]) / 10
+    kept = KeptView.of(probabilities.astype(np.float32), labels, 4)
+    by_class = class_errors(kept.rank, labels, 4)
+    assert [(c.label, c.images, round(c.top1_error, 3), c.top5_error) for c in by_class] == [
+        (0, 3, 0.667, 0), (1, 2, 0.5, 0), (3, 1, 1, 0)]  # fmt: skip
+    found = confusions(kept.top[:, 0], labels, 4, most=10)
+    assert [(c.label, c.guess, c.count, c.images) for c in found] == [(0, 1, 2, 3), (1, 0, 1, 2), (3, 0, 1, 1)]
+    assert most_confused(found, 3) == [0, 1, 3]
+    assert confusion_matrix(kept.top[:, 0], labels, [0, 1]).tolist() == [[1, 2, 0], [1, 1, 0]]
+    assert confusion_matrix(kept.top[:, 0], labels, [1, 3]).tolist() == [[1, 0, 1], [0, 0, 1]]
+
+
+def test_an_ensemble_is_the_weighted_mean_and_of_one_the_run_itself() -> None:
+    rng = np.random.default_rng(0)
+    runs = [
+        Predictions(*(rng.dirichlet(np.ones(5), size=8).astype(np.float32) for _ in range(2)), np.zeros(8, np.int64))
+        for _ in range(3)
+    ]
+    alone = Ensemble([0.3])
+    alone.add(runs[0])
+    np.testing.assert_array_equal(alone.mean().average, runs[0].average)
+    np.testing.assert_array_equal(alone.mean().centre, runs[0].centre)
+    three = Ensemble([2, 1, 1])
+    for run in runs:
+        three.add(run)
+    expected = runs[0].average / 2 + runs[1].average / 4 + runs[2].average / 4
+    np.testing.assert_allclose(three.mean().average, expected, rtol=1e-6)  # float32 rounding
+
+
 def test_log_loss() -> None:
     probabilities = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
     np.testing.assert_allclose(log_loss(probabilities, np.array([1, 0])), -np.log(0.75) / 2, rtol=1e-6)
@@ -31,8 +91,7 @@ def test_log_loss() -> None:
 
 def test_ten_views_are_the_mean_of_the_softmax_outputs() -> None:
     """Section 4.1, image by image: five patches and their reflections, predictions of the softmax layer averaged."""
-    widths = ["model.input_size=67", "model.fc6.units=16", "model.fc7.units=16"]
-    model = initialise(AlexNet(load("train", TrainConfig, widths).model, classes=6), seed=0)
+    model = initialise(AlexNet(model_config(*SMALL_MODEL), classes=6), seed=0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 75, 75, 3), dtype=np.uint8)
     mean = rng.uniform(100, 130, (75, 75, 3)).astype(np.float32)

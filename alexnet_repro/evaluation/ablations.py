@@ -1,0 +1,47 @@
+"""Whether two runs are one of the paper's ablations: the claim, and what else sets them apart."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alexnet_repro.config import SummaryConfig, TrainConfig
+from alexnet_repro.reporting.paper_numbers import ABLATIONS, Ablation
+from alexnet_repro.run_folder import flat
+from data_prep.command import load
+
+_NOISE = "augment.colour_noise"
+_GROUPS = ("augment", "optim", "schedule")
+
+
+@dataclass(frozen=True)
+class Claim:
+    ablation: Ablation
+    sign: int  # 1: the second run is the one that the paper found worse; -1: the first
+    otherwise: tuple[str, ...]  # settings in which the two differ besides
+
+
+def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
+    """By the networks themselves, not by what the runs are called."""
+    for sign, better, worse in ((1, first, second), (-1, second, first)):
+        others = _settings_apart(better, worse)
+        for ablation in ABLATIONS:
+            if not (_is_network(better, ablation.better) and _is_network(worse, ablation.worse)):
+                continue
+            if ablation.better != ablation.worse:
+                return Claim(ablation, sign, tuple(others))
+            if better.augment.colour_noise > 0 and worse.augment.colour_noise == 0:
+                return Claim(ablation, sign, tuple(key for key in others if key != _NOISE))
+    return None
+
+
+def _is_network(config: TrainConfig, name: str) -> bool:
+    return _unnamed(config.model) == _unnamed(load("summary", SummaryConfig, [f"model={name}"]).model)
+
+
+def _unnamed(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in asdict(config).items() if key != "name"}
+
+
+def _settings_apart(first: TrainConfig, second: TrainConfig) -> list[str]:
+    a, b = flat(asdict(first)), flat(asdict(second))
+    keys = sorted(key for key in a.keys() | b.keys() if key.split(".")[0] in _GROUPS and not key.endswith(".name"))
+    return [key for key in keys if a.get(key) != b.get(key)]

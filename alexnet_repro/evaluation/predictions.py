@@ -1,0 +1,118 @@
+"""predictions.npz: what a run said about every picture of a split, kept so that no later step needs a second pass.
+
+    about                json: runs, checkpoints, data, split, views
+    names                text [N]: split/key, the picture's name in the prepared data set
+    labels               int64 [N]; -1 where the split has no labels
+    classes, words       text [K]: wnids and what people call them, in label order
+    viewsV.top           int32 [N, kept]: the most probable labels, most probable first; of equals the lower label
+    viewsV.probabilities float32 [N, kept]: theirs
+    viewsV.rank          int64 [N]: how many classes come before the right one; viewsV.own, float32 [N]: its probability
+
+V is 1 (the centre patch) and, if asked for, 10. With all classes kept, the rows are the whole softmax output.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_repro.evaluation.metrics import label_probabilities, label_ranks
+from data_prep.command import RequestError
+from data_prep.format import SplitReader, write_atomically
+
+FILE = "predictions.npz"
+_ROWS = 4096
+_HEADER, _NAME_FIELD = 512, 100  # of a tar member
+
+
+@dataclass
+class KeptView:
+    """The arrays of one number of views, as above. Without labels `rank` and `own` mean nothing."""
+
+    top: np.ndarray
+    probabilities: np.ndarray
+    rank: np.ndarray
+    own: np.ndarray
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, labels: np.ndarray, keep: int) -> "KeptView":
+        """float32 [N, K], int64 [N]; the `keep` most probable of K are kept."""
+        images, keep = len(labels), min(keep, probabilities.shape[1])
+        top, kept = np.empty((images, keep), np.int32), np.empty((images, keep), np.float32)
+        for start in range(0, images, _ROWS):
+            rows = slice(start, start + _ROWS)
+            top[rows] = np.argsort(-probabilities[rows], axis=1, kind="stable")[:, :keep]
+            kept[rows] = np.take_along_axis(probabilities[rows], top[rows], axis=1)
+        return cls(top, kept, label_ranks(probabilities, labels), label_probabilities(probabilities, labels))
+
+
+@dataclass
+class KeptPredictions:
+    about: dict[str, Any]
+    names: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    words: list[str]
+    views: dict[int, KeptView]
+
+    @property
+    def labelled(self) -> bool:
+        return bool((self.labels >= 0).all())
+
+    @property
+    def most_views(self) -> KeptView:
+        return self.views[max(self.views)]
+
+    def save(self, path: Path) -> None:
+        arrays = {
+            f"views{number}.{name}": array for number, view in self.views.items() for name, array in vars(view).items()
+        }
+        common = {
+            "about": np.array(json.dumps(self.about)),
+            "names": self.names,
+            "labels": self.labels,
+            "classes": np.array(self.classes),
+            "words": np.array(self.words),
+        }
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **common, **arrays))
+
+    @classmethod
+    def load(cls, path: Path) -> "KeptPredictions":
+        """RequestError if there are none, or they cannot be read."""
+        if not path.is_file():
+            raise RequestError(f"{path}: no predictions; make them with python -m alexnet_repro.evaluate")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            about = json.loads(str(arrays["about"]))
+            views = {
+                number: KeptView(*(arrays[f"views{number}.{name}"] for name in KeptView.__annotations__))
+                for number in (1, 10)
+                if f"views{number}.top" in arrays
+            }
+            classes, words = ([str(text) for text in arrays[name]] for name in ("classes", "words"))
+            return cls(about, arrays["names"], arrays["labels"], classes, words, views)
+        except Exception as error:  # a damaged file can fail in any way
+            raise RequestError(
+                f"{path}: cannot be read as predictions ({type(error).__name__}); delete it and evaluate again"
+            ) from None
+
+
+def picture_names(reader: SplitReader) -> np.ndarray:
+    """split/key of every picture: text [N]. The key is the member's name in its shard, without its ending."""
+    names = []
+    for shard, rows in _by_shard(reader.index):
+        with (reader.folder / reader.info.shards[shard].file).open("rb") as file:
+            for offset in rows["offset"]:
+                file.seek(int(offset) - _HEADER)
+                member = file.read(_NAME_FIELD).split(b"\0")[0].decode()
+                names.append(f"{reader.folder.name}/{member.rsplit('.', 1)[0]}")
+    return np.array(names)
+
+
+def _by_shard(index: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Runs of index rows in one shard, in order."""
+    starts = np.flatnonzero(np.diff(index["shard"], prepend=-1))
+    return [(int(rows["shard"][0]), rows) for rows in np.split(index, starts[1:])]

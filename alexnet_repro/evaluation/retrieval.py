@@ -1,0 +1,61 @@
+"""Figure 4, right: the training pictures whose last hidden layer is nearest in Euclidean distance (section 6.1)."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from alexnet_repro.data import Batch, ColumnInputs, View
+from alexnet_repro.evaluation.predict import view_inputs
+from alexnet_repro.model import AlexNet
+
+_ROWS = 256  # vectors compared at a time, which bounds the memory of their differences in float64
+
+
+def last_hidden(model: AlexNet, batches: Iterable[Batch], view: View, inputs: ColumnInputs) -> Iterator[np.ndarray]:
+    """What the output layer reads, batch by batch: float32 [n, 4096] in the paper, column a first. In test mode."""
+    model.eval()
+    for batch in batches:
+        with torch.inference_mode():
+            columns = model.hidden(
+                view_inputs(batch, inputs.spread(batch.images), view, model.config.input_size, inputs)
+            )
+            features = torch.cat([column.float().cpu() for column in columns], dim=1)
+        yield features.numpy()
+
+
+class Nearest:
+    """The `count` vectors nearest to each query among all that pass by. Memory does not depend on how many pass.
+
+    Among equal distances the vector that came first is nearer.
+    """
+
+    def __init__(self, queries: np.ndarray, count: int) -> None:
+        """`queries`: float [Q, D]."""
+        self._queries = queries.astype(np.float64)
+        self._count, self._seen = count, 0
+        self._squared = np.empty((len(queries), 0))
+        self.numbers = np.empty((len(queries), 0), np.int64)  # [Q, up to count], nearest first
+
+    @property
+    def distances(self) -> np.ndarray:
+        """float64 [Q, up to count], as `numbers`."""
+        return np.sqrt(self._squared)
+
+    def add(self, vectors: np.ndarray) -> None:
+        """float [n, D]: they are numbered on from those that came before."""
+        for start in range(0, len(vectors), _ROWS):
+            self._add(vectors[start : start + _ROWS].astype(np.float64))
+
+    def _add(self, vectors: np.ndarray) -> None:
+        squared = np.empty((len(self._queries), len(vectors)))
+        for row, query in zip(squared, self._queries, strict=True):
+            difference = vectors - query
+            np.einsum("nd,nd->n", difference, difference, out=row)
+        numbers = np.broadcast_to(self._seen + np.arange(len(vectors)), squared.shape)
+        self._seen += len(vectors)
+        squared = np.concatenate([self._squared, squared], axis=1)
+        numbers = np.concatenate([self.numbers, numbers], axis=1)
+        nearest = np.argsort(squared, axis=1, kind="stable")[:, : self._count]
+        self._squared = np.take_along_axis(squared, nearest, axis=1)
+        self.numbers = np.take_along_axis(numbers, nearest, axis=1)

@@ -1,0 +1,80 @@
+"""What a run's numbers may be compared with, and in what its setting differs from the paper's."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from alexnet_repro.config import TrainConfig
+from alexnet_repro.data import PreparedData
+from alexnet_repro.reporting.paper_numbers import TABLE_1, TABLE_2, PaperRow
+from alexnet_repro.run_folder import flat
+from alexnet_repro.training.checkpoint import Checkpoint
+from data_prep.command import load
+from data_prep.prepare import PrepareConfig
+from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
+
+_CLASSES = 1000
+_MAY_LACK = 0.001  # of the training pictures, which a preparation may have rejected
+_GROUPS = ("model", "augment", "optim", "schedule")
+_PRECISION = ("runtime.tf32", "runtime.precision")
+_ROUNDING = 0.05  # points: the paper prints one digit after the point
+
+
+def whole_release(data: PreparedData) -> str | None:
+    """ILSVRC-2010 or ILSVRC-2012, if `data` are all of it: the only data on which the paper's tables were measured."""
+    if len(data.classes) != _CLASSES:
+        return None
+    images = {split: info.images for split, info in data.manifest.splits.items()}
+    for release in (ILSVRC2010, ILSVRC2012):
+        train = release.complete["train"]
+        others_whole = all(release.complete.get(split) == n for split, n in images.items() if split != "train")
+        if others_whole and train * (1 - _MAY_LACK) <= images["train"] <= train:
+            return f"ILSVRC-{release.year}"
+    return None
+
+
+def paper_row(release: str | None, split: str, views: int, sixth_layers: Sequence[bool]) -> PaperRow | None:
+    """The row that was measured as this was: same pictures, same views, as many networks.
+
+    `sixth_layers`: of each run, whether it has the sixth convolutional layer of CNN*.
+    """
+    for row in (*TABLE_1, *TABLE_2):
+        same = row.data == f"{release} {split}" and row.views == views and row.networks == len(sixth_layers)
+        if same and row.sixth_layer == any(sixth_layers):
+            return row
+    return None
+
+
+def beside(row: PaperRow, errors: dict[str, float], intervals: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """`errors` and `intervals` as fractions, by top1 and top5; the answer in percent, as the paper prints them."""
+    result: dict[str, Any] = {"row": f"{row.table}, {row.model}, {row.data}"}
+    for key, theirs in (("top1", row.top1), ("top5", row.top5)):
+        if theirs is not None:
+            low, high = (100 * end for end in intervals[key])
+            within = low - _ROUNDING <= theirs <= high + _ROUNDING
+            result |= {key: theirs, f"{key}_difference": 100 * errors[key] - theirs, f"{key}_within": within}
+    return result
+
+
+def differences_from_paper(
+    config: TrainConfig, checkpoint: Checkpoint, data: PreparedData, release: str | None
+) -> list[str]:
+    """Every setting of the run that the paper has otherwise: data first, then the length of training, then the rest.
+
+    `release`: as `whole_release` says of the data that the run was trained on.
+    """
+    paper = load("train", TrainConfig)
+    differences = [] if release else [f"trained on: {checkpoint.data['description']} (paper: all of ILSVRC)"]
+    side, paper_side = checkpoint.mean_image.shape[0], load("prepare", PrepareConfig, ["src=-", "out=-"]).image_size
+    if side != paper_side:
+        differences.append(f"pictures: {side}x{side} pixels (paper: {paper_side}x{paper_side})")
+    if release and (rejected := len(data.manifest.rejected)):
+        differences.append(f"pictures that preparation could not read, and left out: {rejected}")
+    if checkpoint.epoch != paper.schedule.epochs:
+        differences.append(f"trained for: {checkpoint.epoch} epochs (paper: about {paper.schedule.epochs})")
+    ours, theirs = flat(asdict(config)), flat(asdict(paper))
+    for key in sorted(ours.keys() | theirs.keys()):
+        named = key.split(".")[0] in _GROUPS and not key.endswith(".name")
+        if (named or key in _PRECISION) and ours.get(key) != theirs.get(key):
+            differences.append(f"{key}: {ours.get(key)} (paper: {theirs.get(key)})")
+    return differences

@@ -1,0 +1,124 @@
+"""One pass of a trained run over a split. What is done is kept as it goes, so that a stopped pass goes on from there.
+
+Every picture is shown once, in the order of the split, in batches that lie at the same places whether the pass was
+stopped or not, and cuDNN is held to deterministic algorithms: on one machine the probabilities are the same to the bit.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alexnet_repro.data import PreparedData, views_of, whole_images
+from alexnet_repro.evaluation.predict import Predictions, predict_batches
+from alexnet_repro.reporting.progress import with_progress
+from alexnet_repro.trained import TrainedModel
+from alexnet_repro.training.checkpoint import Checkpoint
+from data_prep.format import SplitReader, write_atomically
+
+UNFINISHED = ".unfinished"
+_SECONDS = 20.0  # between two writes: what an interruption costs at most, give or take a batch
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Of all that the probabilities follow from on the run's side: network, weights, mean image."""
+    digest = hashlib.sha256(json.dumps(checkpoint.model, sort_keys=True).encode())
+    for name, tensor in sorted({**checkpoint.weights, "mean image": checkpoint.mean_image}.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def chosen(reader: SplitReader, pictures: slice | np.ndarray) -> SplitReader:
+    """The same split as if it had these pictures only, in this order."""
+    part = copy.copy(reader)
+    part.index = np.ascontiguousarray(reader.index[pictures])
+    part.labels = np.ascontiguousarray(reader.labels[pictures])
+    return part
+
+
+@dataclass
+class SplitPass:
+    trained: TrainedModel
+    data: PreparedData
+    split: str
+    views: int
+    batch_size: int
+    workers: int
+    report: Path  # the unfinished work lies beneath it
+    seconds: float = 0.0  # spent on `computed` pictures by this process
+    computed: int = 0
+    _folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        inputs = self.trained.inputs
+        follows_from = {
+            "run": fingerprint(self.trained.checkpoint),
+            "data": self.data.identity()["plan"],
+            "split": self.split,
+            "views": self.views,
+            "batch_size": self.batch_size,
+            "devices": [device.type for device in inputs.devices],
+            "torch": torch.__version__,
+        }
+        name = hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
+        self._folder = self.report / UNFINISHED / name
+
+    def run(self) -> Predictions:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        self._forget_others()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        parts = self._kept()
+        done = sum(len(part.labels) for part in parts)
+        reader = self.data.split(self.split)
+        if 0 < done < len(reader):
+            print(f"continuing: {done} of {len(reader)} pictures are done already")
+        started = time.monotonic()
+        rest = chosen(reader, slice(done, None))
+        if len(rest):
+            batches = whole_images(
+                rest, self.data.image_size, self.batch_size, self.workers, self.trained.inputs.use_gpu
+            )
+            shown = with_progress(batches, len(rest), "evaluate")
+            views = views_of(self.views, self.trained.margin)
+            unsaved, written = [], started
+            for batch in predict_batches(self.trained.model, shown, views, self.trained.inputs):
+                unsaved.append(batch)
+                done += len(batch.labels)
+                if done == len(reader) or time.monotonic() - written >= _SECONDS:
+                    parts.append(self._keep(unsaved, done))
+                    unsaved, written = [], time.monotonic()
+        self.seconds, self.computed = time.monotonic() - started, len(rest)
+        return Predictions.joined(parts)
+
+    def forget(self) -> None:
+        """Once what came of it is safe."""
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
+
+    def _keep(self, batches: list[Predictions], done: int) -> Predictions:
+        part = Predictions.joined(batches)
+        first = done - len(part.labels)
+        write_atomically(self._folder / f"from-{first:09d}.npz", lambda file: np.savez(file, **vars(part)))
+        return part
+
+    def _kept(self) -> list[Predictions]:
+        """What an earlier, stopped pass has left, up to the first gap."""
+        parts: list[Predictions] = []
+        done = 0
+        while (path := self._folder / f"from-{done:09d}.npz").is_file():
+            with np.load(path, allow_pickle=False) as arrays:
+                parts.append(Predictions(arrays["centre"], arrays["average"], arrays["labels"]))
+            done += len(parts[-1].labels)
+        return parts
+
+    def _forget_others(self) -> None:
+        """Of other checkpoints or settings: only the pass that was asked for last goes on."""
+        for other in self._folder.parent.glob("*"):
+            if other != self._folder:
+                shutil.rmtree(other, ignore_errors=True)

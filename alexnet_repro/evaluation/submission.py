@@ -1,0 +1,47 @@
+"""What the ILSVRC test server takes: for each picture, in the official order, its five most probable classes by id."""
+
+from pathlib import Path
+
+from alexnet_repro.evaluation.predictions import KeptPredictions
+from data_prep.command import RequestError
+from data_prep.format import write_atomically
+from data_prep.labels import Devkit, read_devkit
+
+GUESSES = 5
+
+
+def read_ids(path: Path) -> dict[str, int]:
+    """wnid -> ILSVRC id, from the devkit of 2012 or 2010, packed or not. RequestError if it is neither."""
+    if not path.exists():
+        raise RequestError(f"devkit={path}: does not exist; give ILSVRC2012_devkit_t12.tar.gz or what it unpacks to")
+    return {wnid: number for number, wnid in _read(path).wnid_of_id.items()}
+
+
+def _read(path: Path) -> Devkit:
+    try:
+        return read_devkit(path, "ILSVRC2012_ID")
+    except RequestError as of_2012:
+        try:
+            return read_devkit(path, "ILSVRC2010_ID")
+        except RequestError:
+            raise of_2012 from None
+
+
+def check_ids(ids: dict[str, int], classes: list[str], devkit: Path) -> None:
+    if missing := [wnid for wnid in classes if wnid not in ids]:
+        raise RequestError(f"devkit={devkit}: has no class {missing[0]} of this run; give the devkit of its release")
+
+
+def write_submission(path: Path, kept: KeptPredictions, ids: dict[str, int], pictures: int) -> int:
+    """One line for each of the official split's `pictures`; returns how many of them had no prediction.
+
+    The key of a picture in a prepared val or test split is its place in the official order, from 0. A picture that
+    could not be read in preparation has no prediction, but the server counts lines: it gets the lowest ids, blindly.
+    """
+    blind = " ".join(str(number) for number in sorted(ids.values())[:GUESSES])
+    lines = [blind] * pictures
+    for name, top in zip(kept.names, kept.most_views.top, strict=True):
+        lines[int(str(name).rsplit("/", 1)[-1])] = " ".join(str(ids[kept.classes[label]]) for label in top[:GUESSES])
+    text = "".join(f"{line}\n" for line in lines)
+    write_atomically(path, lambda file: file.write(text.encode()))
+    return pictures - len(kept.names)
