@@ -16,11 +16,12 @@ from markupsafe import Markup
 from alexnet_repro.reporting.figure_store import figures_of
 from alexnet_repro.reporting.paper_numbers import TABLE_1, TABLE_2
 from alexnet_repro.reporting.progress import duration
-from alexnet_repro.reporting.text import printable
+from alexnet_repro.reporting.text import printable, short
 from data_prep.command import RequestError
 from data_prep.format import write_atomically
 
 FACTS = "report.json"
+_NAME = 26  # characters of a class's name where space is short
 _MIME = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
@@ -72,6 +73,7 @@ def _environment(name: str, folder: Path) -> Environment:
         keep_trailing_newline=True,
     )
     filters: dict[str, Callable[..., Any]] = {
+        "short": partial(short, width=_NAME),
         "percent": _percent,
         "points": _points,
         "interval": _interval,

@@ -368,3 +368,22 @@ def test_ablations_are_known_by_their_networks() -> None:
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
             assert load("summary", SummaryConfig, [f"model={name}"]).model.name == name
+
+
+@pytest.mark.parametrize(
+    ("command", "schema", "overrides", "said"),
+    [
+        ("evaluate", EvaluateConfig, ["run=a", "runs=[b,c]"], r"runs=.*left out where run=NAME is given"),
+        ("evaluate", EvaluateConfig, ["runs=[a,a]"], "runs=.*different runs"),
+        ("evaluate", EvaluateConfig, ["runs=[a,../b]"], "run='../b': must be a plain folder name"),
+        ("evaluate", EvaluateConfig, ["runs=[a,b]", "weights=[1]"], "weights=.*one number a run, 2"),
+        ("evaluate", EvaluateConfig, ["runs=[a,b]", "weights=[1,-1]"], "weights=.*positive"),
+        ("compare", CompareConfig, ["runs=[a]"], "runs=.*two runs or more"),
+        ("compare", CompareConfig, ["runs=[a,'../b']"], "runs='../b': must be names of folders in runs_dir"),
+        ("figures", FiguresConfig, ["run=a", "figures=[kernel]"], "figures=kernel: must be one of kernels, curves"),
+        ("figures", FiguresConfig, ["run=a", "queries=0"], "queries=0: must be 1 to 40"),
+    ],
+)
+def test_wrong_requests(command: str, schema: Any, overrides: list[str], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        load(command, schema, overrides)
