@@ -1,6 +1,7 @@
 """Whether two runs are one of the paper's ablations: the claim, and what else sets them apart."""
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from alexnet_repro.config import SummaryConfig, TrainConfig
@@ -22,10 +23,10 @@ class Claim:
 def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
     """By the networks themselves, not by what the runs are called."""
     for sign, better, worse in ((1, first, second), (-1, second, first)):
-        others = _settings_apart(better, worse)
         for ablation in ABLATIONS:
             if not (_is_network(better, ablation.better) and _is_network(worse, ablation.worse)):
                 continue
+            others = _settings_apart(better, worse)
             if ablation.better != ablation.worse:
                 return Claim(ablation, sign, tuple(others))
             if better.augment.colour_noise > 0 and worse.augment.colour_noise == 0:
@@ -34,7 +35,13 @@ def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
 
 
 def _is_network(config: TrainConfig, name: str) -> bool:
-    return _unnamed(config.model) == _unnamed(load("summary", SummaryConfig, [f"model={name}"]).model)
+    return _unnamed(config.model) == _network(name)
+
+
+@cache
+def _network(name: str) -> dict[str, Any]:
+    """Composing a configuration takes a moment."""
+    return _unnamed(load("summary", SummaryConfig, [f"model={name}"]).model)
 
 
 def _unnamed(config: Any) -> dict[str, Any]:

@@ -43,6 +43,11 @@ def chosen(reader: SplitReader, pictures: slice | np.ndarray) -> SplitReader:
     return part
 
 
+def forget(folder: Path) -> None:
+    """What a pass has kept in `folder`, once what came of it is safe."""
+    shutil.rmtree(folder.parent, ignore_errors=True)
+
+
 @dataclass
 class SplitPass:
     trained: TrainedModel
@@ -54,7 +59,7 @@ class SplitPass:
     report: Path  # the unfinished work lies beneath it
     seconds: float = 0.0  # spent on `computed` pictures by this process
     computed: int = 0
-    _folder: Path = field(init=False)
+    folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
         inputs = self.trained.inputs
@@ -68,12 +73,12 @@ class SplitPass:
             "torch": torch.__version__,
         }
         name = hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
-        self._folder = self.report / UNFINISHED / name
+        self.folder = self.report / UNFINISHED / name
 
     def run(self) -> Predictions:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self._forget_others()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         parts = self._kept()
         done = sum(len(part.labels) for part in parts)
         reader = self.data.split(self.split)
@@ -97,21 +102,17 @@ class SplitPass:
         self.seconds, self.computed = time.monotonic() - started, len(rest)
         return Predictions.joined(parts)
 
-    def forget(self) -> None:
-        """Once what came of it is safe."""
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
-
     def _keep(self, batches: list[Predictions], done: int) -> Predictions:
         part = Predictions.joined(batches)
         first = done - len(part.labels)
-        write_atomically(self._folder / f"from-{first:09d}.npz", lambda file: np.savez(file, **vars(part)))
+        write_atomically(self.folder / f"from-{first:09d}.npz", lambda file: np.savez(file, **vars(part)))
         return part
 
     def _kept(self) -> list[Predictions]:
         """What an earlier, stopped pass has left, up to the first gap."""
         parts: list[Predictions] = []
         done = 0
-        while (path := self._folder / f"from-{done:09d}.npz").is_file():
+        while (path := self.folder / f"from-{done:09d}.npz").is_file():
             with np.load(path, allow_pickle=False) as arrays:
                 parts.append(Predictions(arrays["centre"], arrays["average"], arrays["labels"]))
             done += len(parts[-1].labels)
@@ -119,6 +120,6 @@ class SplitPass:
 
     def _forget_others(self) -> None:
         """Of other checkpoints or settings: only the pass that was asked for last goes on."""
-        for other in self._folder.parent.glob("*"):
-            if other != self._folder:
+        for other in self.folder.parent.glob("*"):
+            if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)

@@ -32,7 +32,7 @@ def report_folder(run_folder: Path, split: str) -> Path:
 def write_report(folder: Path, facts: dict[str, Any]) -> Path:
     """Writes `facts` (see evaluate.py) to report.json and renders them. The path of report.html."""
     document = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / FACTS, lambda file: file.write(document.encode("utf-8", "backslashreplace")))
+    _write(folder / FACTS, document)
     return render(folder)
 
 
@@ -48,8 +48,7 @@ def render(folder: Path) -> Path:
         else 1,
     }
     for name in ("report.md", "report.html"):
-        text = _environment(name, folder).get_template(f"{name}.j2").render(context)
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode("utf-8", "backslashreplace")))
+        _write(folder / name, _environment(name, folder).get_template(f"{name}.j2").render(context))
     return folder / "report.html"
 
 
@@ -59,6 +58,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
         return facts
     except (OSError, ValueError):
         raise RequestError(f"{folder / FACTS}: cannot be read; make it with python -m alexnet_repro.evaluate") from None
+
+
+def _write(path: Path, text: str) -> None:
+    data = text.encode("utf-8", "backslashreplace")  # file names may hold bytes that are no text
+    write_atomically(path, lambda file: file.write(data))
 
 
 def _environment(name: str, folder: Path) -> Environment:

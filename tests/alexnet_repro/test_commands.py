@@ -45,7 +45,10 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
     assert report["results"][0]["top1_error"] == history["val_top1_error"]
     assert any("conv1.kernels: 8 (paper: 96)" in line for line in report["differs_from_paper"])
     text = (run / "report" / "report.md").read_text()
-    assert "**Not comparable with the paper's numbers.** This run was trained on tiny (10 classes; 60 train, 30 val" in text
+    assert (
+        "**Not comparable with the paper's numbers.** This run was trained on tiny (10 classes; 60 train, 30 val"
+        in text
+    )
     assert "| paper, Table 2 | 1 CNN | ILSVRC-2012 val | 10 | 40.7 | 18.2 |" in text
 
     with tarfile.open(archives / "ILSVRC2012_img_val.tar") as tar:
@@ -57,7 +60,12 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
     assert predicted.stdout.startswith("photo.jpg\n") and predicted.stdout.count("%") == 5
     drawn = run_module("alexnet_repro.figures", "run=t", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
-    assert {p.name for p in (run / "report").glob("*.png")} == {"curves.png", "kernels.png", "labels.png", "neighbours.png"}
+    assert {p.name for p in (run / "report").glob("*.png")} == {
+        "curves.png",
+        "kernels.png",
+        "labels.png",
+        "neighbours.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,6 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
         (TRAIN, ["run=a/b"], "run='a/b': must be a plain folder name"),
         ("alexnet_repro.evaluate", [], "run=None: must be given: run=NAME, or runs=[a,b,c] for an ensemble"),
         ("alexnet_repro.compare", ["runs=[a,b]"], "runs/a: no such run"),
-
         ("alexnet_repro.evaluate", ["run=none"], "runs/none: no such run"),
         ("alexnet_repro.evaluate", ["run=none", "views=3"], "views=3: must be 1"),
         ("data_prep.prepare", ["src=none", "out=o"], "src=none: does not exist"),

@@ -13,7 +13,7 @@ from conftest import SMALL, prepare_config
 from PIL import Image
 
 from alexnet_repro.compare import compare
-from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig, PredictConfig, SummaryConfig, TrainConfig
+from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig, PredictConfig, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation import setting, split_pass
@@ -25,7 +25,7 @@ from alexnet_repro.predict import predict
 from alexnet_repro.reporting.paper_numbers import ABLATIONS
 from alexnet_repro.reporting.report import write_report
 from alexnet_repro.train import train
-from data_prep.command import RequestError, load
+from data_prep.command import RequestError, conf_folder, load
 from data_prep.labels import read_devkit
 from data_prep.prepare import prepare
 
@@ -63,6 +63,14 @@ def _evaluate(world: Path, *overrides: str, run: str = "run=one") -> None:
 
 def _kept(world: Path, run: str = "one") -> KeptPredictions:
     return KeptPredictions.load(world / "runs" / run / "report" / "predictions.npz")
+
+
+def _evaluated(world: Path, *runs: str) -> None:
+    """With the usual ten views, unless an earlier test has left them."""
+    for run in runs:
+        path = world / "runs" / run / "report" / "predictions.npz"
+        if not path.is_file() or 10 not in KeptPredictions.load(path).views:
+            _evaluate(world, run=f"run={run}")
 
 
 def _same(a: KeptPredictions, b: KeptPredictions) -> bool:
@@ -114,8 +122,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_to_the_bit_the_same(
 
 
 def test_ensembles(world: Path) -> None:
-    for run in ("one", "two"):
-        _evaluate(world, "keep=null", run=f"run={run}")
+    _evaluated(world, "one", "two")
     one, two = _kept(world, "one"), _kept(world, "two")
     _evaluate(world, "keep=null", f"out={world / 'alone'}", "weights=[7]", run="runs=[one]")
     assert _same(KeptPredictions.load(world / "alone" / "predictions.npz"), one)
@@ -147,7 +154,7 @@ class _Page(HTMLParser):
 
 
 def test_the_report_holds_names_as_text_and_asks_for_nothing(world: Path) -> None:
-    _evaluate(world)
+    _evaluated(world, "one")
     settings = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]", "neighbours=3", "embedded=20"]
     figures(load("figures", FiguresConfig, ["run=one", *settings]))
     report = world / "runs" / "one" / "report"
@@ -196,13 +203,16 @@ def test_the_neighbours_in_the_report_are_the_nearest_of_the_whole_train_split(w
     train_features, val_features = (
         np.concatenate(list(hidden_of(trained, data, split, 1, 0))) for split in (train_split, val_split)
     )
-    train_names, val_names = picture_names(train_split), list(picture_names(val_split))
+    train_names, val_names = list(picture_names(train_split)), list(picture_names(val_split))
     assert len(shown["rows"]) == 3
     for row in shown["rows"]:
         distances = np.linalg.norm(train_features - val_features[val_names.index(row["name"])], axis=1)
-        nearest = np.argsort(distances)[:6]
-        assert [other["name"] for other in row["neighbours"]] == train_names[nearest].tolist()
-        np.testing.assert_allclose([o["distance"] for o in row["neighbours"]], distances[nearest], rtol=1e-3)
+        # A batch of one rounds otherwise, and the features of a network after four steps lie close together: so the
+        # distances are compared, in order, and that each is its picture's own.
+        shown_distances = [other["distance"] for other in row["neighbours"]]
+        np.testing.assert_allclose(shown_distances, np.sort(distances)[:6], rtol=1e-3)
+        own = [distances[train_names.index(other["name"])] for other in row["neighbours"]]
+        np.testing.assert_allclose(shown_distances, own, rtol=1e-3)
 
 
 def test_the_paper_stands_beside_a_run_only_where_it_measured_the_same(world: Path, tmp_path: Path) -> None:
@@ -223,7 +233,7 @@ def test_the_paper_stands_beside_a_run_only_where_it_measured_the_same(world: Pa
     assert round(beside["top1_difference"], 2) == 0.46 and beside["top1_within"]  # 40.7 may have been 40.74
     assert round(beside["top5_difference"], 2) == 0.8 and not beside["top5_within"]
 
-    _evaluate(world)
+    _evaluated(world, "one")
     facts = json.loads((world / "runs" / "one" / "report" / "report.json").read_text())
     facts |= {"comparable": True, "release": "ILSVRC-2012", "fingerprint": "none"}
     facts["results"][1]["paper"] = beside
@@ -240,9 +250,10 @@ def _made(folder: Path) -> Path:
 
 def test_submission(archives: Path, world: Path, tmp_path: Path) -> None:
     devkit = archives / "ILSVRC2012_devkit_t12.tar.gz"
-    _evaluate(world, f"submission={tmp_path / 'answers.txt'}", f"devkit={devkit}", "views=1")
+    out = f"out={tmp_path / 'out'}"
+    _evaluate(world, f"submission={tmp_path / 'answers.txt'}", f"devkit={devkit}", "views=1", out)
     lines = [list(map(int, line.split())) for line in (tmp_path / "answers.txt").read_text().splitlines()]
-    kept, read = _kept(world), read_devkit(devkit, "ILSVRC2012_ID")
+    kept, read = KeptPredictions.load(tmp_path / "out" / "predictions.npz"), read_devkit(devkit, "ILSVRC2012_ID")
     assert len(lines) == 30
     truth = {wnid: number for number, wnid in read.wnid_of_id.items()}
     wrong = sum(truth[wnid] not in ids for ids, wnid in zip(lines, read.val_wnids, strict=True))
@@ -311,11 +322,12 @@ def test_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_predict_sees_a_picture_as_evaluate_does(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _evaluate(world)
+    _evaluated(world, "one")
     data = PreparedData(world / "data")
     pixels, _ = data.split("val")[4]
     Image.fromarray(pixels).save(tmp_path / "five.png")
     where = [f"runs_dir={world / 'runs'}", "devices=[cpu]", "run=one", f"images=[{tmp_path / 'five.png'}]"]
+    capsys.readouterr()
     predict(load("predict", PredictConfig, [*where, "json=true"]))
     (answer,) = json.loads(capsys.readouterr().out)
     kept = _kept(world)
@@ -325,8 +337,7 @@ def test_predict_sees_a_picture_as_evaluate_does(
 
 
 def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for run in ("one", "two"):
-        _evaluate(world, run=f"run={run}")
+    _evaluated(world, "one", "two")
 
     def compared(*overrides: str) -> Any:
         capsys.readouterr()
@@ -367,7 +378,7 @@ def test_ablations_are_known_by_their_networks() -> None:
     assert claim_for(config(), config("model=one_column", "model.fc6.units=8")) is None  # no longer the paper's pair
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
-            assert load("summary", SummaryConfig, [f"model={name}"]).model.name == name
+            assert (conf_folder() / "model" / f"{name}.yaml").is_file()
 
 
 @pytest.mark.parametrize(
