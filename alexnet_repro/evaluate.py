@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_repro import runtime
 from alexnet_repro.config import EvaluateConfig, TrainConfig
-from alexnet_repro.data import PreparedData, views_of, whole_images
+from alexnet_repro.data import Loading, PreparedData, views_of, whole_images
 from alexnet_repro.evaluation.metrics import log_loss, top_k_error
 from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.evaluation.report import write_report
@@ -32,8 +32,8 @@ def evaluate(config: EvaluateConfig) -> None:
     reader = data.split(config.split)
     print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}")
     started = time.monotonic()
-    workers = runtime.loader_workers(config.runtime)
-    batches = whole_images(reader, data.image_size, config.batch_size, workers, trained.inputs.use_gpu)
+    loading = Loading(runtime.loader_workers(config.runtime), trained.inputs.use_gpu)
+    batches = whole_images(reader, data.image_size, config.batch_size, loading)
     shown = with_progress(batches, len(reader), "evaluate")
     predictions = predict(trained.model, shown, views_of(config.views, trained.margin), trained.inputs)
     seconds = time.monotonic() - started

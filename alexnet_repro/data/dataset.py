@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.command import RequestError
-from data_prep.format import MEAN, PREPARE_AGAIN, Manifest, SplitReader
+from data_prep.format import MEAN, PREPARE_AGAIN, Manifest
+from data_prep.reader import SplitReader
 from data_prep.statistics import principal_components
 
 

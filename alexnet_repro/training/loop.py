@@ -11,6 +11,7 @@ from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import (
     ColumnInputs,
+    Loading,
     PreparedData,
     draw_epoch,
     epoch_batches,
@@ -55,8 +56,7 @@ class Trainer:
         self.inputs = ColumnInputs(
             data.mean_image, data.colour_components(), self.side, self.devices, config.runtime.channels_last
         )
-        self.pin = self.inputs.use_gpu
-        self.workers = runtime.loader_workers(config.runtime)
+        self.loading = Loading(runtime.loader_workers(config.runtime), self.inputs.use_gpu)
         self.train_split, self.val_split = data.split("train"), data.split("val")
         self.history: list[dict[str, float]] = []
         o = config.optim
@@ -103,9 +103,7 @@ class Trainer:
         self.model.train()
         order = shuffled(config.seed, self.epoch, count)
         draws = draw_epoch(config.augment, config.seed, self.epoch, count, self.margin, self.data.channels)
-        batches = epoch_batches(
-            self.train_split, order, draws, self.side, config.optim.batch_size, self.workers, self.pin
-        )
+        batches = epoch_batches(self.train_split, order, draws, self.side, config.optim.batch_size, self.loading)
         started = previous = time.perf_counter()
         loss_sum, waited = 0.0, 0.0
         correct = torch.zeros((), dtype=torch.int64, device=self.devices[0])
@@ -135,7 +133,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """The centre patch of every validation image, in test mode."""
         size = self.config.optim.batch_size
-        batches = whole_images(self.val_split, self.data.image_size, size, self.workers, self.pin)
+        batches = whole_images(self.val_split, self.data.image_size, size, self.loading)
         shown = with_progress(batches, len(self.val_split), f"epoch {self.epoch + 1}, validation")
         predictions = predict(self.model, shown, views_of(1, self.margin), self.inputs)
         loss = log_loss(predictions.centre, predictions.labels)

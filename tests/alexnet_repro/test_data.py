@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alexnet_repro.config import AugmentConfig
-from alexnet_repro.data import InputTransform, PreparedData, draw_epoch, epoch_batches, views_of, whole_images
+from alexnet_repro.data import InputTransform, PreparedData, draw_epoch, views_of
 from alexnet_repro.data.augment import shuffled
 from data_prep.command import RequestError
 
@@ -69,28 +69,6 @@ def test_colour_noise_has_the_covariance_of_the_formula(prepared: Path) -> None:
     expected = vectors @ np.diag((0.1 * values * 255) ** 2) @ vectors.T
     components = data.colour_components().astype(np.float64)
     np.testing.assert_allclose(0.01 * components @ components.T, expected, rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loader_gives_every_picture_once_and_cut_where_drawn(prepared: Path, workers: int) -> None:
-    data = PreparedData(prepared)
-    reader = data.split("train")
-    order, draws = shuffled(0, 0, 60), draw_epoch(PAPER, 0, 0, 60, 8)
-    batches = list(epoch_batches(reader, order, draws, 67, 16, workers))
-    assert [len(b.labels) for b in batches] == [16, 16, 16, 12]
-    images = torch.cat([b.images for b in batches]).numpy()
-    for position, picture in enumerate(order):
-        pixels, label = reader[picture]
-        top, left = draws.top[position], draws.left[position]
-        np.testing.assert_array_equal(images[position], pixels[top : top + 67, left : left + 67])
-        assert batches[position // 16].labels[position % 16] == label
-
-
-def test_evaluation_sees_every_picture_once_in_order(prepared: Path) -> None:
-    reader = PreparedData(prepared).split("val")
-    batches = list(whole_images(reader, 75, 7, 0))
-    assert torch.equal(torch.cat([b.labels for b in batches]), torch.from_numpy(reader.labels))
-    np.testing.assert_array_equal(torch.cat([b.images for b in batches]).numpy()[29], reader[29][0])
 
 
 def test_ten_views() -> None:
