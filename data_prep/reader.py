@@ -18,7 +18,11 @@ _MOST_OPEN = 64  # shards kept open; ImageNet has 1252, and a process often may 
 
 
 class Shards:
-    """The shards of one split, read by rows of the index. Cheap to pickle: it holds names and sizes only."""
+    """The shards of one split, read by rows of the index.
+
+    Cheap to pickle: it holds names and sizes only. A process forked from this one may go on reading (`preadv` leaves
+    the position of a file alone); threads may not share one.
+    """
 
     def __init__(self, folder: Path, infos: list[ShardInfo], encoding: str, shape: tuple[int, int, int]) -> None:
         """`shape`: [S, S, C] of every picture."""
@@ -30,11 +34,10 @@ class Shards:
 
     def _forget(self) -> None:
         self._open: dict[int, io.FileIO] = {}  # the one used last comes last
-        self._process = os.getpid()
         self._buffer = np.empty(0, np.uint8)
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in vars(self).items() if key not in ("_open", "_process", "_buffer")}
+        return {key: value for key, value in vars(self).items() if key not in ("_open", "_buffer")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
@@ -107,8 +110,6 @@ class Shards:
 
     def _read(self, shard: int, offset: int, length: int) -> np.ndarray:
         """uint8 [length], good until the next call."""
-        if self._process != os.getpid():  # after a fork, the positions of open files would be shared
-            self._forget()
         if len(self._buffer) < length:
             self._buffer = np.empty(length, np.uint8)
         wanted = self._buffer[:length]
@@ -163,7 +164,7 @@ def _read_at(file: io.FileIO, into: np.ndarray, offset: int) -> int:
     """Bytes read; 0 at the end of the file."""
     if hasattr(os, "preadv"):
         return os.preadv(file.fileno(), [into.data], offset)
-    file.seek(offset)  # Windows
+    file.seek(offset)  # Windows, which does not fork
     return file.readinto(into.data) or 0
 
 
