@@ -22,6 +22,7 @@ from alexnet_repro.config.model import (
 )
 from alexnet_repro.config.training import (
     AugmentConfig,
+    ChangeConfig,
     DataConfig,
     OptimConfig,
     RunConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "LAYERS",
     "AugmentConfig",
     "BenchmarkConfig",
+    "ChangeConfig",
     "ConvConfig",
     "DataConfig",
     "DenseConfig",

@@ -31,7 +31,7 @@ def predict(model: AlexNet, batches: Iterable[Batch], views: list[View], inputs:
         for view in views:
             patches = {device: view.cut(whole, side) for device, whole in images.items()}
             top, left, mirror = (torch.full_like(batch.top, value) for value in (view.top, view.left, view.mirror))
-            logits = model(inputs(patches, top, left, mirror.bool(), torch.zeros_like(batch.colour)))
+            logits = model(inputs(patches, top, left, mirror.bool(), None))
             probabilities = logits.float().softmax(dim=1)
             if total is None:
                 centres.append(probabilities.cpu().numpy())
