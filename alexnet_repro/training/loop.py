@@ -214,7 +214,7 @@ class Trainer:
         columns = self.stepper.columns(done.batches, self.step, done.noise)
         largest = largest_activations(self.model, columns)
         return (
-            f"step {self.step}: the loss is {loss}; stopped before the update. Largest activations: {largest}. "
+            f"step {self.step + 1}: the loss is {loss}; stopped before the update. Largest activations: {largest}. "
             "Checkpoints of earlier steps are good; try another run=NAME with a lower optim.learning_rate"
         )
 

@@ -39,7 +39,7 @@ def test_update_rule_is_that_of_section_5() -> None:
 def test_every_parameter_has_the_rate_and_decay_of_its_profile(profile: str) -> None:
     """100 steps over the phases of a whole run, each parameter by the printed rule with numbers written out here.
 
-    Catches a bias that decays, a frozen layer that creeps on, and a velocity that changes with the rate. float64: 1e-12.
+    Catches a bias that decays, a frozen layer that creeps on, a velocity that changes with the rate. float64: 1e-12.
     """
     config = load("train", TrainConfig, [f"optim={profile}", "schedule=log145_ilsvrc2012"])
     model = small().double()
