@@ -5,11 +5,11 @@ import time
 from dataclasses import asdict, dataclass
 
 import torch
-from tqdm import tqdm
 
 from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import (
+    Batch,
     ColumnInputs,
     PreparedData,
     draw_epoch,
@@ -21,8 +21,10 @@ from alexnet_repro.data import (
 from alexnet_repro.evaluation.metrics import log_loss, top_k_error
 from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.model import AlexNet
-from alexnet_repro.reporting.progress import duration, percent, with_progress
-from alexnet_repro.reporting.tensorboard import Dashboard
+from alexnet_repro.reporting.figures import kernel_grid
+from alexnet_repro.reporting.health import DeadUnits, gpu_memory, learning_rates, norms
+from alexnet_repro.reporting.progress import TrainingBar, epoch_line, with_progress
+from alexnet_repro.reporting.tensorboard import Dashboard, hyper_parameters, paper_reference
 from alexnet_repro.run_folder import BEST, LAST, RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint, momentum_of, restore, weights_of
 from alexnet_repro.training.schedule import Phase, next_phase
@@ -81,18 +83,21 @@ class Trainer:
 
     def run(self) -> None:
         """Until the schedule ends it. The folder is in order after every epoch."""
-        dashboard = Dashboard(self.folder.tensorboard, self.step)
-        if self.step == 0:
-            dashboard.configuration(self.folder.configuration_text())
+        dashboard = Dashboard(self.folder.tensorboard, self.step, paper_reference(self.data))
+        dashboard.start(self.folder.configuration_text(), hyper_parameters(self.config))
         try:
             while not (phase := self.phase()).finished:
                 numbers = self._train_epoch(phase, dashboard)
-                numbers |= self._validate()
+                with DeadUnits(self.model) as dead:
+                    numbers |= self._validate()
                 self.epoch += 1
                 self.history.append({"epoch": self.epoch, "step": self.step, **numbers})
+                health = norms(self.model, self.optimiser) | dead.shares() | gpu_memory(self.model)
+                kernels = kernel_grid(self.model) if self.data.channels == 3 else None
+                dashboard.epoch(self.step, self.history[-1], health, kernels)
                 self._keep()
-                dashboard.epoch(self.step, self.history[-1], self.model)
-                self._say(self.history[-1])
+                print(epoch_line(self.history[-1], self.config.schedule.epochs), flush=True)
+            dashboard.finish()
         finally:
             dashboard.close()
 
@@ -109,18 +114,37 @@ class Trainer:
         started = previous = time.perf_counter()
         loss_sum, waited = 0.0, 0.0
         correct = torch.zeros((), dtype=torch.int64, device=self.devices[0])
-        with tqdm(total=count, desc=f"epoch {self.epoch + 1}", unit=" images", leave=False) as bar:
+        with TrainingBar(
+            epoch=self.epoch + 1,
+            epochs=config.schedule.epochs,
+            images=count,
+            fixed_end=config.schedule.patience is None,
+            last=self.history[-1] if self.history else None,
+        ) as bar:
+            seen = 0
             for batch in batches:
-                waited += time.perf_counter() - previous
+                wait = time.perf_counter() - previous
+                waited += wait
+                if seen == 0:
+                    self._show(batch, dashboard)
                 result = train_step(self.model, self.optimiser, batch, self.inputs, config.seed, self.step)
                 self.step += 1
                 images = len(batch.labels)
+                seen += images
                 loss_sum += result.loss * images
                 correct += result.correct
-                bar.update(images)
-                bar.set_postfix_str(f"loss {result.loss:.3f}, rate {phase.learning_rate:g}")
+                rates = learning_rates(self.optimiser)
+                bar.update(
+                    images,
+                    wait,
+                    self.step,
+                    loss=result.loss,
+                    learning_rate=phase.learning_rate,
+                    train_top1_error=1 - correct.item() / seen,
+                )
                 now = time.perf_counter()
-                dashboard.train(self.step, result.loss, phase.learning_rate, images / (now - previous))
+                speed = {"images_per_second": images / (now - previous), "data_wait": wait / (now - previous)}
+                dashboard.train(self.step, {"loss": result.loss, **rates, **speed})
                 previous = now
         seconds = time.perf_counter() - started
         return {
@@ -131,6 +155,13 @@ class Trainer:
             "data_wait": waited / seconds,
             "seconds": seconds,
         }
+
+    def _show(self, batch: Batch, dashboard: Dashboard) -> None:
+        patches = self.inputs.spread(batch.images)
+        images = self.inputs(patches, batch.top, batch.left, batch.mirror, batch.colour)[0]
+        edge = self.margin // 2
+        centre = self.data.mean_image[edge : edge + self.side, edge : edge + self.side]
+        dashboard.batch(self.step + 1, images, torch.from_numpy(centre).permute(2, 0, 1))
 
     def _validate(self) -> dict[str, float]:
         """The centre patch of every validation image, in test mode."""
@@ -175,14 +206,4 @@ class Trainer:
             mean_image=torch.from_numpy(self.data.mean_image),
             colour_components=torch.from_numpy(self.data.colour_components()),
             model=asdict(self.config.model),
-        )
-
-    def _say(self, row: dict[str, float]) -> None:
-        print(
-            f"epoch {self.epoch}/{self.config.schedule.epochs}  rate {row['learning_rate']:g}  "
-            f"train loss {row['train_loss']:.3f}, top-1 error {percent(row['train_top1_error'])}  "
-            f"val loss {row['val_loss']:.3f}, top-1 {percent(row['val_top1_error'])}, "
-            f"top-5 {percent(row['val_top5_error'])}  {row['images_per_second']:.1f} images/s, "
-            f"waited for data {percent(row['data_wait'])}, {duration(row['seconds'])}",
-            flush=True,
         )
