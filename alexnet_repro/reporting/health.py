@@ -26,7 +26,7 @@ def norms(model: AlexNet, optimiser: PaperSGD) -> dict[str, float]:
         names += [f"weight_norm/{layer}.{column}", f"velocity_norm/{layer}.{column}"]
         # One velocity at a time: all at once would take the memory of a second network.
         for tensor in (part.weight, part.weight.new_zeros(1) if velocity is None else velocity):
-            values.append(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32))
+            values.append(torch.linalg.vector_norm(tensor.detach()))
     return dict(zip(names, _to_host(values), strict=True))
 
 
