@@ -140,6 +140,10 @@ class Dashboard:
         self._file.add(self._end_of_session, self._first)
         self._file.flush()
 
+    def flush(self) -> None:
+        """Call it before a checkpoint within an epoch, so that a run killed after it has no gap before it."""
+        self._file.flush()
+
     def close(self) -> None:
         self._file.flush()
 
@@ -185,10 +189,13 @@ def paper_reference(data: PreparedData) -> tuple[float, float] | None:
 
 
 def hyper_parameters(config: TrainConfig) -> dict[str, bool | str | float | int]:
-    """What runs are told apart by: the plain settings of the recipe, without the layers' shapes."""
+    """What runs are told apart by: the plain settings of the recipe, without the layers' shapes.
+
+    TensorBoard shows the first few by alphabet until asked for more, hence the names: the profiles come first.
+    """
     chosen: dict[str, bool | str | float | int] = {"seed": config.seed, "data": config.data.path}
     for group in ("model", "augment", "optim", "schedule"):
         for name, value in vars(getattr(config, group)).items():
             if isinstance(value, bool | str | float | int):
-                chosen[group if name == "name" else f"{group}.{name}"] = value
+                chosen[group if name == "name" else f"setting {group}.{name}"] = value
     return chosen

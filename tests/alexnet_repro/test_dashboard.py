@@ -303,12 +303,22 @@ def test_norms_are_those_of_w_and_of_section_5s_v() -> None:
     assert learning_rates(optimiser) == {"learning_rate/weights": 0.0}
 
 
+def test_norms_of_large_layers_keep_their_digits() -> None:
+    """A sum of 2^24 squares in float32 is off by 1e-4."""
+    model = small()
+    weight = torch.rand(4096, 4096)
+    model.layers()["fc6"].parts()[0].weight = nn.Parameter(weight)
+    optimiser = PaperSGD(model.parameters(), learning_rate=0.01, momentum=0.9, weight_decay=0.0005)
+    expected = np.linalg.norm(weight.numpy().astype(np.float64))
+    assert norms(model, optimiser)["weight_norm/fc6.a"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_rates_of_biases_and_single_layers_have_curves_where_they_differ() -> None:
     def group(layer: str, bias: bool, rate: float) -> dict[str, object]:
         return {"params": [nn.Parameter(torch.zeros(1))], "layer": layer, "bias": bias, "lr": rate}
 
     groups = [group("", False, 0.01), group("", True, 0.02), group("conv1", False, 0.001), group("conv1", True, 0.001)]
-    assert learning_rates(torch.optim.SGD(groups)) == {  # type: ignore[arg-type]
+    assert learning_rates(torch.optim.SGD(groups)) == {
         "learning_rate/weights": 0.01,
         "learning_rate/biases": 0.02,
         "learning_rate/conv1_weights": 0.001,
