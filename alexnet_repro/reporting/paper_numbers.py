@@ -34,10 +34,3 @@ NEURONS = {
 }  # fmt: skip
 NEURONS_OF_ABSTRACT = 650_000
 CONV1_REMARK = "253,440 is 55 x 48 x 96; Figure 2's maps of 55 x 55 make 290,400"
-
-
-def final_errors() -> tuple[float, float]:
-    """Top-1 and top-5 error of one CNN on the ILSVRC-2012 validation set, ten views: what a run aims at."""
-    row = next(row for row in TABLE_2 if row.model == "1 CNN")
-    assert row.top1 is not None and row.top5 is not None
-    return row.top1, row.top5

@@ -54,11 +54,10 @@ class TrainingBar:
             self._bar = tqdm(
                 total=images,
                 initial=done,
-                desc=f"epoch {epoch}/{epochs}",
                 file=self._stream,
                 leave=False,
                 dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f} % |{bar:12}| {postfix}",
+                bar_format=f"epoch {epoch}/{epochs} " + "{percentage:3.0f} % |{bar:12}|  {desc}",
             )
 
     def __enter__(self) -> "TrainingBar":
@@ -91,7 +90,7 @@ class TrainingBar:
             self._bar.n = self._done
             if now - self._shown >= _SECONDS_BETWEEN_REDRAWS:
                 self._shown = now
-                self._bar.set_postfix_str(self.text(), refresh=False)
+                self._bar.set_description_str(self.text(), refresh=False)
                 self._bar.refresh()
         elif now - self._shown >= _SECONDS_BETWEEN_LINES:
             self._shown = now
@@ -110,7 +109,7 @@ class TrainingBar:
             if self._fixed_end:
                 whole = self._images / self._rate.value + self._between_epochs
                 parts[-1] += f", run {duration(left + self._between_epochs + (self._epochs - self._epoch) * whole)}"
-            parts.append(f"{self._rate.value:.4g} images/s")
+            parts.append(f"{self._rate.value:,.{0 if self._rate.value >= 100 else 1}f} images/s")
         if "train_top1_error" in latest:
             parts.append(f"train top-1 error {percent(latest['train_top1_error'])}")
         if "val_top1_error" in last:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 from torchvision.utils import make_grid
 
-from alexnet_repro.config import TrainConfig
+from alexnet_repro.config import LAYERS, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.reporting.events import EventFile
 from alexnet_repro.reporting.paper_numbers import TABLE_2
@@ -37,29 +37,31 @@ _PERCENT = ("error_percent/", "data_wait_percent/", "dead_relu_percent/")
 _PAPER_TAGS = ("error_percent/paper_ten_views_top1", "error_percent/paper_ten_views_top5")
 _HPARAM_METRICS = ("error_percent/val_top1", "error_percent/val_top5", "error_percent/train_top1", "loss/val")
 
-# Category, charts, and the tags of a chart as regular expressions: TensorBoard shows one layout for all runs, and
+
+def _by_layer(tag: str) -> dict[str, str]:
+    """A chart a layer with a curve a column: TensorBoard gives a colour to a run, not to a curve."""
+    return {f"{layer}, by column": rf"^{tag}/{layer}\." for layer in LAYERS}
+
+
+# Category, charts, and the tags of a chart as a regular expression: TensorBoard shows one layout for all runs, and
 # merges charts of several runs only if they are the same to the letter.
 _LAYOUT = {
     "Errors (%)": {
-        "top-1: validation (centre patch), training, paper": r"^error_percent/.*top1$",
+        "top-1: training, validation (centre patch), paper": r"^error_percent/.*top1$",
         "top-5: validation (centre patch), paper": r"^error_percent/.*top5$",
     },
-    "Loss (nats)": {"training and validation": r"^loss/"},
-    "Learning rate": {"by the schedule": r"^learning_rate/"},
-    "Velocity norms": {
-        "convolutional layers": r"^velocity_norm/conv",
-        "dense layers": r"^velocity_norm/fc",
+    "Loss and learning rate": {
+        "log-loss (nats): training, validation": r"^loss/",
+        "learning rate": r"^learning_rate/",
     },
-    "Weight norms": {
-        "convolutional layers": r"^weight_norm/conv",
-        "dense layers": r"^weight_norm/fc",
+    "Speed and memory": {
+        "images per second": r"^speed/images",
+        "waiting for data (% of the time)": r"^data_wait_percent/",
+        "GPU memory, peak of an epoch (GiB)": r"^gpu_memory_gib/",
     },
-    "Dead ReLUs (%)": {
-        "feature maps that are 0 on every validation image": r"^dead_relu_percent/conv",
-        "units that are 0 on every validation image": r"^dead_relu_percent/fc",
-    },
-    "Speed": {"images per second": r"^speed/images", "waiting for data (% of the time)": r"^data_wait_percent/"},
-    "GPU memory (GiB)": {"peak of an epoch": r"^gpu_memory_gib/"},
+    "Dead ReLUs: maps and units that are 0 on every validation image (%)": _by_layer("dead_relu_percent"),
+    "Norm of the weights": _by_layer("weight_norm"),
+    "Norm of the velocity": _by_layer("velocity_norm"),
 }
 
 _KERNEL_ZOOM = 4  # screen pixels a kernel's pixel
@@ -78,7 +80,7 @@ class Dashboard:
         self._file = EventFile(folder, self._first)
         self._reference = reference
         self._seen: dict[str, int] = {}  # the curves, and the last step of each
-        self._shown: list[str] = []  # the charts of the layout last written
+        self._shown: list[str | list[str]] = []  # the charts of the layout last written
 
     def start(self, configuration: str, hyper_parameters: Mapping[str, bool | str | float | int]) -> None:
         """`configuration`: the resolved YAML. The hyper-parameters stand in the HParams tab beside the latest errors,
@@ -118,7 +120,7 @@ class Dashboard:
         self._draw_reference(step)
         if kernels is not None:
             zoomed = kernels.repeat(_KERNEL_ZOOM, 0).repeat(_KERNEL_ZOOM, 1)
-            self._file.add(summary.image("conv1/kernels", zoomed, dataformats="HWC"), step)
+            self._file.add(summary.image("pictures/conv1_kernels", zoomed, dataformats="HWC"), step)
         self._lay_out()
         self._file.flush()
 
@@ -131,11 +133,15 @@ class Dashboard:
         some = images[:_BATCH_PICTURES].detach().to("cpu", torch.float32) + mean.detach().to("cpu", torch.float32)
         pixels = some.round().clamp(0, 255).to(torch.uint8)
         grid = make_grid(pixels, nrow=_BATCH_PICTURES // 2, padding=2, pad_value=255)
-        self._file.add(summary.image("input/augmented_batch", grid.numpy(), dataformats="CHW"), step)
+        self._file.add(summary.image("pictures/augmented_batch", grid.numpy(), dataformats="CHW"), step)
 
     def finish(self) -> None:
         """The run has ended as its schedule wants; HParams then call it a success."""
         self._file.add(self._end_of_session, self._first)
+        self._file.flush()
+
+    def flush(self) -> None:
+        """Call it before a checkpoint within an epoch, so that a run killed after it has no gap before it."""
         self._file.flush()
 
     def close(self) -> None:
@@ -164,7 +170,7 @@ class Dashboard:
             }
             if filled:
                 layout[category] = filled
-        shown = [title for charts in layout.values() for title in charts]
+        shown = [pattern for charts in layout.values() for _, pattern in charts.values()]
         if shown != self._shown:
             self._shown = shown
             self._file.add(summary.custom_scalars(layout), 0)
@@ -183,10 +189,13 @@ def paper_reference(data: PreparedData) -> tuple[float, float] | None:
 
 
 def hyper_parameters(config: TrainConfig) -> dict[str, bool | str | float | int]:
-    """What runs are told apart by: the plain settings of the recipe, without the layers' shapes."""
+    """What runs are told apart by: the plain settings of the recipe, without the layers' shapes.
+
+    TensorBoard shows the first few by alphabet until asked for more, hence the names: the profiles come first.
+    """
     chosen: dict[str, bool | str | float | int] = {"seed": config.seed, "data": config.data.path}
     for group in ("model", "augment", "optim", "schedule"):
         for name, value in vars(getattr(config, group)).items():
             if isinstance(value, bool | str | float | int):
-                chosen[group if name == "name" else f"{group}.{name}"] = value
+                chosen[group if name == "name" else f"setting {group}.{name}"] = value
     return chosen

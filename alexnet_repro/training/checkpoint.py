@@ -16,6 +16,18 @@ from data_prep.format import write_atomically
 
 
 @dataclass
+class Within:
+    """What the epoch that is under way has come to."""
+
+    batch: int = 0  # batches done
+    images: int = 0
+    loss_sum: float = 0.0  # in nats, over the images
+    correct: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0  # of the seconds, for data
+
+
+@dataclass
 class Checkpoint:
     """A run between two steps. `history` has the numbers of every epoch so far."""
 

@@ -27,32 +27,20 @@ from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.model import AlexNet
 from alexnet_repro.ranks import Ranks
 from alexnet_repro.reporting.health import DeadUnits
-from alexnet_repro.reporting.paper_numbers import final_errors
-from alexnet_repro.reporting.watch import Watch
+from alexnet_repro.reporting.tensorboard import paper_reference
 from alexnet_repro.run_folder import BEST, RunFolder
-from alexnet_repro.training.checkpoint import Checkpoint, momentum_of, momentum_rates_of, restore, weights_of
+from alexnet_repro.training.checkpoint import Checkpoint, Within, momentum_of, momentum_rates_of, restore, weights_of
 from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
 from alexnet_repro.training.sgd import paper_sgd, set_rates
 from alexnet_repro.training.step import Outcome, Stepper, autocast, largest_activations
 from alexnet_repro.training.stop import StopRequest
+from alexnet_repro.training.watch import Watch
 from data_prep.command import RequestError, RunError
 
 
 class Stopped(Exception):
     """The run was asked to stop, and has saved all it did."""
-
-
-@dataclass
-class Within:
-    """What the epoch that is under way has come to."""
-
-    batch: int = 0  # batches done
-    images: int = 0
-    loss_sum: float = 0.0  # in nats, over the images
-    correct: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0  # of the seconds, for data
 
 
 @dataclass
@@ -150,7 +138,7 @@ class Trainer:
                 self.watch.close()
 
     def _watch(self) -> Watch:
-        paper = final_errors() if self.data.is_whole_ilsvrc2012() else None
+        paper = paper_reference(self.data)
         return Watch(self.config, self.folder, self.model, self.optimiser, self.rule, self.step, self.history, paper)
 
     def _train_epoch(self, phase: Phase) -> None:
@@ -161,8 +149,7 @@ class Trainer:
         given: deque[_Given] = deque()
         lag = 1 if self.inputs.use_gpu else 0  # steps that the host runs ahead of the devices
         if self.watch:
-            rate = self.config.optim.learning_rate * phase.weights
-            self.watch.epoch_begins(len(self.train_split), self.within, rate)
+            self.watch.epoch_begins(len(self.train_split), self.within)
         counted = asked = time.perf_counter()  # up to where the seconds are counted; when data was asked for
         for batches in on_devices(self._batches(), self.devices):
             self.within.waited += time.perf_counter() - asked
@@ -275,6 +262,8 @@ class Trainer:
         if not checkpoint.finite():
             raise RunError(f"step {self.step}: some weights are no numbers any more; not saved, and the checkpoint "
                            "before is good. Try another run=NAME with a lower optim.learning_rate")  # fmt: skip
+        if self.watch:
+            self.watch.flush()
         self.saver.save(checkpoint, also or [])
 
     def _all_asked_to_stop(self) -> bool:

@@ -1,7 +1,6 @@
 """What a person sees of a run under way: the live line, the lines that stay, TensorBoard, and metrics.jsonl."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,15 +9,13 @@ from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, InputRule
 from alexnet_repro.model import AlexNet
 from alexnet_repro.reporting.figures import kernel_grid
-from alexnet_repro.reporting.health import gpu_memory, norms
+from alexnet_repro.reporting.health import gpu_memory, learning_rates, norms
 from alexnet_repro.reporting.metrics_log import MetricsLog
 from alexnet_repro.reporting.progress import TrainingBar, epoch_line, with_progress
 from alexnet_repro.reporting.tensorboard import Dashboard, hyper_parameters
 from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.training.checkpoint import Within
 from alexnet_repro.training.sgd import PaperSGD
-
-if TYPE_CHECKING:
-    from alexnet_repro.training.loop import Within
 
 Row = dict[str, float]
 
@@ -49,10 +46,10 @@ class Watch:
         self._entry = (0, 0.0, 0.0)  # images, seconds and waiting of the epoch at the last entry
         self._losses: list[float] = []  # since then
 
-    def epoch_begins(self, images: int, within: "Within", learning_rate: float) -> None:
-        """An epoch of `images`, of which some may be done."""
+    def epoch_begins(self, images: int, within: Within) -> None:
+        """An epoch of `images`, of which some may be done. The optimiser has its rates."""
         schedule = self._config.schedule
-        self._rate = learning_rate
+        self._rates = learning_rates(self._optimiser)
         self._images, self._waited = within.images, within.waited
         self._entry = within.images, within.seconds, within.waited
         self._losses = []
@@ -67,18 +64,19 @@ class Watch:
 
     def batch(self, step: int, images: Tensor) -> None:
         """The network's input at `step`, float32 [N, C, H, W]."""
-        rule = self._rule
-        mean = torch.from_numpy(rule.mean_image).permute(2, 0, 1).mean(dim=(1, 2))[:, None, None]
-        self._dashboard.batch(step, images / rule.scale, mean)
+        rule, start = self._rule, self._rule.margin // 2
+        centre = rule.mean_image[start : start + rule.size, start : start + rule.size]
+        self._dashboard.batch(step, images / rule.scale, torch.from_numpy(centre).permute(2, 0, 1))
 
-    def step(self, step: int, loss: float, within: "Within") -> None:
+    def step(self, step: int, loss: float, within: Within) -> None:
         """After `step`: its loss, and what the epoch has come to with it."""
         assert self._bar is not None
         waited = within.waited - self._waited
         error = 1 - within.correct / within.images
         self._bar.update(
-            within.images - self._images, waited, step, loss=loss, learning_rate=self._rate, train_top1_error=error
-        )
+            within.images - self._images, waited, step,
+            loss=loss, learning_rate=self._rates["learning_rate/weights"], train_top1_error=error,
+        )  # fmt: skip
         self._images, self._waited = within.images, within.waited
         self._losses.append(loss)
         if step % self._config.log_every == 0:
@@ -89,7 +87,7 @@ class Watch:
             self._entry = within.images, within.seconds, within.waited
             numbers = {
                 "loss": sum(self._losses) / len(self._losses),
-                "learning_rate": self._rate,
+                **self._rates,
                 "images_per_second": images / seconds,
                 "data_wait": waited / seconds,
             }
@@ -108,6 +106,10 @@ class Watch:
         self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(self._model) if colours else None)
         self._metrics.add("epoch", {**row, **health})
         print(epoch_line(row, self._config.schedule.epochs), flush=True)
+
+    def flush(self) -> None:
+        """Before a checkpoint, so that a run killed after it has no gap."""
+        self._dashboard.flush()
 
     def finish(self) -> None:
         """The schedule has ended the run."""
