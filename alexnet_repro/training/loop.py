@@ -80,8 +80,8 @@ class Trainer:
     ) -> None:
         """RequestError if the network does not fit the pictures, or the batch not the ranks."""
         self.config, self.data, self.model, self.folder = config, data, model, folder
-        self.ranks = ranks or Ranks()
-        self.stop = stop or StopRequest()
+        self.ranks = Ranks() if ranks is None else ranks
+        self.stop = StopRequest() if stop is None else stop  # which is false until it is asked
         self.epoch, self.step, self.within = 0, 0, Within()
         self.history: list[dict[str, float]] = []
         if config.model.input_size > data.image_size:

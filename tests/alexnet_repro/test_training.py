@@ -1,83 +1,17 @@
-"""Section 5: the update rule and the schedule against transcriptions, and runs that stop and go on."""
+"""Runs on the embedded sample in small: what they keep, refuse, and end with."""
 
 import math
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import SMALL
 
-from alexnet_repro.config import ScheduleConfig, TrainConfig
+from alexnet_repro.config import TrainConfig
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.train import train
-from alexnet_repro.training.schedule import next_phase
-from alexnet_repro.training.sgd import PaperSGD
 from data_prep.command import RequestError, RunError, load
-
-
-def test_update_rule_is_that_of_section_5() -> None:
-    """100 steps with two divisions and a pause at 0, in float64. torch.optim.SGD differs at the divisions by 1e-2."""
-    rng = np.random.default_rng(0)
-    w = rng.normal(size=(4, 5))
-    v = np.zeros_like(w)
-    parameter = torch.nn.Parameter(torch.from_numpy(w.copy()))
-    optimiser = PaperSGD([parameter], learning_rate=0.01, momentum=0.9, weight_decay=0.0005)
-    for step in range(100):
-        eps = 0.0 if 60 <= step < 65 else 0.01 / 10 ** (step // 40)
-        gradient = rng.normal(size=w.shape)
-        if eps:
-            v = 0.9 * v - 0.0005 * eps * w - eps * gradient
-            w = w + v
-        optimiser.param_groups[0]["lr"] = eps
-        parameter.grad = torch.from_numpy(gradient)
-        optimiser.step()
-        np.testing.assert_allclose(parameter.detach().numpy(), w, rtol=1e-12)
-        velocity = optimiser.velocity(parameter)
-        assert velocity is not None
-        np.testing.assert_allclose(velocity.numpy(), v, rtol=1e-9, atol=1e-15)
-
-
-def plateau(**changes: object) -> ScheduleConfig:
-    settings = {
-        "epochs": 90,
-        "divisions": 3,
-        "divide_by": 10.0,
-        "patience": 2,
-        "min_improvement": 0.01,
-        "divide_after": [],
-    }
-    return ScheduleConfig(name="test", **{**settings, **changes})  # type: ignore[arg-type]
-
-
-def rates(config: ScheduleConfig, errors: list[float]) -> list[float]:
-    """The rate of each epoch, until the schedule ends the run."""
-    result = []
-    for epoch in range(len(errors) + 1):
-        phase = next_phase(config, 0.01, errors[:epoch])
-        if phase.finished:
-            break
-        result.append(phase.learning_rate)
-    return result
-
-
-def test_plateau_divides_three_times_and_ends() -> None:
-    errors = [0.9, 0.8, 0.795, 0.793, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
-    # 0.795 and 0.793 do not improve by 0.01, so it divides; 0.7 does; then two epochs to each further division
-    expected = [0.01] * 4 + [0.001] * 3 + [0.0001] * 2 + [0.00001] * 2
-    np.testing.assert_allclose(rates(plateau(), errors), expected)
-
-
-def test_at_most_so_many_epochs() -> None:
-    assert len(rates(plateau(epochs=5), [0.9 - i / 50 for i in range(20)])) == 5
-
-
-def test_fixed_divisions() -> None:
-    config = plateau(patience=None, divide_after=[2, 3], epochs=4)
-    np.testing.assert_allclose(rates(config, [0.5] * 9), [0.01, 0.01, 0.001, 0.0001])
-    with pytest.raises(RequestError, match="divide_after"):
-        plateau(divide_after=[3])
 
 
 def config_for(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:
@@ -88,7 +22,7 @@ def config_for(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:
 def test_a_run_that_pauses_ends_to_the_bit_where_an_undisturbed_one_does(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    division = "schedule.divide_after=[1]"
+    division = "schedule.changes=[{after: 1, weights: 0.1, biases: 0.1}]"
     train(config_for(prepared, tmp_path / "whole", division))
     validate = "alexnet_repro.training.loop.Trainer._validate"
     real = __import__("alexnet_repro.training.loop", fromlist=["Trainer"]).Trainer._validate
