@@ -38,6 +38,8 @@ def test_both_sides_make_the_same_input(tmp_path: Path) -> None:
     data = PreparedData(out)
     both = SideBySide(plain, {"raw": data}, originals)
     ours, theirs = (torch.cat(list(run())) for run in both.full().values())  # type: ignore[arg-type]
+    for batch, mapped in zip(both.our_patches(data), both.mapped_patches(data), strict=True):
+        np.testing.assert_array_equal(batch.images.numpy(), mapped)
     labels = data.split("train").labels[both.order]  # pictures were shuffled into the shards; here each has its class
     assert ours.shape == (5, 3, 67, 67)
     for image, label in zip(ours, labels, strict=True):
@@ -54,7 +56,7 @@ def test_the_command_reports_every_way(tmp_path: Path, capsys: pytest.CaptureFix
     finally:
         torch.set_num_threads(threads)
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.endswith(" x") for line in lines) == 7
+    assert sum(line.endswith(" x") for line in lines) == 8
     assert any(line.startswith("2 pictures of ") for line in lines)
 
 
