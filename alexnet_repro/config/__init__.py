@@ -8,6 +8,7 @@ from alexnet_repro.config.commands import (
     EvaluateConfig,
     ExportConfig,
     FiguresConfig,
+    InputBenchmarkConfig,
     PredictConfig,
     SummaryConfig,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "FiguresConfig",
+    "InputBenchmarkConfig",
     "ModelConfig",
     "NormConfig",
     "OptimConfig",

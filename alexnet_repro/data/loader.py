@@ -37,18 +37,18 @@ class Batch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same on `device`; itself if it is there already."""
-        if all(tensor.device == device for tensor in self.tensors()):
+        if all(tensor.device == device for tensor in self.tensors().values()):
             return self
-        return self._with([tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors()])
+        return self._with({k: v.to(device, non_blocking=non_blocking) for k, v in self.tensors().items()})
 
     def pin_memory(self) -> "Batch":
-        return self._with([tensor.pin_memory() for tensor in self.tensors()])
+        return self._with({name: tensor.pin_memory() for name, tensor in self.tensors().items()})
 
-    def tensors(self) -> list[Tensor]:
-        return [value for value in vars(self).values() if isinstance(value, Tensor)]
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-    def _with(self, tensors: list[Tensor]) -> "Batch":
-        return Batch(*tensors, counted=self.counted, total=self.total)  # type: ignore[misc, arg-type]
+    def _with(self, tensors: dict[str, Tensor]) -> "Batch":
+        return Batch(**tensors, counted=self.counted, total=self.total)
 
 
 def epoch_batches(
@@ -121,8 +121,14 @@ def _batches(
     requests = (request(batch) for batch in range(len(shares)))
     for part, images in zip(shares, patches_of(reader.shards, side, requests, len(shares), loading), strict=True):
         drawn = draws[part.chosen]
-        small = (reader.labels[order[part.chosen]], drawn.top, drawn.left, drawn.mirror, drawn.colour)
-        tensors = [torch.from_numpy(np.ascontiguousarray(values)) for values in small]
-        if loading.pin:
-            tensors = [tensor.pin_memory() for tensor in tensors]
-        yield Batch(images, *tensors, counted=part.counted, total=part.total)  # type: ignore[misc, arg-type]
+        batch = Batch(
+            images=images,
+            labels=torch.from_numpy(reader.labels[order[part.chosen]]),
+            top=torch.from_numpy(drawn.top),
+            left=torch.from_numpy(drawn.left),
+            mirror=torch.from_numpy(drawn.mirror),
+            colour=torch.from_numpy(drawn.colour),
+            counted=part.counted,
+            total=part.total,
+        )
+        yield batch.pin_memory() if loading.pin else batch

@@ -50,7 +50,7 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
         for device, stream in streams.items():
             compute = torch.cuda.current_stream(device)
             compute.wait_stream(stream)
-            for tensor in current[device].tensors():
+            for tensor in current[device].tensors().values():
                 tensor.record_stream(compute)  # its memory may be given to a later copy only after this use
         yield current
         if failure is not None:

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_repro.config import AugmentConfig
 from alexnet_repro.data import (
     Batch,
+    Draws,
     LoaderError,
     Loading,
     PreparedData,
-    draw_epoch,
     epoch_batches,
     shuffled,
     whole_images,
@@ -32,7 +31,6 @@ from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
 from tests.conftest import prepare_config
 
-PAPER = AugmentConfig("paper", random_crop=True, mirror=True, colour_noise=0.1)
 SIDE, MARGIN = 67, 8  # patches of pictures of 75
 
 
@@ -53,8 +51,14 @@ def train(folder: Path) -> SplitReader:
     return PreparedData(folder).split("train")
 
 
+def drawn(count: int) -> Draws:
+    rng = np.random.default_rng(0)
+    top, left = rng.integers(0, MARGIN + 1, (2, count))
+    return Draws(top, left, rng.random(count) < 0.5, rng.standard_normal((count, 3), dtype=np.float32))
+
+
 def in_order(reader: SplitReader, loading: Loading, batch_size: int = 16, first: int = 0) -> Iterator[Batch]:
-    draws = draw_epoch(PAPER, 0, 0, len(reader), MARGIN)
+    draws = drawn(len(reader))
     return epoch_batches(reader, np.arange(len(reader)), draws, SIDE, batch_size, loading, first=first)
 
 
@@ -64,7 +68,7 @@ def test_every_picture_once_and_cut_where_drawn(
     prepared: Path, prepared_raw: Path, encoding: str, workers: int
 ) -> None:
     reader = train({"jpeg": prepared, "raw": prepared_raw}[encoding])
-    order, draws = shuffled(0, 0, 60), draw_epoch(PAPER, 0, 0, 60, MARGIN)
+    order, draws = shuffled(0, 0, 60), drawn(60)
     batches = list(epoch_batches(reader, order, draws, SIDE, 16, Loading(workers)))
     assert [len(b.labels) for b in batches] == [b.counted for b in batches] == [16, 16, 16, 12]
     images = torch.cat([b.images for b in batches]).numpy()
@@ -103,7 +107,7 @@ def test_a_raw_member_written_otherwise_is_decoded(copy: Path) -> None:
 def test_ranks_share_each_global_batch(prepared_raw: Path, ranks: int, first: int) -> None:
     """Batches of 7: the last has 4 pictures, so that one of five ranks gets a stand-in."""
     reader = train(prepared_raw)
-    order, draws = shuffled(0, 0, 60), draw_epoch(PAPER, 0, 0, 60, MARGIN)
+    order, draws = shuffled(0, 0, 60), drawn(60)
     for rank in range(ranks):
         batches = list(epoch_batches(reader, order, draws, SIDE, 7, Loading(0), first=first, rank=rank, ranks=ranks))
         assert len(batches) == 9 - first

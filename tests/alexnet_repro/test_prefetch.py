@@ -28,7 +28,7 @@ def test_each_distinct_device_gets_one_and_the_host_its_own() -> None:
     for original, copies in zip(given, got, strict=True):
         assert copies[CPU] is original
         there = copies[META]
-        assert all(tensor.device == META for tensor in there.tensors())
+        assert all(tensor.device == META for tensor in there.tensors().values())
         assert (there.counted, there.total) == (0, original.total)
         assert there.images.shape == original.images.shape and there.images.dtype == torch.uint8
 
