@@ -136,7 +136,7 @@ class Dashboard:
         self._file.add(summary.image("pictures/augmented_batch", grid.numpy(), dataformats="CHW"), step)
 
     def finish(self) -> None:
-        """The run has ended as its schedule wants; HParams then call it a success."""
+        """After `start`: the run has ended as its schedule wants, and HParams calls it a success. Twice is harmless."""
         self._file.add(self._end_of_session, self._first)
         self._file.flush()
 
