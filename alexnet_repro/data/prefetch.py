@@ -2,10 +2,20 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from alexnet_repro.data.loader import Batch
+
+
+@dataclass
+class _Copies:
+    """A batch in host memory, its copies, and on each GPU the event that comes when they are there."""
+
+    batch: Batch
+    on: dict[torch.device, Batch]
+    done: dict[torch.device, torch.cuda.Event]
 
 
 def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Iterator[dict[torch.device, Batch]]:
@@ -21,37 +31,37 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
         for batch in batches:
             yield {device: batch.to(device) for device in distinct}
         return
-    in_flight: deque[tuple[Batch, list[torch.cuda.Event]]] = deque()  # host batches must outlive their copies
+    copying: deque[_Copies] = deque()  # host batches must outlive their copies
 
-    def begin_copies() -> dict[torch.device, Batch] | None:
+    def begin() -> _Copies | None:
         batch = next(batches, None)
         if batch is None:
             return None
-        while in_flight and all(event.query() for event in in_flight[0][1]):
-            in_flight.popleft()
-        copies, events = {}, []
+        while copying and all(event.query() for event in copying[0].done.values()):
+            copying.popleft()
+        begun = _Copies(batch, {}, {})
         for device in distinct:
-            if device not in streams:
-                copies[device] = batch.to(device)
-                continue
-            with torch.cuda.stream(streams[device]):
-                copies[device] = batch.to(device, non_blocking=True)
-                events.append(streams[device].record_event())
-        in_flight.append((batch, events))
-        return copies
+            if device in streams:
+                with torch.cuda.stream(streams[device]):
+                    begun.on[device] = batch.to(device, non_blocking=True)
+                    begun.done[device] = streams[device].record_event()
+            else:
+                begun.on[device] = batch.to(device)
+        copying.append(begun)
+        return begun
 
-    upcoming = begin_copies()
+    upcoming = begin()
     while upcoming is not None:
         current, failure = upcoming, None
         try:
-            upcoming = begin_copies()
+            upcoming = begin()
         except Exception as error:
             failure = error
-        for device, stream in streams.items():
+        for device, done in current.done.items():
             compute = torch.cuda.current_stream(device)
-            compute.wait_stream(stream)
-            for tensor in current[device].tensors().values():
+            compute.wait_event(done)  # for these copies, not for those of the next batch
+            for tensor in current.on[device].tensors().values():
                 tensor.record_stream(compute)  # its memory may be given to a later copy only after this use
-        yield current
+        yield current.on
         if failure is not None:
             raise failure
