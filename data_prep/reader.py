@@ -1,7 +1,7 @@
 """Random access to the pictures of a prepared data set, one by one or as a batch of patches.
 
-Shards are read with `preadv` into a buffer that is used again, not through mmap: as fast (docs/results.md), and a
-shard that is cut short is a short read, where a map would end the process with SIGBUS. JPEGs are decoded by Pillow,
+Shards are read with `preadv` into a buffer that is used again, not through mmap: about as fast (docs/results.md), and
+a shard that is cut short is a short read, where a map would end the process with SIGBUS. JPEGs are decoded by Pillow,
 which wrote them: torchvision's decoder is faster by a third, but on its way out of torchvision.
 """
 
