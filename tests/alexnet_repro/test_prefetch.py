@@ -41,11 +41,11 @@ class Stream:
     def __init__(self, log: list[str], name: str) -> None:
         self.log, self.name = log, name
 
-    def wait_stream(self, other: "Stream") -> None:
-        self.log.append(f"{self.name} waits for {other.name}")
+    def wait_event(self, event: "Stream") -> None:
+        self.log.append(f"{self.name} waits for {event.name}")
 
     def record_event(self) -> "Stream":
-        return self
+        return Stream(self.log, f"copy {self.log.count('copy')}")
 
     def query(self) -> bool:
         return False
@@ -57,7 +57,9 @@ class Stream:
 
 
 def test_the_next_copy_begins_before_this_batch_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And an error of the batch after comes out only when this one has been used."""
+    """Of a batch its own copies are waited for, and not those of the next. An error of the batch after comes out only
+    when this one has been used.
+    """
     log: list[str] = []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(log, "side"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
@@ -67,8 +69,8 @@ def test_the_next_copy_begins_before_this_batch_is_handed_out(monkeypatch: pytes
     with pytest.raises(RunError, match="the disk is gone"):
         for copies in on_devices(batches(2, fail=True), [GPU, GPU]):
             log.append(f"use {copies[GPU].total}")
-    handed_out = ["compute waits for side", *["record"] * 6]
-    assert log == ["copy", "copy", *handed_out, "use 0", *handed_out, "use 1"]
+    handed_out = [["compute waits for copy 1", *["record"] * 6], ["compute waits for copy 2", *["record"] * 6]]
+    assert log == ["copy", "copy", *handed_out[0], "use 0", *handed_out[1], "use 1"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
