@@ -20,6 +20,7 @@ from data_prep.reader import Shards
 
 _AHEAD = 2  # batches that each worker may be ahead; each lies in shared memory, 19 MB for 128 patches of 224
 _LOOK_AFTER_WORKERS = 1.0  # seconds between two looks at whether all are alive
+_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 _DYING = 2.0  # seconds that a worker may take to be seen dead after its connection broke
 
 
@@ -127,24 +128,27 @@ def patches_of(
 
 
 def _start_worker(_: int) -> None:
-    """Ctrl-C reaches every process of the group; the parent hears it, finishes its step, and ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and torchrun's SIGTERM, reach every process of the group; the parent hears them, finishes its step, and
+    ends the workers. A worker whose parent is gone ends by itself.
+    """
+    for number in _FOR_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def _undisturbed_start() -> Iterator[None]:
     """Around the start of workers.
 
-    They inherit SIGINT blocked: a worker that is still starting has not yet said that it ignores it. And the handler
-    by which DataLoader would raise a worker's death in the main thread, in the middle of whatever it is at, is taken
-    away again: we look after the workers when we wait for them.
+    They inherit the signals blocked: a worker that is still starting has not yet said that it ignores them. And the
+    handler by which DataLoader would raise a worker's death in the main thread, in the middle of whatever it is at, is
+    taken away again: we look after the workers when we wait for them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     if multiprocessing.get_start_method() != "fork":
-        resource_tracker.ensure_running()  # its own start would unblock SIGINT again
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        resource_tracker.ensure_running()  # its own start would unblock them again
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield

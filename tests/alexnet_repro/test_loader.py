@@ -256,7 +256,9 @@ if __name__ == "__main__":
 """
 
 
-def run_program(copy: Path, tmp_path: Path, method: str, number: int, at: str) -> tuple[str, str]:
+def run_program(
+    copy: Path, tmp_path: Path, method: str, number: int, at: str, only_the_parent: bool = False
+) -> tuple[str, str]:
     """Sends `number` to the whole group, as Ctrl-C does, when the program says `at`."""
     root = Path(__file__).parents[2]
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -270,7 +272,7 @@ def run_program(copy: Path, tmp_path: Path, method: str, number: int, at: str) -
             assert process.poll() is None, process.stderr.read()
         if at == "start":
             time.sleep(0.3)  # workers are starting
-        os.killpg(process.pid, number)
+        (os.kill if only_the_parent else os.killpg)(process.pid, number)
         out, err = process.communicate(timeout=100)
     return out, err
 
@@ -281,7 +283,13 @@ def test_workers_leave_an_interrupt_to_the_parent(copy: Path, tmp_path: Path, me
     assert (out.splitlines()[-1], err) == ("heard [2] then 58", "")
 
 
-def test_on_sigterm_workers_die_and_the_step_is_finished(copy: Path, tmp_path: Path) -> None:
+def test_workers_leave_sigterm_to_the_parent(copy: Path, tmp_path: Path) -> None:
+    """torchrun sends it to the whole group."""
     out, err = run_program(copy, tmp_path, "fork", signal.SIGTERM, "step")
-    assert err == ""
-    assert out.startswith("heard [15] a loader process died (signal: Terminated); ")
+    assert (out.splitlines()[-1], err) == ("heard [15] then 58", "")
+
+
+def test_workers_end_when_their_parent_is_gone(copy: Path, tmp_path: Path) -> None:
+    """Killed, it could not end them: they look whether it lives every few seconds."""
+    out, err = run_program(copy, tmp_path, "fork", signal.SIGKILL, "step", only_the_parent=True)
+    assert (out, err) == ("", "")  # and the pipes, which they hold too, are closed
