@@ -66,7 +66,7 @@ class Stepper:
         self.low_precision = low_precision
         self.network: nn.Module = model
         if ranks.size > 1:
-            self.network = DistributedDataParallel(model, broadcast_buffers=False)
+            self.network = DistributedDataParallel(model)
         device = model.fc8.parts()[0].weight.device
         optimiser.found_inf = torch.zeros(1, device=device)
 
