@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -30,6 +31,14 @@ def loader_workers(config: RuntimeConfig, processes: int = 1) -> int:
         return config.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(16, max(1, cores // processes - 1))
+
+
+def autocast(precision: str, devices: Sequence[torch.device]) -> ExitStack:
+    """While entered, layers compute in bfloat16 on every kind of device, if `precision` is bf16."""
+    stack = ExitStack()
+    for kind in {device.type for device in devices} if precision == "bf16" else ():
+        stack.enter_context(torch.autocast(kind, torch.bfloat16))
+    return stack
 
 
 def compile_network(model: nn.Module, config: RuntimeConfig, devices: Sequence[torch.device]) -> None:

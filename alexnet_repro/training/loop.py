@@ -33,7 +33,7 @@ from alexnet_repro.training.checkpoint import Checkpoint, Within, momentum_of, m
 from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
 from alexnet_repro.training.sgd import paper_sgd, set_rates
-from alexnet_repro.training.step import Outcome, Stepper, autocast, largest_activations
+from alexnet_repro.training.step import Outcome, Stepper, largest_activations
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.training.watch import Watch
 from data_prep.command import RequestError, RunError
@@ -92,10 +92,6 @@ class Trainer:
         self.train_split, self.val_split = data.split("train"), data.split("val")
         self.optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
 
-    @property
-    def low_precision(self) -> torch.dtype | None:
-        return torch.bfloat16 if self.config.runtime.precision == "bf16" else None
-
     def resume(self, checkpoint: Checkpoint) -> None:
         if checkpoint.data["plan"] != self.data.identity()["plan"]:
             raise RequestError(
@@ -112,7 +108,7 @@ class Trainer:
     def run(self) -> None:
         """Until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""
         self.stepper = Stepper(
-            self.model, self.optimiser, self.inputs, self.config.seed, self.ranks, self.low_precision
+            self.model, self.optimiser, self.inputs, self.config.seed, self.ranks, self.config.runtime.precision
         )
         self.saver = Saver(self.folder, self.config.save_minutes)
         self.watch = self._watch() if self.ranks.first else None
@@ -227,7 +223,7 @@ class Trainer:
         )  # fmt: skip
         view = views_of(1, self.rule.margin)
         sums = torch.zeros(4, dtype=torch.float64)  # images, log-losses, errors at 1 and at 5 guesses
-        with autocast(self.devices, self.low_precision), DeadUnits(self.model) as dead:
+        with runtime.autocast(self.config.runtime.precision, self.devices), DeadUnits(self.model) as dead:
             for batch in self.watch.validation(batches, len(self.val_split)) if self.watch else batches:
                 if self.stop and self.ranks.size == 1:
                     self._save()

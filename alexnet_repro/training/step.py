@@ -1,7 +1,6 @@
 """One step of section 5: forward through both columns, mean log-loss of the batch, backward, update."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alexnet_repro.data import Batch, ColumnInputs
 from alexnet_repro.model import AlexNet
 from alexnet_repro.ranks import Ranks
+from alexnet_repro.runtime import autocast
 from alexnet_repro.training.sgd import PaperSGD
 
 
@@ -58,12 +58,12 @@ class Stepper:
         inputs: ColumnInputs,
         seed: int,
         ranks: Ranks,
-        low_precision: torch.dtype | None,
+        precision: str,
     ) -> None:
         self.model, self.optimiser, self.inputs = model, optimiser, inputs
         self.ranks = ranks
         self.seed = seed
-        self.low_precision = low_precision
+        self.precision = precision
         self.network: nn.Module = model
         if ranks.size > 1:
             self.network = DistributedDataParallel(model)
@@ -78,7 +78,7 @@ class Stepper:
     def __call__(self, batches: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> Outcome:
         """`batches`: this rank's share of the step's batch, on every device that has a column."""
         columns = self.columns(batches, step, noise)
-        with autocast(self.inputs.devices, self.low_precision):
+        with autocast(self.precision, self.inputs.devices):
             logits: Tensor = self.network(columns)
         batch = batches[logits.device]
         logits, labels = logits[: max(1, batch.counted)].float(), batch.labels[: max(1, batch.counted)]
@@ -94,14 +94,6 @@ class Stepper:
         found_inf.copy_(torch.maximum(found_inf, (~numbers[0].isfinite()).float()))
         self.optimiser.step()
         return Outcome(numbers, batch.total)
-
-
-def autocast(devices: list[torch.device], dtype: torch.dtype | None) -> ExitStack:
-    """Layers compute in `dtype` on every kind of device; None: as they are."""
-    stack = ExitStack()
-    for kind in {device.type for device in devices} if dtype else ():
-        stack.enter_context(torch.autocast(kind, dtype))
-    return stack
 
 
 def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) -> str:
