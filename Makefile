@@ -4,6 +4,9 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 OUT ?= data/ilsvrc2012
 SAMPLE_ARCHIVES := data/sample-archives
+RUNS ?= runs
+PORT ?= 6006
+EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo sample test lint prepare-imagenet tensorboard clean
@@ -55,8 +58,13 @@ lint: $(VENV)/installed-dev  ## style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-tensorboard: $(VENV)/installed  ## open the dashboards of all runs
-	$(VENV)/bin/tensorboard --logdir runs
+tensorboard: $(if $(EVENTS),$(VENV)/installed)  ## [RUNS=runs] [PORT=6006]: serve the dashboards of all runs
+ifeq ($(EVENTS),)
+	@echo 'make tensorboard: no run in $(RUNS)/ has dashboards yet; make demo trains one (RUNS=FOLDER if yours are elsewhere)' >&2
+	@exit 2
+else
+	$(VENV)/bin/tensorboard --logdir '$(RUNS)' --port $(PORT)
+endif
 
 clean:  ## remove the environment and all caches; data/ and runs/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

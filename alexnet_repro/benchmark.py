@@ -84,21 +84,29 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
     images = torch.randn(config.batch_size, 3, size, size, device=devices[0]).mul_(60).to(memory_format=layout)
     columns = [images.to(device) for device in devices]  # as in training, where each column makes its own input
     labels = torch.randint(_CLASSES, (config.batch_size,), device=devices[0])
+    for network in (ours, with_torch_norm, theirs):
+        runtime.compile_network(network, config.runtime, devices)
+    precision = config.runtime.precision
     return {
-        config.model.name: training_step(ours, columns, labels),
-        f"{config.model.name}, nn.LocalResponseNorm": training_step(with_torch_norm, columns, labels),
-        "torchvision alexnet": training_step(theirs, images, labels),
+        config.model.name: training_step(ours, columns, labels, precision),
+        f"{config.model.name}, nn.LocalResponseNorm": training_step(with_torch_norm, columns, labels, precision),
+        "torchvision alexnet": training_step(theirs, images, labels, precision),
     }
 
 
-def training_step(model: nn.Module, images: Tensor | list[Tensor], labels: Tensor) -> Callable[[], None]:
+def training_step(
+    model: nn.Module, images: Tensor | list[Tensor], labels: Tensor, precision: str = "fp32"
+) -> Callable[[], None]:
     """Forward, backward and update, with the paper's optimiser; its numbers do not matter for speed."""
     optimiser = PaperSGD(model.parameters(), learning_rate=1e-4, momentum=0.9, weight_decay=5e-4)
     model.train()
+    devices = [x.device for x in ([images] if isinstance(images, Tensor) else images)]
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        F.cross_entropy(model(images), labels).backward()
+        with runtime.autocast(precision, devices):
+            logits: Tensor = model(images)
+        F.cross_entropy(logits.float(), labels).backward()
         optimiser.step()
 
     return step

@@ -50,13 +50,13 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
     view = f"the central {side}x{side} patch"
     if config.format == "safetensors":
         given = f"float32 [N, {channels}, {side}, {side}]"
-        inside = f"outside the network: minus mean_image (height, width, colour), then {view}, colours first"
+        inside = f"outside the network: {_centred('mean_image', view, checkpoint)}, colours first"
         result = f"logits, float32 [N, {classes}]"
     else:
         given = f"images, uint8 [N, {size}, {size}, {channels}]"
         view = view if config.views == 1 else f"ten {side}x{side} patches (corners, centre, and their mirror images)"
         averaged = "" if config.views == 1 else ", softmax outputs averaged"
-        inside = f"inside the graph: minus the mean image, {view}{averaged}"
+        inside = f"inside the graph: {_centred('the mean image', view, checkpoint)}{averaged}"
         result = f"probabilities, float32 [N, {classes}]"
     return {
         "model": f"AlexNet, profile {network.config.name}; run {config.run}, {checkpoint.epoch} epochs",
@@ -70,12 +70,20 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
     }
 
 
+def _centred(mean_image: str, view: str, checkpoint: Checkpoint) -> str:
+    """What comes between a prepared picture and the network, in words."""
+    at_patch = checkpoint.inputs["mean"] == "at_patch"
+    centred = f"minus {mean_image}, then {view}" if at_patch else f"{view}, minus the central patch of {mean_image}"
+    scale = checkpoint.inputs["scale"]
+    return centred if scale == 1 else f"{centred}, times {scale:g}"
+
+
 def _classifier(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> tuple[Classifier, Tensor]:
     """The whole as one module, and an input to trace it with."""
     size, _, channels = checkpoint.mean_image.shape
     views = views_of(config.views, size - network.config.input_size)
     example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
-    return Classifier(network, checkpoint.mean_image, views), example
+    return Classifier(network, checkpoint.input_rule(), views), example
 
 
 def _onnx(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:

@@ -18,7 +18,7 @@ from alexnet_repro.reporting.report import FACTS, read_facts, render, report_fol
 from alexnet_repro.run_folder import LAST, RunFolder
 from alexnet_repro.trained import load_trained, prepared_for
 from data_prep.command import RequestError, main
-from data_prep.format import SplitReader
+from data_prep.reader import SplitReader
 
 _NEED_DATA = {"labels", "neighbours", "embedding"}
 

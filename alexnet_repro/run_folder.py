@@ -1,6 +1,5 @@
 """runs/NAME/: configuration, checkpoints, metrics, TensorBoard events, report."""
 
-import json
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +13,13 @@ from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint
 from data_prep.command import RequestError, checked
 from data_prep.format import exclusive, write_atomically
 
-LAST, BEST = "last", "best"
+LAST, PREVIOUS, BEST = "last", "previous", "best"
 
-# Where and how fast a run computes may change between its sessions; what it computes may not.
+# Where and how fast a run computes may change between its sessions; what it computes may not, unless allowed by name.
 # The data may move: a checkpoint knows which pictures it was trained on.
-_MAY_CHANGE = ("gpus", "devices", "runtime", "runs_dir", "keep_every", "data")
+_MAY_CHANGE = (
+    "gpus", "devices", "runtime", "runs_dir", "keep_every", "save_minutes", "log_every", "allow_changes", "data",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -58,21 +59,40 @@ class RunFolder:
         """Held while a run is trained. RequestError if another process trains it."""
         return exclusive(self.path / "lock", str(self.path))
 
-    def last_checkpoint(self) -> Checkpoint | None:
-        """What a run continues from, if it was begun."""
-        last = self.checkpoint_path(LAST)
-        return load_checkpoint(last) if last.is_file() else None
+    def last_checkpoint(self) -> tuple[Checkpoint | None, str | None]:
+        """What a run continues from, if it was begun, and a warning if that is not the last that was written.
+
+        RequestError if all that is there is damaged.
+        """
+        problems = []
+        for name in (LAST, PREVIOUS):
+            path = self.checkpoint_path(name)
+            if not path.is_file():  # a kill between two renames leaves no `last`, and a whole `previous`
+                continue
+            try:
+                checkpoint = load_checkpoint(path)
+            except RequestError as error:
+                problems.append(str(error))
+                continue
+            warning = f"{problems[0]}: the one before it is used, of step {checkpoint.step}" if problems else None
+            return checkpoint, warning
+        if problems:
+            raise RequestError("; ".join(problems) + f"; copy {self.checkpoint_path(BEST)} or another over "
+                               f"{self.checkpoint_path(LAST)} to go on from there")  # fmt: skip
+        return None, None
 
     def _refuse_changes(self, config: TrainConfig) -> None:
         changed = []
         before, now = flat(self._raw_config()), flat(asdict(config))
         for key in sorted(before.keys() | now.keys()):
-            if key.split(".")[0] not in _MAY_CHANGE and before.get(key) != now.get(key):
+            allowed = any(key == name or key.startswith(name + ".") for name in (*_MAY_CHANGE, *config.allow_changes))
+            if not allowed and before.get(key) != now.get(key):
                 changed.append(f"{key} was {before.get(key)}, now {now.get(key)}")
         if changed:
+            names = ",".join(change.split(" was ")[0] for change in changed)
             raise RequestError(
-                f"{self.path}: was started with another configuration ({'; '.join(changed)}); "
-                "choose another run=NAME, or give the same settings to continue it"
+                f"{self.path}: was started with another configuration ({'; '.join(changed)}); choose another run=NAME, "
+                f"give the same settings to continue it, or allow the change with 'allow_changes=[{names}]'"
             )
 
     def _raw_config(self) -> dict[str, Any]:
@@ -98,11 +118,6 @@ class RunFolder:
     def checkpoint(self, name: str) -> Checkpoint:
         self._raw_config()
         return load_checkpoint(self.checkpoint_path(name))
-
-    def write_metrics(self, history: list[dict[str, float]]) -> None:
-        """One JSON object a line, one line an epoch."""
-        text = "".join(json.dumps(epoch) + "\n" for epoch in history)
-        write_atomically(self.metrics, lambda file: file.write(text.encode()))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -59,7 +59,6 @@ def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
         print(f"warning: {warning}")
     runtime.configure(config.runtime)
     place(model, devices)
-    mean, components = checkpoint.mean_image.numpy(), checkpoint.colour_components.numpy()
-    inputs = ColumnInputs(mean, components, model.config.input_size, devices, config.runtime.channels_last)
-    image_size = mean.shape[0]
-    return TrainedModel(model, checkpoint, inputs, image_size, image_size - model.config.input_size)
+    rule = checkpoint.input_rule()
+    inputs = ColumnInputs(rule, devices, config.runtime.channels_last)
+    return TrainedModel(model, checkpoint, inputs, len(rule.mean_image), rule.margin)

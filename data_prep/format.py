@@ -1,4 +1,4 @@
-"""The prepared data set on disk: the one contract between preparation and training, both its sides.
+"""The prepared data set on disk: the one contract between preparation and training. reader.py reads it at random.
 
     OUT/manifest.json     written last: a folder without it is not finished
     OUT/mean.npy          float32 [S, S, C], 0..255: the mean training image
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from data_prep.command import RequestError, RunError
+from data_prep.command import RequestError
 
 try:
     import fcntl
@@ -202,66 +202,3 @@ def sha256_of(path: Path) -> str:
 
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}.tar"
-
-
-class SplitReader:
-    """Random access to one split through its index: `reader[i]` is (uint8 [S, S, C], label).
-
-    A shard is open only while it is read: ImageNet has more shards than a process may have open files.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
-        if split not in manifest.splits:
-            raise RequestError(f"{folder}: has no split {split!r}; it has {', '.join(manifest.splits)}")
-        self.folder = folder / split
-        self.encoding = manifest.encoding
-        self.channels = manifest.channels
-        self.info = manifest.splits[split]
-        self.index = self._load_index()
-        self.labels = np.ascontiguousarray(self.index["label"], dtype=np.int64)
-        self._checked: set[int] = set()  # shards whose size was compared with the manifest
-
-    def _load_index(self) -> np.ndarray:
-        path = self.folder / INDEX
-        try:
-            index: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{path}: cannot be read ({error}); {PREPARE_AGAIN}") from None
-        if len(index) != self.info.images or index.dtype != INDEX_DTYPE:
-            raise RequestError(
-                f"{path}: {len(index)} rows, but the manifest has {self.info.images} images; {PREPARE_AGAIN}"
-            )
-        return index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def member(self, i: int) -> bytes:
-        """The encoded bytes of picture i. RunError if its shard is missing or has another size than it should."""
-        row = self.index[i]
-        shard, offset, length = int(row["shard"]), int(row["offset"]), int(row["length"])
-        info = self.info.shards[shard]
-        path = self.folder / info.file
-        try:
-            with path.open("rb", buffering=0) as file:
-                if shard not in self._checked and (found := os.fstat(file.fileno()).st_size) != info.bytes:
-                    raise RunError(f"{path}: {found} bytes, but the manifest says {info.bytes}; {PREPARE_AGAIN}")
-                self._checked.add(shard)
-                file.seek(offset)
-                data = file.read(length)
-        except OSError as error:
-            raise RunError(f"{path}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
-        if len(data) != length:
-            raise RunError(f"{path}: ends before picture {i}; {PREPARE_AGAIN}")
-        return data
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        data = self.member(i)
-        try:
-            return decode(data, self.encoding), int(self.labels[i])
-        except (OSError, ValueError) as error:
-            shard = self.info.shards[int(self.index[i]["shard"])]
-            raise RunError(
-                f"{self.folder / shard.file}: picture {i} cannot be decoded ({error}); "
-                f"check the data set with `python -m data_prep.verify {self.folder.parent}`"
-            ) from None

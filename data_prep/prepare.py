@@ -29,12 +29,12 @@ from data_prep.format import (
     Manifest,
     Rejected,
     SplitInfo,
-    SplitReader,
     exclusive,
     shard_name,
     write_atomically,
 )
 from data_prep.preview import PICTURES, as_picture, contact_sheet
+from data_prep.reader import SplitReader
 from data_prep.sources import LAYOUTS, Source, SourceImage, find_source
 from data_prep.sources.checks import check_md5, say_what_was_understood
 from data_prep.statistics import ImageSums

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.command import DONE, FAILED, WRONG_REQUEST, RequestError, plain_main
-from data_prep.format import MEAN, Manifest, SplitReader, decode, sha256_of
+from data_prep.format import MEAN, Manifest, decode, sha256_of
+from data_prep.reader import SplitReader
 
 
 @dataclass

@@ -10,6 +10,7 @@ from alexnet_repro.config.commands import (
     EvaluateConfig,
     ExportConfig,
     FiguresConfig,
+    InputBenchmarkConfig,
     PredictConfig,
     SummaryConfig,
 )
@@ -24,6 +25,7 @@ from alexnet_repro.config.model import (
 )
 from alexnet_repro.config.training import (
     AugmentConfig,
+    ChangeConfig,
     DataConfig,
     OptimConfig,
     RunConfig,
@@ -38,6 +40,7 @@ __all__ = [
     "LAYERS",
     "AugmentConfig",
     "BenchmarkConfig",
+    "ChangeConfig",
     "CompareConfig",
     "ConvConfig",
     "DataConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "FiguresConfig",
+    "InputBenchmarkConfig",
     "ModelConfig",
     "NormConfig",
     "OptimConfig",

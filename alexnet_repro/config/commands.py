@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alexnet_repro.config.checks import require, require_one_of
 from alexnet_repro.config.model import ModelConfig
-from alexnet_repro.config.training import RunConfig, RunReference, RuntimeConfig
+from alexnet_repro.config.training import AugmentConfig, RunConfig, RunReference, RuntimeConfig
 
 FIGURES = ("kernels", "curves", "labels", "neighbours", "embedding")
 
@@ -167,5 +167,21 @@ class BenchmarkConfig:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        require(self.steps >= 1, "steps", self.steps, "1 or more")
+
+
+@dataclass
+class InputBenchmarkConfig:
+    src: str
+    images: int
+    batch_size: int
+    steps: int
+    model: ModelConfig
+    augment: AugmentConfig
+    runtime: RuntimeConfig
+
+    def __post_init__(self) -> None:
+        require(self.images >= 1, "images", self.images, "1 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         require(self.steps >= 1, "steps", self.steps, "1 or more")

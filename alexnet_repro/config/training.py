@@ -1,11 +1,12 @@
 """What a run computes, on what data, and where: conf/train.yaml and its groups."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_repro.config.checks import require
-from alexnet_repro.config.model import ModelConfig
+from alexnet_repro.config.checks import require, require_one_of
+from alexnet_repro.config.model import LAYERS, ModelConfig
 
 
 @dataclass
@@ -15,15 +16,29 @@ class DataConfig:
 
 @dataclass
 class AugmentConfig:
-    """Section 4.1. `colour_noise` is the standard deviation of a_i; 0 switches the noise off."""
+    """Section 4.1, and how the mean image is subtracted (section 2).
+
+    `colour_noise` is the standard deviation of a_i; 0 switches the noise off. `shared_by` images in a row share one
+    patch position and one mirroring. `mean`: each pixel's own (at_patch), or the mean image's central patch (centre).
+    """
 
     name: str
     random_crop: bool
     mirror: bool
+    shared_by: int
+    mean: str
     colour_noise: float
+    colour_scale: str
+    colour_divisor: float
+    input_scale: float
 
     def __post_init__(self) -> None:
-        require(self.colour_noise >= 0, "augment.colour_noise", self.colour_noise, "0 or more")
+        require(self.shared_by >= 1, "augment.shared_by", self.shared_by, "1 or more")
+        require_one_of("augment.mean", self.mean, ("at_patch", "centre"))
+        require(0 <= self.colour_noise < math.inf, "augment.colour_noise", self.colour_noise, "0 or more, and finite")
+        require_one_of("augment.colour_scale", self.colour_scale, ("eigenvalues", "standard_deviations"))
+        require(0 < self.colour_divisor < math.inf, "augment.colour_divisor", self.colour_divisor, "positive")
+        require(0 < self.input_scale < math.inf, "augment.input_scale", self.input_scale, "positive")
 
 
 @dataclass
@@ -31,21 +46,39 @@ class OptimConfig:
     name: str
     batch_size: int
     learning_rate: float
+    bias_rate_times: float
     momentum: float
     weight_decay: float
+    decay_biases: bool
+    reshuffle: bool
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "1 or more")
-        require(self.learning_rate >= 0, "optim.learning_rate", self.learning_rate, "0 or more")
+        require(0 <= self.learning_rate < math.inf, "optim.learning_rate", self.learning_rate, "0 or more, and finite")
+        require(0 <= self.bias_rate_times < math.inf, "optim.bias_rate_times", self.bias_rate_times, "0 or more")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more and less than 1")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more, and finite")
+
+
+@dataclass
+class ChangeConfig:
+    """What changes once `after` epochs are done. Rates are multiples of the first ones; what is left out stays.
+
+    `layers`: weights with a rate of their own, from here on; 0 freezes the layer, biases and all.
+    """
+
+    after: int
+    weights: float | None = None
+    biases: float | None = None
+    layers: dict[str, float] | None = None
+    colour_noise: bool | None = None
 
 
 @dataclass
 class ScheduleConfig:
     """The learning rate is divided by `divide_by` each time the validation error has not improved by `min_improvement`
     (a fraction) in `patience` epochs, `divisions` times; the next plateau, or `epochs`, ends the training.
-    With patience null: divided after the epochs `divide_after`, whatever the error.
+    With patience null: `changes` after fixed epochs, whatever the error.
     """
 
     name: str
@@ -54,20 +87,24 @@ class ScheduleConfig:
     divide_by: float
     patience: int | None
     min_improvement: float
-    divide_after: list[int]
+    changes: list[ChangeConfig]
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "schedule.epochs", self.epochs, "1 or more")
         require(self.divisions >= 0, "schedule.divisions", self.divisions, "0 or more")
         require(self.divide_by > 1, "schedule.divide_by", self.divide_by, "more than 1")
         require(self.patience is None or self.patience >= 1, "schedule.patience", self.patience, "1 or more, or null")
-        require(
-            self.patience is None or not self.divide_after,
-            "schedule.divide_after",
-            self.divide_after,
-            "empty, or schedule.patience=null",
-        )
         require(0 <= self.min_improvement < 1, "schedule.min_improvement", self.min_improvement, "a fraction below 1")
+        after = [change.after for change in self.changes]
+        require(self.patience is None or not after, "schedule.changes", after, "empty, or schedule.patience=null")
+        increasing = after == sorted(set(after)) and all(epoch >= 0 for epoch in after)
+        require(increasing, "schedule.changes", after, "in the order of `after`, each epoch once")
+        for change in self.changes:
+            rates = {"weights": change.weights, "biases": change.biases, **(change.layers or {})}
+            for name, rate in rates.items():
+                key = f"schedule.changes, after {change.after}, {name}"
+                require(name in ("weights", "biases", *LAYERS), key, rate, "for a layer, one of " + ", ".join(LAYERS))
+                require(rate is None or 0 <= rate < math.inf, key, rate, "0 or more, and finite")
 
 
 @dataclass
@@ -77,12 +114,17 @@ class RuntimeConfig:
     """
 
     workers: int | None
-    tf32: bool
+    loader_timeout: float
+    precision: str
     channels_last: bool | None
+    compile: bool
+    cuda_graphs: bool
     keep_freed_memory: bool
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 0, "runtime.workers", self.workers, "0 or more, or null")
+        require(self.loader_timeout >= 0, "runtime.loader_timeout", self.loader_timeout, "0 or more seconds")
+        require_one_of("runtime.precision", self.precision, ("fp32", "tf32", "bf16"))
 
 
 @dataclass
@@ -119,8 +161,13 @@ class TrainConfig(RunConfig):
     optim: OptimConfig
     schedule: ScheduleConfig
     keep_every: int
+    save_minutes: float
+    log_every: int
+    allow_changes: list[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2^63 - 1")
         require(self.keep_every >= 1, "keep_every", self.keep_every, "1 or more")
+        require(self.save_minutes > 0, "save_minutes", self.save_minutes, "more than 0")
+        require(self.log_every >= 1, "log_every", self.log_every, "1 or more")

@@ -1,11 +1,22 @@
 """From a prepared data set to the network's input: reading, batches, augmentation (4.1), test views."""
 
-from alexnet_repro.data.augment import ColumnInputs, Draws, InputTransform, draw_epoch, memory_format, shuffled
+from alexnet_repro.data.augment import (
+    ColourNoise,
+    ColumnInputs,
+    Draws,
+    InputRule,
+    InputTransform,
+    draw_epoch,
+    memory_format,
+    shuffled,
+)
 from alexnet_repro.data.dataset import PreparedData
-from alexnet_repro.data.loader import Batch, epoch_batches, whole_images
+from alexnet_repro.data.loader import Batch, LoaderError, Loading, epoch_batches, whole_images
+from alexnet_repro.data.prefetch import on_devices
 from alexnet_repro.data.views import View, views_of
 
 __all__ = [
-    "Batch", "ColumnInputs", "Draws", "InputTransform", "PreparedData", "View",
-    "draw_epoch", "epoch_batches", "memory_format", "shuffled", "views_of", "whole_images",
+    "Batch", "ColourNoise", "ColumnInputs", "Draws", "InputRule", "InputTransform", "LoaderError", "Loading",
+    "PreparedData", "View",
+    "draw_epoch", "epoch_batches", "memory_format", "on_devices", "shuffled", "views_of", "whole_images",
 ]  # fmt: skip

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_repro.config import AugmentConfig
+from alexnet_repro.data.augment import ColourNoise, InputRule
 from data_prep.command import RequestError
-from data_prep.format import MEAN, PREPARE_AGAIN, Manifest, SplitReader
+from data_prep.format import MEAN, PREPARE_AGAIN, Manifest
+from data_prep.reader import SplitReader
 from data_prep.statistics import principal_components
 
 
@@ -26,14 +29,18 @@ class PreparedData:
     def split(self, name: str) -> SplitReader:
         return SplitReader(self.folder, self.manifest, name)
 
-    def colour_components(self) -> np.ndarray:
-        """float32 [C, C]: column k is p_k * lambda_k of section 4.1, in grey levels of 0..255.
+    def colour_noise(self, config: AugmentConfig) -> ColourNoise:
+        """Section 4.1's [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T without the a: column k is p_k * l_k, in grey levels.
 
-        lambda are the eigenvalues of the covariance on the [0, 1] scale: taken at 0..255 they would be 255 times as
-        large again, and the noise would drown the pictures.
+        The l are the eigenvalues of the covariance on the [0, 1] scale (taken at 0..255 they would be 255 times as
+        large again, and the noise would drown the pictures), or, as run in 2012, their square roots.
         """
         values, vectors = principal_components(np.array(self.manifest.statistics["rgb_covariance"]) / 255**2)
-        return (vectors * values * 255).astype(np.float32)
+        scale = values if config.colour_scale == "eigenvalues" else np.sqrt(values)
+        return ColourNoise((vectors * scale * 255).astype(np.float32), config.colour_divisor)
+
+    def input_rule(self, config: AugmentConfig, size: int) -> InputRule:
+        return InputRule(self.mean_image, size, config.mean, config.input_scale)
 
     def describe(self) -> str:
         counts = ", ".join(f"{info.images:,} {split}" for split, info in self.manifest.splits.items())

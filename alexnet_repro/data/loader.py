@@ -1,4 +1,8 @@
-"""Batches of uint8 from a prepared data set. Workers only read, decode and cut; the rest runs on the device."""
+"""Batches of uint8 from a prepared data set. Workers only read, decode and cut; the rest runs on the device.
+
+A worker gets its work with each request, a few KB of index rows and offsets, and knows nothing else: it is cheap to
+start by fork, spawn or forkserver, whatever the size of the data set. Its reply is the patches, in shared memory.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,16 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from alexnet_repro.data.augment import Draws
-from data_prep.command import RunError
-from data_prep.format import SplitReader
+from alexnet_repro.data.workers import LoaderError, Loading, Request, patches_of
+from data_prep.reader import SplitReader
+
+__all__ = ["Batch", "LoaderError", "Loading", "epoch_batches", "whole_images"]
 
 
 @dataclass
 class Batch:
-    """`images` uint8 [N, side, side, C] in host memory; `draws` as arrays of N; `labels` int64 [N]."""
+    """`images` uint8 [N, side, side, C]; `labels` int64 [N]; what was drawn for them as arrays of N."""
 
     images: Tensor
     labels: Tensor
@@ -23,77 +28,107 @@ class Batch:
     left: Tensor
     mirror: Tensor
     colour: Tensor
+    counted: int = -1  # pictures of this batch that count: N (-1 on creation), or 0 if it is only a stand-in
+    total: int = -1  # pictures of the global batch, over all ranks; N if it has no other ranks
+
+    def __post_init__(self) -> None:
+        self.counted = len(self.labels) if self.counted < 0 else self.counted
+        self.total = len(self.labels) if self.total < 0 else self.total
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """The same on `device`; itself if it is there already."""
+        if all(tensor.device == device for tensor in self.tensors().values()):
+            return self
+        return self._with({k: v.to(device, non_blocking=non_blocking) for k, v in self.tensors().items()})
 
     def pin_memory(self) -> "Batch":
-        return Batch(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
+        return self._with({name: tensor.pin_memory() for name, tensor in self.tensors().items()})
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-class _Batches(Dataset["Batch | RunError"]):
-    """Item b is the b-th batch: the pictures at order[b*n : (b+1)*n], each cut at its own draw.
-
-    An error is an item too: raised in a worker, it would reach the user as the worker's traceback.
-    """
-
-    def __init__(self, reader: SplitReader, order: np.ndarray, draws: Draws, side: int, batch_size: int) -> None:
-        self.reader, self.order, self.draws = reader, order, draws
-        self.side, self.batch_size = side, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
-
-    def __getitem__(self, number: int) -> Batch | RunError:
-        try:
-            return self._batch(number)
-        except RunError as error:
-            return error
-
-    def _batch(self, number: int) -> Batch:
-        chosen = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        numbers, draws, side = self.order[chosen], self.draws[chosen], self.side
-        images = None
-        for i, picture in enumerate(numbers):
-            pixels, _ = self.reader[picture]
-            if images is None:
-                images = np.empty((len(numbers), side, side, pixels.shape[-1]), np.uint8)
-            top, left = draws.top[i], draws.left[i]
-            images[i] = pixels[top : top + side, left : left + side]
-        assert images is not None
-        return Batch(
-            torch.from_numpy(images),
-            torch.from_numpy(self.reader.labels[numbers]),
-            torch.from_numpy(draws.top),
-            torch.from_numpy(draws.left),
-            torch.from_numpy(draws.mirror),
-            torch.from_numpy(draws.colour),
-        )
+    def _with(self, tensors: dict[str, Tensor]) -> "Batch":
+        return Batch(**tensors, counted=self.counted, total=self.total)
 
 
 def epoch_batches(
-    reader: SplitReader, order: np.ndarray, draws: Draws, side: int, batch_size: int, workers: int, pin: bool = False
+    reader: SplitReader,
+    order: np.ndarray,
+    draws: Draws,
+    side: int,
+    batch_size: int,
+    loading: Loading,
+    *,
+    first: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
-    """The pictures `order` of a split, each cut to its `draws` and `side`, in batches (the last may be short)."""
-    batches = _Batches(reader, order, draws, side, batch_size)
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        num_workers=min(workers, len(batches)),
-        prefetch_factor=4 if workers else None,
-        pin_memory=pin,
-    )
-    try:
-        for item in loader:
-            if isinstance(item, RunError):
-                raise item
-            yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RunError("a loader process died (out of memory?); start again with a lower runtime.workers") from None
+    """The global batches first, first + 1, ... of an epoch; of each the contiguous share of `rank` among `ranks`.
+
+    order: int64 [M], the pictures of the epoch; draws: what was drawn for each, M too. Each is cut to `side` at its
+    draw. The last batch may be short; a rank that would get nothing of it gets the batch's first picture, not counted.
+    RunError, naming the shard, if a picture cannot be read; LoaderError if a worker process died or was too slow.
+    """
+    shares = []
+    for start in range(first * batch_size, len(order), batch_size):
+        stop = min(start + batch_size, len(order))
+        begin, end = share(stop - start, rank, ranks)
+        counted = end - begin
+        chosen = slice(start + begin, start + end) if counted else slice(start, start + 1)
+        shares.append(_Share(chosen, counted, stop - start))
+    return _batches(reader, order, draws, side, shares, loading)
 
 
-def whole_images(reader: SplitReader, side: int, batch_size: int, workers: int, pin: bool = False) -> Iterator[Batch]:
-    """Every picture of a split once, in order and uncut, as the test views need them."""
+def whole_images(
+    reader: SplitReader, side: int, batch_size: int, loading: Loading, *, rank: int = 0, ranks: int = 1
+) -> Iterator[Batch]:
+    """Every picture of a split exactly once over all ranks, uncut, as the test views need them.
+
+    side: of the pictures. A rank gets a contiguous share, in order; it may be empty. Errors as `epoch_batches`.
+    """
     count = len(reader)
     zeros = np.zeros(count, np.int64)
     draws = Draws(zeros, zeros, np.zeros(count, bool), np.zeros((count, reader.channels), np.float32))
-    return epoch_batches(reader, np.arange(count), draws, side, batch_size, workers, pin)
+    begin, end = share(count, rank, ranks)
+    shares = []
+    for start in range(begin, end, batch_size):
+        stop = min(start + batch_size, end)
+        shares.append(_Share(slice(start, stop), stop - start, stop - start))
+    return _batches(reader, np.arange(count), draws, side, shares, loading)
+
+
+def share(count: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Which of `count` are of `rank`: from, to. Contiguous, the first count % ranks one longer, as np.array_split."""
+    each, longer = divmod(count, ranks)
+    begin = rank * each + min(rank, longer)
+    return begin, begin + each + (rank < longer)
+
+
+@dataclass(frozen=True)
+class _Share:
+    chosen: slice  # of the epoch
+    counted: int
+    total: int
+
+
+def _batches(
+    reader: SplitReader, order: np.ndarray, draws: Draws, side: int, shares: list[_Share], loading: Loading
+) -> Iterator[Batch]:
+    def request(batch: int) -> Request:
+        numbers, drawn = order[shares[batch].chosen], draws[shares[batch].chosen]
+        return Request(batch, numbers, reader.index[numbers], drawn.top, drawn.left)
+
+    requests = (request(batch) for batch in range(len(shares)))
+    for part, images in zip(shares, patches_of(reader.shards, side, requests, len(shares), loading), strict=True):
+        drawn = draws[part.chosen]
+        batch = Batch(
+            images=images,
+            labels=torch.from_numpy(reader.labels[order[part.chosen]]),
+            top=torch.from_numpy(drawn.top),
+            left=torch.from_numpy(drawn.left),
+            mirror=torch.from_numpy(drawn.mirror),
+            colour=torch.from_numpy(drawn.colour),
+            counted=part.counted,
+            total=part.total,
+        )
+        yield batch.pin_memory() if loading.pin else batch

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from alexnet_repro.data import View
+from alexnet_repro.data import InputRule, View
 from alexnet_repro.model import AlexNet
 
 
@@ -18,18 +18,28 @@ class Classifier(nn.Module):
 
     mean_image: Tensor
 
-    def __init__(self, network: AlexNet, mean_image: Tensor, views: Sequence[View]) -> None:
-        """`mean_image`: float32 [S, S, C]."""
+    def __init__(self, network: AlexNet, rule: InputRule, views: Sequence[View]) -> None:
         super().__init__()
         self.network = network
+        self.rule = rule
         self.views = list(views)
-        self.register_buffer("mean_image", mean_image)
+        self.register_buffer("mean_image", torch.from_numpy(rule.mean_image))  # float32 [S, S, C]
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        centred = images.float() - self.mean_image
-        side = self.network.config.input_size
-        patches = [view.cut(centred, side) for view in self.views]  # [N, side, side, C] each
-        patches = [patch.flip(2) if view.mirror else patch for view, patch in zip(self.views, patches, strict=True)]
-        logits = self.network(torch.cat(patches).permute(0, 3, 1, 2))  # [views * N, classes]
+        patches = torch.cat([self._patch(images.float(), view) for view in self.views])
+        if self.rule.scale != 1:
+            patches = patches * self.rule.scale
+        logits = self.network(patches.permute(0, 3, 1, 2))  # [views * N, classes]
         return logits.softmax(1).unflatten(0, (len(self.views), -1)).mean(0)
+
+    def _patch(self, images: Tensor, view: View) -> Tensor:
+        """float32 [N, side, side, C], without its mean, mirrored if the view is."""
+        side = self.rule.size
+        if self.rule.mean == "at_patch":
+            patch = view.cut(images - self.mean_image, side)
+            return patch.flip(2) if view.mirror else patch
+        patch = view.cut(images, side)
+        start = self.rule.margin // 2
+        centre = self.mean_image[start : start + side, start : start + side]
+        return (patch.flip(2) if view.mirror else patch) - centre

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_repro.data import Batch, PreparedData, views_of, whole_images
+from alexnet_repro.data import Batch, Loading, PreparedData, views_of, whole_images
 from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.evaluation.predictions import KeptView, picture_names
 from alexnet_repro.evaluation.retrieval import Nearest, last_hidden
@@ -15,7 +15,7 @@ from alexnet_repro.reporting import figure4
 from alexnet_repro.reporting.figure_store import FigureStore
 from alexnet_repro.reporting.figures import colourfulness, save_curves, save_kernels
 from alexnet_repro.trained import TrainedModel
-from data_prep.format import SplitReader
+from data_prep.reader import SplitReader
 
 _GUESSES = 5
 
@@ -92,7 +92,7 @@ def draw_labels(
 
 def judge(trained: TrainedModel, data: PreparedData, reader: SplitReader, numbers: np.ndarray, views: int) -> KeptView:
     """What the network says of the pictures `numbers`."""
-    batches = whole_images(chosen(reader, numbers), data.image_size, len(numbers), 0, trained.inputs.use_gpu)
+    batches = whole_images(chosen(reader, numbers), data.image_size, len(numbers), Loading(0, trained.inputs.use_gpu))
     predictions = predict(trained.model, batches, views_of(views, trained.margin), trained.inputs)
     return KeptView.of(predictions.average, predictions.labels, _GUESSES)
 
@@ -141,7 +141,9 @@ def hidden_of(
     trained: TrainedModel, data: PreparedData, reader: SplitReader, batch_size: int, workers: int
 ) -> Iterable[np.ndarray]:
     """The last hidden layer of every picture's centre patch, batch by batch: float32 [n, D]."""
-    batches: Iterable[Batch] = whole_images(reader, data.image_size, batch_size, workers, trained.inputs.use_gpu)
+    batches: Iterable[Batch] = whole_images(
+        reader, data.image_size, batch_size, Loading(workers, trained.inputs.use_gpu)
+    )
     (centre,) = views_of(1, trained.margin)
     return last_hidden(trained.model, batches, centre, trained.inputs)
 

@@ -58,4 +58,4 @@ def view_inputs(
     """One view of a batch as the network's input, column by column; `images`: the batch's, on every device."""
     patches = {device: view.cut(whole, side) for device, whole in images.items()}
     top, left, mirror = (torch.full_like(batch.top, value) for value in (view.top, view.left, view.mirror))
-    return inputs(patches, top, left, mirror.bool(), torch.zeros_like(batch.colour))
+    return inputs(patches, top, left, mirror.bool(), None)

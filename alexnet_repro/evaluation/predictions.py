@@ -20,7 +20,8 @@ import numpy as np
 
 from alexnet_repro.evaluation.metrics import label_probabilities, label_ranks
 from data_prep.command import RequestError
-from data_prep.format import SplitReader, write_atomically
+from data_prep.format import write_atomically
+from data_prep.reader import SplitReader
 
 FILE = "predictions.npz"
 _ROWS = 4096

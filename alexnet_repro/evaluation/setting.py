@@ -16,7 +16,7 @@ from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 _CLASSES = 1000
 _MAY_LACK = 0.001  # of the training pictures, which a preparation may have rejected
 _GROUPS = ("model", "augment", "optim", "schedule")
-_PRECISION = ("runtime.tf32", "runtime.precision")
+_PRECISION = "runtime.precision"
 _ROUNDING = 0.05  # points: the paper prints one digit after the point
 
 
@@ -75,6 +75,6 @@ def differences_from_paper(
     ours, theirs = flat(asdict(config)), flat(asdict(paper))
     for key in sorted(ours.keys() | theirs.keys()):
         named = key.split(".")[0] in _GROUPS and not key.endswith(".name")
-        if (named or key in _PRECISION) and ours.get(key) != theirs.get(key):
+        if (named or key == _PRECISION) and ours.get(key) != theirs.get(key):
             differences.append(f"{key}: {ours.get(key)} (paper: {theirs.get(key)})")
     return differences

@@ -15,20 +15,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet_repro.data import PreparedData, views_of, whole_images
+from alexnet_repro.data import Loading, PreparedData, views_of, whole_images
 from alexnet_repro.evaluation.predict import Predictions, predict_batches
 from alexnet_repro.reporting.progress import with_progress
 from alexnet_repro.trained import TrainedModel
 from alexnet_repro.training.checkpoint import Checkpoint
-from data_prep.format import SplitReader, write_atomically
+from data_prep.format import write_atomically
+from data_prep.reader import SplitReader
 
 UNFINISHED = ".unfinished"
 _SECONDS = 20.0  # between two writes: what an interruption costs at most, give or take a batch
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Of all that the probabilities follow from on the run's side: network, weights, mean image."""
-    digest = hashlib.sha256(json.dumps(checkpoint.model, sort_keys=True).encode())
+    """Of all that the probabilities follow from on the run's side: network, weights, mean image and its use."""
+    digest = hashlib.sha256(json.dumps([checkpoint.model, checkpoint.inputs], sort_keys=True).encode())
     for name, tensor in sorted({**checkpoint.weights, "mean image": checkpoint.mean_image}.items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
@@ -55,7 +56,7 @@ class SplitPass:
     split: str
     views: int
     batch_size: int
-    workers: int
+    loading: Loading
     report: Path  # the unfinished work lies beneath it
     seconds: float = 0.0  # spent on `computed` pictures by this process
     computed: int = 0
@@ -87,9 +88,7 @@ class SplitPass:
         started = time.monotonic()
         rest = chosen(reader, slice(done, None))
         if len(rest):
-            batches = whole_images(
-                rest, self.data.image_size, self.batch_size, self.workers, self.trained.inputs.use_gpu
-            )
+            batches = whole_images(rest, self.data.image_size, self.batch_size, self.loading)
             shown = with_progress(batches, len(rest), "evaluate")
             views = views_of(self.views, self.trained.margin)
             unsaved, written = [], started

@@ -104,10 +104,11 @@ class AlexNet(nn.Module):
     def column_devices(self) -> list[torch.device]:
         return [part.weight.device for part in self.conv1.parts()]
 
-    def seed_dropout(self, seed: int, step: int) -> None:
-        """Fixes the dropout masks of the next forward pass as a function of (seed, step, layer, column)."""
+    def seed_dropout(self, seed: int, step: int, rank: int = 0) -> None:
+        """Fixes the dropout masks of the next forward pass as a function of (seed, step, layer, column, rank)."""
         for index, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
-            state = np.random.SeedSequence([seed, step, index]).generate_state(1, np.uint64)[0]
+            words = [seed, step, index] + [rank] * (rank > 0)
+            state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
             module.reseed(int(state) >> 1)
 
 

@@ -49,9 +49,13 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1 - self.p)
+        return x * self._mask(x)
+
+    @torch.compiler.disable  # a compiled graph would hold the seed
+    def _mask(self, x: Tensor) -> Tensor:
         if self._seed is not None and (self._generator is None or self._generator.device != x.device):
             self._generator = torch.Generator(x.device).manual_seed(self._seed)
-        return x * x.new_empty(x.shape).bernoulli_(1 - self.p, generator=self._generator)
+        return x.new_empty(x.shape).bernoulli_(1 - self.p, generator=self._generator)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -9,28 +9,52 @@ from data_prep.command import RequestError
 
 
 def choose_devices(
-    columns: int, gpus: int | None = None, devices: Sequence[str] | None = None
+    columns: int,
+    gpus: int | None = None,
+    devices: Sequence[str] | None = None,
+    process: int = 0,
+    processes: int = 1,
 ) -> tuple[list[torch.device], str | None]:
     """One device a column, and a warning if the machine could not give what was asked for.
 
     `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes two GPUs if
     two are there (one a column), else one, else the CPU; 0, 1, or one a column falls back to one device with a warning.
+    Where `processes` of this machine train copies of the network (torchrun), each has an equal share of its GPUs, in
+    order; names of GPUs by hand are then those of all processes, one after the other.
     """
     available = torch.cuda.device_count()
     if devices is not None:
-        return _by_hand(columns, devices, available), None
+        return _by_hand(columns, _names_of(process, processes, columns, devices), available), None
     if gpus is not None and gpus not in (0, 1, columns):
         several = f", 1, or {columns}: one a column" if columns > 1 else " or 1: the network has one column"
         raise RequestError(f"gpus={gpus}: must be 0{several}")
-    wanted = min(columns, available) if gpus is None else gpus
-    if wanted == columns and available >= columns:
-        return [torch.device("cuda", index) for index in range(columns)], None
-    one = torch.device("cuda", 0) if available and wanted else torch.device("cpu")
+    if gpus != 0 and 0 < available < processes:
+        raise RequestError(
+            f"torchrun started {processes} processes, and this machine has {available} GPU(s); give "
+            f"--nproc-per-node={available}, or gpus=0 to train on the CPU"
+        )
+    mine = range(available)[process * (available // processes) :][: available // processes]
+    wanted = min(columns, len(mine)) if gpus is None else gpus
+    if wanted == columns and len(mine) >= columns:
+        return [torch.device("cuda", index) for index in mine[:columns]], None
+    one = torch.device("cuda", mine[0]) if mine and wanted else torch.device("cpu")
     warning = None
-    if gpus is not None and gpus > available:
+    if gpus is not None and gpus > len(mine):
         found = {0: "no GPU", 1: "one GPU"}.get(available, f"{available} GPUs")
-        warning = f"gpus={gpus}, but this machine has {found}: all columns run on {one}"
+        shared = f" for {processes} processes" if processes > 1 else ""
+        warning = f"gpus={gpus}, but this machine has {found}{shared}: all columns run on {one}"
     return [one] * columns, warning
+
+
+def _names_of(process: int, processes: int, columns: int, names: Sequence[str]) -> Sequence[str]:
+    if processes == 1 or not any(name.startswith("cuda") for name in names):
+        return names
+    if len(names) != columns * processes:
+        raise RequestError(
+            f"devices: {len(names)} names for {processes} processes of {columns} column(s); give "
+            f"{columns * processes}, process by process"
+        )
+    return names[process * columns :][:columns]
 
 
 def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.device]:

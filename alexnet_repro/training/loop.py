@@ -1,66 +1,96 @@
-"""Training, epoch by epoch."""
+"""Training, step by step and epoch by epoch."""
 
 import math
 import time
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
-from tqdm import tqdm
 
 from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import (
+    Batch,
     ColumnInputs,
+    Loading,
     PreparedData,
     draw_epoch,
     epoch_batches,
+    on_devices,
     shuffled,
     views_of,
     whole_images,
 )
-from alexnet_repro.evaluation.metrics import log_loss, top_k_error
+from alexnet_repro.evaluation.metrics import label_ranks, log_loss
 from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.model import AlexNet
-from alexnet_repro.reporting.progress import duration, percent, with_progress
-from alexnet_repro.reporting.tensorboard import Dashboard
-from alexnet_repro.run_folder import BEST, LAST, RunFolder
-from alexnet_repro.training.checkpoint import Checkpoint, momentum_of, restore, weights_of
-from alexnet_repro.training.schedule import Phase, next_phase
-from alexnet_repro.training.sgd import PaperSGD
-from alexnet_repro.training.step import train_step
+from alexnet_repro.ranks import Ranks
+from alexnet_repro.reporting.health import DeadUnits
+from alexnet_repro.reporting.tensorboard import paper_reference
+from alexnet_repro.run_folder import BEST, RunFolder
+from alexnet_repro.training.checkpoint import Checkpoint, Within, momentum_of, momentum_rates_of, restore, weights_of
+from alexnet_repro.training.saver import Saver
+from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
+from alexnet_repro.training.sgd import paper_sgd, set_rates
+from alexnet_repro.training.step import Outcome, Stepper, largest_activations
+from alexnet_repro.training.stop import StopRequest
+from alexnet_repro.training.watch import Watch
 from data_prep.command import RequestError, RunError
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and has saved all it did."""
+
+
 @dataclass
+class _Given:
+    """A step that was given to the devices, and may not be done yet."""
+
+    outcome: Outcome
+    batches: Mapping[torch.device, Batch]
+    noise: bool
+
+
 class Trainer:
-    """A run between two epochs. Everything that follows is a function of the configuration and `history`."""
+    """A run between two steps. Everything that follows is a function of the configuration, `history`, and the position:
+    `epoch` and `step`, both counting what is done, and what is `within` the epoch under way.
+    """
 
-    config: TrainConfig
-    data: PreparedData
-    model: AlexNet
-    folder: RunFolder
-    epoch: int = 0
-    step: int = 0
-
-    def __post_init__(self) -> None:
-        config, data = self.config, self.data
-        self.side = config.model.input_size
-        self.margin = data.image_size - self.side
-        if self.margin < 0:
-            raise RequestError(
-                f"model.input_size={self.side}: larger than the {data.image_size} pixels of {data.folder}; "
-                "prepare the data with a larger image_size"
-            )
-        self.devices = self.model.column_devices()
-        self.inputs = ColumnInputs(
-            data.mean_image, data.colour_components(), self.side, self.devices, config.runtime.channels_last
-        )
-        self.pin = self.inputs.use_gpu
-        self.workers = runtime.loader_workers(config.runtime)
-        self.train_split, self.val_split = data.split("train"), data.split("val")
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: PreparedData,
+        model: AlexNet,
+        folder: RunFolder,
+        ranks: Ranks | None = None,
+        stop: StopRequest | None = None,
+    ) -> None:
+        """RequestError if the network does not fit the pictures, or the batch not the ranks."""
+        self.config, self.data, self.model, self.folder = config, data, model, folder
+        self.ranks = Ranks() if ranks is None else ranks
+        self.stop = StopRequest() if stop is None else stop  # which is false until it is asked
+        self.epoch, self.step, self.within = 0, 0, Within()
         self.history: list[dict[str, float]] = []
-        o = config.optim
-        self.optimiser = PaperSGD(self.model.parameters(), o.learning_rate, o.momentum, o.weight_decay)
+        if config.model.input_size > data.image_size:
+            raise RequestError(
+                f"model.input_size={config.model.input_size}: larger than the {data.image_size} pixels of "
+                f"{data.folder}; prepare the data with a larger image_size"
+            )
+        if config.optim.batch_size < self.ranks.size:
+            raise RequestError(f"optim.batch_size={config.optim.batch_size}: must be {self.ranks.size} or more, one "
+                               "picture for each process")  # fmt: skip
+        self.devices = model.column_devices()
+        self.rule = data.input_rule(config.augment, config.model.input_size)
+        noise = data.colour_noise(config.augment)
+        self.inputs = ColumnInputs(self.rule, self.devices, config.runtime.channels_last, noise)
+        self.loading = Loading(
+            runtime.loader_workers(config.runtime, self.ranks.local_size),
+            self.inputs.use_gpu,
+            config.runtime.loader_timeout,
+        )
+        self.train_split, self.val_split = data.split("train"), data.split("val")
+        self.optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
 
     def resume(self, checkpoint: Checkpoint) -> None:
         if checkpoint.data["plan"] != self.data.identity()["plan"]:
@@ -69,120 +99,193 @@ class Trainer:
                 "data set; choose another run=NAME"
             )
         self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
+        self.within = Within(**checkpoint.within)  # type: ignore[arg-type]
         restore(checkpoint, self.model, self.optimiser)
 
-    @property
-    def wnids(self) -> list[str]:
-        return [info.wnid for info in self.data.manifest.classes]
-
     def phase(self) -> Phase:
-        errors = [row["val_top1_error"] for row in self.history]
-        return next_phase(self.config.schedule, self.config.optim.learning_rate, errors)
+        return next_phase(self.config.schedule, [row["val_top1_error"] for row in self.history])
 
     def run(self) -> None:
-        """Until the schedule ends it. The folder is in order after every epoch."""
-        dashboard = Dashboard(self.folder.tensorboard, self.step)
-        if self.step == 0:
-            dashboard.configuration(self.folder.configuration_text())
+        """Until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""
+        self.stepper = Stepper(
+            self.model, self.optimiser, self.inputs, self.config.seed, self.ranks, self.config.runtime.precision
+        )
+        self.saver = Saver(self.folder, self.config.save_minutes)
+        self.watch = self._watch() if self.ranks.first else None
         try:
             while not (phase := self.phase()).finished:
-                numbers = self._train_epoch(phase, dashboard)
-                numbers |= self._validate()
+                self._train_epoch(phase)
+                errors, dead_units = self._validate()
                 self.epoch += 1
-                self.history.append({"epoch": self.epoch, "step": self.step, **numbers})
-                self._keep()
-                dashboard.epoch(self.step, self.history[-1], self.model)
-                self._say(self.history[-1])
+                self.history.append({"epoch": self.epoch, "step": self.step, **self._row(phase), **errors})
+                self.within = Within()
+                if self.watch:
+                    self.watch.epoch(self.history[-1], dead_units)
+                self._save(self._names_for_good())
+                if self._all_asked_to_stop():
+                    self._leave()
+            if self.ranks.first and not self.saver.finish(lambda: bool(self.stop)):
+                raise RunError(f"{self.folder.checkpoints}: the last checkpoint could not be written; free some space "
+                               "and start again to continue")  # fmt: skip
+            if self.watch:
+                self.watch.finish()
         finally:
-            dashboard.close()
+            if self.watch:
+                self.watch.close()
 
-    def _train_epoch(self, phase: Phase, dashboard: Dashboard) -> dict[str, float]:
-        config, count = self.config, len(self.train_split)
-        for group in self.optimiser.param_groups:
-            group["lr"] = phase.learning_rate
+    def _watch(self) -> Watch:
+        paper = paper_reference(self.data)
+        return Watch(self.config, self.folder, self.model, self.optimiser, self.rule, self.step, self.history, paper)
+
+    def _train_epoch(self, phase: Phase) -> None:
+        """The batches of the epoch that are not done yet."""
+        set_rates(self.optimiser, phase)
         self.model.train()
-        order = shuffled(config.seed, self.epoch, count)
-        draws = draw_epoch(config.augment, config.seed, self.epoch, count, self.margin, self.data.channels)
-        batches = epoch_batches(
-            self.train_split, order, draws, self.side, config.optim.batch_size, self.workers, self.pin
+        noise = phase.colour_noise and self.config.augment.colour_noise > 0
+        given: deque[_Given] = deque()
+        lag = 1 if self.inputs.use_gpu else 0  # steps that the host runs ahead of the devices
+        if self.watch:
+            self.watch.epoch_begins(len(self.train_split), self.within)
+        counted = asked = time.perf_counter()  # up to where the seconds are counted; when data was asked for
+        for batches in on_devices(self._batches(), self.devices):
+            self.within.waited += time.perf_counter() - asked
+            outcome = self.stepper(batches, self.step + len(given), noise, bool(self.stop))
+            given.append(_Given(outcome, batches, noise))
+            now = time.perf_counter()
+            self.within.seconds, counted = self.within.seconds + now - counted, now
+            stop = self._settle(given, lag)
+            stop = stop if self.ranks.size > 1 else bool(self.stop)
+            if stop or (self.ranks.first and self.saver.due()):
+                self._settle(given, 0)
+                self._save()
+            if stop:
+                self._leave()
+            asked = time.perf_counter()
+        self._settle(given, 0)
+
+    def _batches(self) -> Iterator[Batch]:
+        config, count = self.config, len(self.train_split)
+        order = shuffled(config.seed, self.epoch if config.optim.reshuffle else 0, count)
+        draws = draw_epoch(config.augment, config.seed, self.epoch, count, self.rule.margin, self.data.channels)
+        return epoch_batches(
+            self.train_split, order, draws, self.rule.size, config.optim.batch_size, self.loading,
+            first=self.within.batch, rank=self.ranks.rank, ranks=self.ranks.size,
+        )  # fmt: skip
+
+    def _settle(self, given: deque[_Given], most: int) -> bool:
+        """Counts the steps that are done, until at most so many are not; whether one of them was told to stop."""
+        stop = False
+        while len(given) > most:
+            done = given.popleft()
+            numbers = done.outcome.read()
+            if not math.isfinite(numbers.loss):
+                raise RunError(self._diverged(done, numbers.loss))
+            images = done.outcome.total
+            self.step += 1
+            self.within.batch += 1
+            self.within.images += images
+            self.within.loss_sum += numbers.loss * images
+            self.within.correct += numbers.correct
+            stop = stop or numbers.stop
+            if self.watch:
+                if self.within.batch == 1:
+                    self.watch.batch(self.step, self.inputs.of_batches(done.batches, done.noise)[0])
+                self.watch.step(self.step, numbers.loss, self.within)
+        return stop
+
+    def _diverged(self, done: _Given, loss: float) -> str:
+        columns = self.stepper.columns(done.batches, self.step, done.noise)
+        largest = largest_activations(self.model, columns)
+        return (
+            f"step {self.step + 1}: the loss is {loss}; stopped before the update. Largest activations: {largest}. "
+            "Checkpoints of earlier steps are good; try another run=NAME with a lower optim.learning_rate"
         )
-        started = previous = time.perf_counter()
-        loss_sum, waited = 0.0, 0.0
-        correct = torch.zeros((), dtype=torch.int64, device=self.devices[0])
-        with tqdm(total=count, desc=f"epoch {self.epoch + 1}", unit=" images", leave=False) as bar:
-            for batch in batches:
-                waited += time.perf_counter() - previous
-                result = train_step(self.model, self.optimiser, batch, self.inputs, config.seed, self.step)
-                self.step += 1
-                images = len(batch.labels)
-                loss_sum += result.loss * images
-                correct += result.correct
-                bar.update(images)
-                bar.set_postfix_str(f"loss {result.loss:.3f}, rate {phase.learning_rate:g}")
-                now = time.perf_counter()
-                dashboard.train(self.step, result.loss, phase.learning_rate, images / (now - previous))
-                previous = now
-        seconds = time.perf_counter() - started
+
+    def _row(self, phase: Phase) -> dict[str, float]:
+        within, optim = self.within, self.config.optim
         return {
-            "learning_rate": phase.learning_rate,
-            "train_loss": loss_sum / count,
-            "train_top1_error": 1 - correct.item() / count,
-            "images_per_second": count / seconds,
-            "data_wait": waited / seconds,
-            "seconds": seconds,
+            "learning_rate": optim.learning_rate * phase.weights,
+            "bias_learning_rate": optim.learning_rate * optim.bias_rate_times * phase.biases,
+            "train_loss": within.loss_sum / within.images,
+            "train_top1_error": 1 - within.correct / within.images,
+            "images_per_second": within.images / within.seconds,
+            "data_wait": within.waited / within.seconds,
+            "seconds": within.seconds,
         }
 
-    def _validate(self) -> dict[str, float]:
-        """The centre patch of every validation image, in test mode."""
-        size = self.config.optim.batch_size
-        batches = whole_images(self.val_split, self.data.image_size, size, self.workers, self.pin)
-        shown = with_progress(batches, len(self.val_split), f"epoch {self.epoch + 1}, validation")
-        predictions = predict(self.model, shown, views_of(1, self.margin), self.inputs)
-        loss = log_loss(predictions.centre, predictions.labels)
+    def _validate(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Loss and errors of the centre patch of every validation image, in test mode, each on one rank; and the share
+        of ReLUs that none of them wakes.
+        """
+        batches = whole_images(
+            self.val_split, self.data.image_size, self.config.optim.batch_size, self.loading,
+            rank=self.ranks.rank, ranks=self.ranks.size,
+        )  # fmt: skip
+        view = views_of(1, self.rule.margin)
+        sums = torch.zeros(4, dtype=torch.float64)  # images, log-losses, errors at 1 and at 5 guesses
+        with runtime.autocast(self.config.runtime.precision, self.devices), DeadUnits(self.model) as dead:
+            for batch in self.watch.validation(batches, len(self.val_split)) if self.watch else batches:
+                if self.stop and self.ranks.size == 1:
+                    self._save()
+                    self._leave()
+                p = predict(self.model, [batch], view, self.inputs).centre
+                labels = batch.labels.numpy()
+                ranks = label_ranks(p, labels)
+                loss = log_loss(p, labels) * len(labels)
+                sums += torch.tensor([len(labels), loss, (ranks >= 1).sum(), (ranks >= 5).sum()], dtype=torch.float64)
+        shares = dead.shares()
+        images, loss, top1, top5 = self.ranks.add_up(sums.to(self.devices[0])).tolist()
         if not math.isfinite(loss):
             raise RunError(
                 f"step {self.step}: the validation loss is {loss}; stopped; checkpoints of earlier "
                 "epochs are good. Try another run=NAME with a lower optim.learning_rate"
             )
-        return {
-            "val_loss": loss,
-            "val_top1_error": top_k_error(predictions.centre, predictions.labels, 1),
-            "val_top5_error": top_k_error(predictions.centre, predictions.labels, 5),
-        }
+        errors = {"val_loss": loss / images, "val_top1_error": top1 / images, "val_top5_error": top5 / images}
+        return errors, shares
 
-    def _keep(self) -> None:
-        """Metrics first: the checkpoint is what a continued run starts from, and it has them all."""
-        checkpoint = self._checkpoint()
-        self.folder.write_metrics(self.history)
-        best = min(self.history, key=lambda row: row["val_top1_error"])
-        if best is self.history[-1]:
-            checkpoint.save(self.folder.checkpoint_path(BEST))
+    def _names_for_good(self) -> list[str]:
+        names = []
+        if min(self.history, key=lambda row: row["val_top1_error"]) is self.history[-1]:
+            names.append(BEST)
         if self.epoch % self.config.keep_every == 0:
-            checkpoint.save(self.folder.checkpoint_path(f"epoch-{self.epoch:04d}"))
-        checkpoint.save(self.folder.checkpoint_path(LAST))
+            names.append(f"epoch-{self.epoch:04d}")
+        return names
+
+    def _save(self, also: list[str] | None = None) -> None:
+        if not self.ranks.first:
+            return
+        checkpoint = self._checkpoint()
+        if not checkpoint.finite():
+            raise RunError(f"step {self.step}: some weights are no numbers any more; not saved, and the checkpoint "
+                           "before is good. Try another run=NAME with a lower optim.learning_rate")  # fmt: skip
+        if self.watch:
+            self.watch.flush()
+        self.saver.save(checkpoint, also or [])
+
+    def _all_asked_to_stop(self) -> bool:
+        """The same answer on every rank."""
+        asked = torch.tensor(float(bool(self.stop)), device=self.devices[0])
+        return self.ranks.add_up(asked).item() > 0
+
+    def _leave(self) -> None:
+        if self.ranks.first and self.saver.owes():
+            raise RunError(f"{self.folder.checkpoints}: the checkpoint of step {self.step} could not be written; what "
+                           "came after the last one that was is lost. Free some space, and start again")  # fmt: skip
+        raise Stopped
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
             epoch=self.epoch,
             step=self.step,
+            within=asdict(self.within) if self.within.batch else {},
             weights=weights_of(self.model),
             momentum=momentum_of(self.model, self.optimiser),
-            momentum_rate=self.optimiser.param_groups[0]["buffer_rate"],
+            momentum_rates=momentum_rates_of(self.model, self.optimiser),
             history=self.history,
-            classes=self.wnids,
+            classes=[info.wnid for info in self.data.manifest.classes],
             words=self.data.classes,
             data=self.data.identity(),
             mean_image=torch.from_numpy(self.data.mean_image),
-            colour_components=torch.from_numpy(self.data.colour_components()),
+            inputs={"mean": self.rule.mean, "scale": self.rule.scale},
             model=asdict(self.config.model),
-        )
-
-    def _say(self, row: dict[str, float]) -> None:
-        print(
-            f"epoch {self.epoch}/{self.config.schedule.epochs}  rate {row['learning_rate']:g}  "
-            f"train loss {row['train_loss']:.3f}, top-1 error {percent(row['train_top1_error'])}  "
-            f"val loss {row['val_loss']:.3f}, top-1 {percent(row['val_top1_error'])}, "
-            f"top-5 {percent(row['val_top5_error'])}  {row['images_per_second']:.1f} images/s, "
-            f"waited for data {percent(row['data_wait'])}, {duration(row['seconds'])}",
-            flush=True,
         )

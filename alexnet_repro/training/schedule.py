@@ -1,39 +1,71 @@
-"""The learning rate, as a pure function of the past (section 5)."""
+"""What holds in an epoch, as a pure function of the past (section 5): learning rates, and whether colour noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from alexnet_repro.config import ScheduleConfig
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds for the next epoch."""
+    """What holds for the next epoch. Rates are multiples of the first ones."""
 
-    learning_rate: float
-    divisions: int
     finished: bool
+    weights: float = 1.0
+    biases: float = 1.0
+    layers: dict[str, float] = field(default_factory=dict)  # weights with a rate of their own; 0: biases too
+    colour_noise: bool = True
+
+    def rate(self, layer: str, bias: bool) -> float:
+        """Of the weights or biases of `layer`, as a multiple of their first rate."""
+        own = self.layers.get(layer)
+        if bias:
+            return 0.0 if own == 0 else self.biases
+        return self.weights if own is None else own
 
 
-def next_phase(config: ScheduleConfig, initial_rate: float, val_errors: Sequence[float]) -> Phase:
-    """Divides the rate "when the validation error rate stopped improving with the current learning rate" (section 5).
+def next_phase(config: ScheduleConfig, val_errors: Sequence[float]) -> Phase:
+    """`val_errors`: the validation error (a fraction) after each epoch so far.
 
-    `val_errors`: the validation error (a fraction) after each epoch so far. An epoch improves if its error is at least
-    `min_improvement` below the best so far; `patience` epochs without improvement are a plateau. Each plateau divides
-    the rate; the one after the last division, or `epochs`, ends the training.
+    With `patience` by the plateau rule, without by the recorded `changes`.
     """
-    best, waited, divisions = float("inf"), 0, 0
+    if config.patience is None:
+        return _recorded(config, len(val_errors))
+    divisions = plateaus(config.patience, config.min_improvement, val_errors)
+    rate = 1 / config.divide_by ** min(divisions, config.divisions)
+    return Phase(divisions > config.divisions or len(val_errors) >= config.epochs, rate, rate)
+
+
+def plateaus(patience: int, min_improvement: float, val_errors: Sequence[float]) -> int:
+    """How often "the validation error rate stopped improving with the current learning rate" (section 5).
+
+    An epoch improves if its error is at least `min_improvement` below the best so far; `patience` epochs in a row
+    without improvement are a plateau.
+    """
+    best, waited, count = float("inf"), 0, 0
     for error in val_errors:
-        if error <= best - config.min_improvement:
+        if error <= best - min_improvement:
             best, waited = error, 0
             continue
         waited += 1
-        if config.patience is not None and waited >= config.patience:
-            divisions, waited = divisions + 1, 0
-    if config.patience is None:
-        done = len(val_errors)
-        divisions = sum(done >= epoch for epoch in config.divide_after)
-        return Phase(initial_rate / config.divide_by**divisions, divisions, done >= config.epochs)
-    finished = divisions > config.divisions or len(val_errors) >= config.epochs
-    divisions = min(divisions, config.divisions)
-    return Phase(initial_rate / config.divide_by**divisions, divisions, finished)
+        if waited >= patience:
+            count, waited = count + 1, 0
+    return count
+
+
+def _recorded(config: ScheduleConfig, epochs_done: int) -> Phase:
+    weights, biases, colour_noise = 1.0, 1.0, True
+    layers: dict[str, float] = {}
+    for change in config.changes:
+        if change.after > epochs_done:
+            break
+        weights = weights if change.weights is None else change.weights
+        biases = biases if change.biases is None else change.biases
+        layers = layers | (change.layers or {})
+        colour_noise = colour_noise if change.colour_noise is None else change.colour_noise
+    return Phase(epochs_done >= config.epochs, weights, biases, layers, colour_noise)
+
+
+def layers_with_own_rates(config: ScheduleConfig) -> set[str]:
+    """Every layer that some change of the schedule singles out."""
+    return {layer for change in config.changes for layer in change.layers or {}}

@@ -6,6 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_repro.config import OptimConfig
+from alexnet_repro.model import AlexNet
+from alexnet_repro.training.schedule import Phase
+
 
 class PaperSGD(torch.optim.SGD):
     """v <- momentum v - weight_decay eps w - eps grad;  w <- w + v.
@@ -13,14 +17,19 @@ class PaperSGD(torch.optim.SGD):
     PyTorch keeps b = -v / eps and applies w <- w - eps b. The two rules are one as long as eps stays; when eps changes,
     the paper's v keeps its scale, so b is multiplied by old / new before the next step. A rate of 0 freezes the group:
     weights and velocity stay as they are.
+
+    `found_inf`, a float tensor of one element: where it is 1 when the step runs on the device, nothing is changed. The
+    host need not know (PyTorch's fused kernels have this for mixed precision).
     """
 
-    def __init__(
-        self, parameters: Iterable[Tensor], learning_rate: float, momentum: float, weight_decay: float
-    ) -> None:
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+
+    def __init__(self, parameters: Iterable[Any], learning_rate: float, momentum: float, weight_decay: float) -> None:
+        """`parameters`: tensors, or groups as dicts with `params` and what differs: `lr`, `weight_decay`, a `name`."""
         super().__init__(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True)
         for group in self.param_groups:
-            group["buffer_rate"] = learning_rate  # the eps for which b = -v / eps
+            group["buffer_rate"] = group["lr"]  # the eps for which b = -v / eps
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[no-untyped-def]
@@ -46,3 +55,33 @@ class PaperSGD(torch.optim.SGD):
         group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
         buffer = self.state[parameter].get("momentum_buffer")
         return None if buffer is None else buffer * -group["buffer_rate"]
+
+
+def paper_sgd(config: OptimConfig, model: AlexNet, layers_apart: Iterable[str] = ()) -> PaperSGD:
+    """An optimiser with a group for the weights and one for the biases, and two more for each of `layers_apart`."""
+    members: dict[tuple[str, bool], list[Tensor]] = {}
+    apart = set(layers_apart)
+    for name, parameter in model.named_parameters():
+        layer = name.split(".")[0]
+        key = (layer if layer in apart else "", name.endswith(".bias"))
+        members.setdefault(key, []).append(parameter)
+    groups = [
+        {
+            "name": f"{layer or 'other layers'}, {'biases' if bias else 'weights'}",
+            "layer": layer,
+            "bias": bias,
+            "params": parameters,
+            "first_rate": config.learning_rate * (config.bias_rate_times if bias else 1),
+            "weight_decay": 0.0 if bias and not config.decay_biases else config.weight_decay,
+        }
+        for (layer, bias), parameters in members.items()
+    ]
+    for group in groups:
+        group["lr"] = group["first_rate"]
+    return PaperSGD(groups, config.learning_rate, config.momentum, config.weight_decay)
+
+
+def set_rates(optimiser: PaperSGD, phase: Phase) -> None:
+    """The rates of an epoch, for an optimiser made by `paper_sgd`."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["first_rate"] * phase.rate(group["layer"], group["bias"])

@@ -1,39 +1,118 @@
 """One step of section 5: forward through both columns, mean log-loss of the batch, backward, update."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
 from alexnet_repro.model import AlexNet
+from alexnet_repro.ranks import Ranks
+from alexnet_repro.runtime import autocast
 from alexnet_repro.training.sgd import PaperSGD
-from data_prep.command import RunError
 
 
 @dataclass
-class StepResult:
-    loss: float  # mean over the batch, in nats
-    correct: Tensor  # int64 scalar on the device: right at first guess, before the update
+class Numbers:
+    """What a step came to, over all ranks."""
+
+    loss: float  # mean over the batch, in nats, before the update
+    correct: int  # right at first guess
+    stop: bool  # whether some rank was asked to stop
 
 
-def train_step(
-    model: AlexNet, optimiser: PaperSGD, batch: Batch, inputs: ColumnInputs, seed: int, step: int
-) -> StepResult:
-    """RunError, before the update, if the loss is not finite."""
-    model.seed_dropout(seed, step)
-    patches = inputs.spread(batch.images)
-    logits = model(inputs(patches, batch.top, batch.left, batch.mirror, batch.colour))
-    labels = batch.labels.to(logits.device, non_blocking=True)
-    loss = F.cross_entropy(logits, labels)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    value = loss.item()
-    if not math.isfinite(value):
-        raise RunError(
-            f"step {step}: the loss is {value}; stopped before the update; checkpoints of "
-            "earlier epochs are good. Try another run=NAME with a lower optim.learning_rate"
-        )
-    optimiser.step()
-    return StepResult(value, (logits.detach().argmax(1) == labels).sum())
+class Outcome:
+    """The numbers of a step that may still be running: reading them waits for it, making them does not."""
+
+    def __init__(self, numbers: Tensor, total: int) -> None:
+        self.total = total
+        self._event: torch.cuda.Event | None = None
+        if numbers.device.type == "cuda":
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.current_stream(numbers.device).record_event()
+        else:
+            self._numbers = numbers
+
+    def read(self) -> Numbers:
+        if self._event is not None:
+            self._event.synchronize()
+        loss_sum, correct, stop = self._numbers.tolist()
+        return Numbers(loss_sum / self.total, round(correct), stop > 0)
+
+
+class Stepper:
+    """Gives the devices one step after the other, and never waits for them.
+
+    If the loss of a step is not finite, on any rank, neither that step nor a later one changes the network: the devices
+    see to it themselves, so that the host may find out afterwards.
+    """
+
+    def __init__(
+        self,
+        model: AlexNet,
+        optimiser: PaperSGD,
+        inputs: ColumnInputs,
+        seed: int,
+        ranks: Ranks,
+        precision: str,
+    ) -> None:
+        self.model, self.optimiser, self.inputs = model, optimiser, inputs
+        self.ranks = ranks
+        self.seed = seed
+        self.precision = precision
+        self.network: nn.Module = model
+        if ranks.size > 1:
+            self.network = DistributedDataParallel(model)
+        device = model.fc8.parts()[0].weight.device
+        optimiser.found_inf = torch.zeros(1, device=device)
+
+    def columns(self, batches: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
+        """The network's input for a step, and its dropout masks."""
+        self.model.seed_dropout(self.seed, step, self.ranks.rank)
+        return self.inputs.of_batches(batches, noise)
+
+    def __call__(self, batches: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> Outcome:
+        """`batches`: this rank's share of the step's batch, on every device that has a column."""
+        columns = self.columns(batches, step, noise)
+        with autocast(self.precision, self.inputs.devices):
+            logits: Tensor = self.network(columns)
+        batch = batches[logits.device]
+        logits, labels = logits[: max(1, batch.counted)].float(), batch.labels[: max(1, batch.counted)]
+        loss_sum = F.cross_entropy(logits, labels, reduction="sum") * float(batch.counted > 0)
+        self.optimiser.zero_grad(set_to_none=True)
+        # DistributedDataParallel takes the mean over the ranks; the mean over the batch is what section 5 has.
+        (loss_sum * (self.ranks.size / batch.total)).backward()
+        correct = (logits.detach().argmax(1) == labels).sum() * (batch.counted > 0)
+        asked = torch.full_like(correct, int(stop))
+        numbers = self.ranks.add_up(torch.stack([loss_sum.detach().double(), correct.double(), asked.double()]))
+        found_inf = self.optimiser.found_inf
+        assert found_inf is not None
+        found_inf.copy_(torch.maximum(found_inf, (~numbers[0].isfinite()).float()))
+        self.optimiser.step()
+        return Outcome(numbers, batch.total)
+
+
+def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) -> str:
+    """The layers with the largest absolute outputs for this input, the worst first: 'fc7.b inf, fc6.a 3.2e+30'."""
+    found: list[tuple[float, str]] = []
+
+    def note(name: str, outputs: list[Tensor]) -> None:
+        for column, output in zip("abcdefgh", outputs, strict=False):
+            largest = output.detach().abs().max().item()
+            found.append((largest if largest == largest else float("inf"), f"{name}.{column} {largest:.3g}"))
+
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, outputs, name=name: note(name, outputs))
+        for name, layer in model.layers().items()
+    ]
+    try:
+        with torch.no_grad():
+            model(columns)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ", ".join(text for _, text in sorted(found, key=lambda item: -item[0])[:most])

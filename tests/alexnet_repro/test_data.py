@@ -6,12 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_repro.config import AugmentConfig
-from alexnet_repro.data import InputTransform, PreparedData, draw_epoch, epoch_batches, views_of, whole_images
-from alexnet_repro.data.augment import shuffled
-from data_prep.command import RequestError
+from alexnet_repro.config import AugmentConfig, TrainConfig
+from alexnet_repro.data import (
+    ColourNoise,
+    ColumnInputs,
+    InputRule,
+    InputTransform,
+    Loading,
+    PreparedData,
+    draw_epoch,
+    epoch_batches,
+    shuffled,
+    views_of,
+)
+from data_prep.command import RequestError, load
 
-PAPER = AugmentConfig("paper", random_crop=True, mirror=True, colour_noise=0.1)
+PAPER = load("train", TrainConfig).augment
+CODE2012 = load("train", TrainConfig, ["augment=code2012"]).augment
+NONE = load("train", TrainConfig, ["augment=none"]).augment
 
 
 def test_draws_are_distributed_as_stated() -> None:
@@ -34,63 +46,97 @@ def test_draws_follow_from_seed_and_epoch_alone() -> None:
     assert (shuffled(0, 1, 50) != shuffled(0, 2, 50)).any()
 
 
+def test_as_run_in_2012_32_images_share_a_place_and_a_mirroring() -> None:
+    """Four draws a batch of 128, uniform like the paper's; the colour noise is each image's own."""
+    draws = draw_epoch(CODE2012, seed=0, epoch=0, images=32 * 20_000 + 5, margin=32)
+    for values in (draws.top, draws.left, draws.mirror):
+        groups = values[: 32 * 20_000].reshape(-1, 32)
+        assert (groups == groups[:, :1]).all()
+        assert len(values) == 32 * 20_000 + 5 and (values[-5:] == values[-1]).all()
+    for offsets in (draws.top[::32], draws.left[::32]):
+        counts = np.bincount(offsets, minlength=33)
+        assert counts.shape == (33,) and abs(counts - 606).max() < 5 * 25  # five standard deviations
+    assert abs(draws.mirror[::32].mean() - 0.5) < 0.02
+    assert len(np.unique(draws.colour[:, 0])) > 0.99 * len(draws.colour)
+    np.testing.assert_allclose(np.cov(draws.colour.T), 0.01 * np.eye(3), atol=2e-4)
+
+
 def test_switched_off_it_is_the_centre_patch() -> None:
-    draws = draw_epoch(AugmentConfig("none", False, False, 0.0), 0, 0, 5, 32)
+    draws = draw_epoch(NONE, 0, 0, 5, 32)
     assert (draws.top == 16).all() and (draws.left == 16).all() and not draws.mirror.any() and not draws.colour.any()
 
 
-def test_input_is_the_papers_arithmetic() -> None:
-    """A loop over images: subtract the mean image, crop, mirror, add the colour shift (in this order)."""
+@pytest.mark.parametrize("layout", [None, False])
+@pytest.mark.parametrize("profile", [PAPER, CODE2012])
+def test_input_is_the_arithmetic_of_the_profile(profile: AugmentConfig, layout: bool | None) -> None:
+    """A loop over images in float64, in the order of each text.
+
+    paper: minus the mean image, crop, mirror, plus the colour shift. code2012: crop, mirror, minus the central patch of
+    the mean image, plus the shift, over 1.1; without noise nothing is divided. float32 of 0..255: 1e-4.
+    """
     rng = np.random.default_rng(0)
-    count, whole, side = 6, 20, 13
+    count, whole, side = 40, 20, 13
     images = rng.integers(0, 256, (count, whole, whole, 3), dtype=np.uint8)
     mean = rng.uniform(0, 255, (whole, whole, 3)).astype(np.float32)
     components = rng.normal(size=(3, 3)).astype(np.float32) * 20
-    draws = draw_epoch(PAPER, 0, 0, count, whole - side)
+    draws = draw_epoch(profile, 0, 0, count, whole - side)
     patches = np.stack(
         [x[t : t + side, left : left + side] for x, t, left in zip(images, draws.top, draws.left, strict=True)]
     )
-    transform = InputTransform(mean, components, side, torch.device("cpu"), None)
-    got = transform(*(torch.from_numpy(a) for a in (patches, draws.top, draws.left, draws.mirror, draws.colour)))
-    for i in range(count):
-        centred = images[i].astype(np.float64) - mean
-        patch = centred[draws.top[i] :][:side, draws.left[i] :][:, :side]
-        if draws.mirror[i]:
-            patch = patch[:, ::-1]
-        patch = patch + sum(draws.colour[i, k] * components[:, k].astype(np.float64) for k in range(3))
-        np.testing.assert_allclose(got[i].numpy(), patch.transpose(2, 0, 1), atol=1e-4)  # float32 of 0..255
+    rule = InputRule(mean, side, profile.mean, profile.input_scale)
+    transform = InputTransform(rule, ColourNoise(components, profile.colour_divisor), torch.device("cpu"), layout)
+    places = [torch.from_numpy(a) for a in (patches, draws.top, draws.left, draws.mirror)]
+    for noise in (True, False):
+        got = transform(*places, torch.from_numpy(draws.colour) if noise else None).numpy()
+        for i in range(count):
+            rows, columns = slice(draws.top[i], draws.top[i] + side), slice(draws.left[i], draws.left[i] + side)
+            shift = sum(draws.colour[i, k] * components[:, k].astype(np.float64) for k in range(3)) * noise
+            if profile is PAPER:
+                patch = (images[i].astype(np.float64) - mean)[rows, columns]
+                patch = (patch[:, ::-1] if draws.mirror[i] else patch) + shift
+            else:
+                patch = images[i].astype(np.float64)[rows, columns]
+                patch = (patch[:, ::-1] if draws.mirror[i] else patch) - mean[3:16, 3:16] + shift
+                patch = patch / 1.1 if noise else patch
+            np.testing.assert_allclose(got[i], patch.transpose(2, 0, 1), atol=1e-4)
+
+
+def test_inputs_divided_as_other_reproductions_do() -> None:
+    """[0,1] over a standard deviation of 0.226: the same pictures, 57.63 times smaller."""
+    patches = torch.randint(0, 256, (2, 13, 13, 3), dtype=torch.uint8)
+    zeros = torch.zeros(2, dtype=torch.int64)
+    mean = np.full((20, 20, 3), 120, np.float32)
+    rules = [InputRule(mean, 13, "at_patch", scale) for scale in (1.0, 1 / 57.63)]
+    whole, divided = (
+        InputTransform(rule, None, torch.device("cpu"), None)(patches, zeros, zeros, zeros.bool(), None)
+        for rule in rules
+    )
+    torch.testing.assert_close(divided * 57.63, whole)
+
+
+def test_both_columns_see_the_same_numbers(prepared: Path) -> None:
+    """On two devices of one kind, to the bit; `cpu` and `cpu:0` play them."""
+    data = PreparedData(prepared)
+    draws = draw_epoch(PAPER, 0, 0, 60, 8)
+    batch = next(epoch_batches(data.split("train"), shuffled(0, 0, 60), draws, 67, 16, Loading(0)))
+    devices = [torch.device("cpu"), torch.device("cpu", 0)]
+    inputs = ColumnInputs(data.input_rule(PAPER, 67), devices, None, data.colour_noise(PAPER))
+    first, second = inputs.of_batches({device: batch for device in devices}, noise=True)
+    assert first is not second and torch.equal(first, second)
 
 
 def test_colour_noise_has_the_covariance_of_the_formula(prepared: Path) -> None:
-    """[p1 p2 p3][a1 l1, a2 l2, a3 l3]^T with l on the [0,1] scale, a ~ N(0, 0.1), in grey levels."""
+    """[p1 p2 p3][a1 l1, a2 l2, a3 l3]^T with l on the [0,1] scale, a ~ N(0, 0.1), in grey levels; and 0.1 times the
+    standard deviations, as run in 2012, which makes 0.01 times the covariance itself.
+    """
     data = PreparedData(prepared)
-    covariance = np.array(data.manifest.statistics["rgb_covariance"]) / 255**2
-    values, vectors = np.linalg.eigh(covariance)
+    covariance = np.array(data.manifest.statistics["rgb_covariance"])
+    values, vectors = np.linalg.eigh(covariance / 255**2)
     expected = vectors @ np.diag((0.1 * values * 255) ** 2) @ vectors.T
-    components = data.colour_components().astype(np.float64)
-    np.testing.assert_allclose(0.01 * components @ components.T, expected, rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loader_gives_every_picture_once_and_cut_where_drawn(prepared: Path, workers: int) -> None:
-    data = PreparedData(prepared)
-    reader = data.split("train")
-    order, draws = shuffled(0, 0, 60), draw_epoch(PAPER, 0, 0, 60, 8)
-    batches = list(epoch_batches(reader, order, draws, 67, 16, workers))
-    assert [len(b.labels) for b in batches] == [16, 16, 16, 12]
-    images = torch.cat([b.images for b in batches]).numpy()
-    for position, picture in enumerate(order):
-        pixels, label = reader[picture]
-        top, left = draws.top[position], draws.left[position]
-        np.testing.assert_array_equal(images[position], pixels[top : top + 67, left : left + 67])
-        assert batches[position // 16].labels[position % 16] == label
-
-
-def test_evaluation_sees_every_picture_once_in_order(prepared: Path) -> None:
-    reader = PreparedData(prepared).split("val")
-    batches = list(whole_images(reader, 75, 7, 0))
-    assert torch.equal(torch.cat([b.labels for b in batches]), torch.from_numpy(reader.labels))
-    np.testing.assert_array_equal(torch.cat([b.images for b in batches]).numpy()[29], reader[29][0])
+    for profile, wanted in ((PAPER, expected), (CODE2012, 0.01 * covariance)):
+        components = data.colour_noise(profile).components.astype(np.float64)
+        np.testing.assert_allclose(0.01 * components @ components.T, wanted, rtol=1e-4, atol=1e-6)
+    assert (data.colour_noise(PAPER).divisor, data.colour_noise(CODE2012).divisor) == (1.0, 1.1)
 
 
 def test_ten_views() -> None:

@@ -6,7 +6,7 @@ import torch
 from networks import SMALL_MODEL, model_config
 from sklearn.metrics import top_k_accuracy_score
 
-from alexnet_repro.data import Batch, ColumnInputs, views_of
+from alexnet_repro.data import Batch, ColumnInputs, InputRule, views_of
 from alexnet_repro.evaluation.classes import class_errors, confusion_matrix, confusions, most_confused
 from alexnet_repro.evaluation.ensemble import Ensemble
 from alexnet_repro.evaluation.metrics import label_ranks, log_loss, top_k_error
@@ -95,7 +95,7 @@ def test_ten_views_are_the_mean_of_the_softmax_outputs() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 75, 75, 3), dtype=np.uint8)
     mean = rng.uniform(100, 130, (75, 75, 3)).astype(np.float32)
-    inputs = ColumnInputs(mean, np.zeros((3, 3), np.float32), 67, [torch.device("cpu")] * 2, None)
+    inputs = ColumnInputs(InputRule(mean, 67, "at_patch", 1.0), [torch.device("cpu")] * 2, None)
     zeros = torch.zeros(5, dtype=torch.int64)
     batch = Batch(torch.from_numpy(images), torch.arange(5), zeros, zeros, zeros.bool(), torch.zeros(5, 3))
     got = predict(model, [batch], views_of(10, 8), inputs)

@@ -29,7 +29,11 @@ WORDS = ["a", "b, quoted “b”", "c", "d", "e"]
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The overrides that name a run with random weights, large enough that classes differ."""
     runs = tmp_path_factory.mktemp("runs")
-    config = load("train", TrainConfig, [*SMALL, f"model={request.param}", f"runs_dir={runs}", "run=r"])
+    config = load(
+        "train",
+        TrainConfig,
+        [*SMALL, *(f"{group}={request.param}" for group in ("model", "augment")), f"runs_dir={runs}", "run=r"],
+    )
     model = initialise(AlexNet(config.model, classes=len(WORDS)), seed=1)
     with torch.no_grad():
         for parameter in model.fc8.parameters():
@@ -38,11 +42,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = RunFolder(config.folder)
     folder.open_for_training(config)
     Checkpoint(
-        epoch=3, step=9, weights=weights_of(model), momentum={}, momentum_rate=0.01, history=[],
+        epoch=3, step=9, within={}, weights=weights_of(model), momentum={}, momentum_rates={}, history=[],
         classes=[f"n{i}" for i in range(len(WORDS))], words=WORDS,
         data={"name": "noise", "description": "noise for a test", "plan": "none"},
         mean_image=torch.from_numpy(rng.uniform(90, 150, (75, 75, 3)).astype(np.float32)),
-        colour_components=torch.zeros(3, 3), model=asdict(config.model),
+        inputs={"mean": config.augment.mean, "scale": 1.0}, model=asdict(config.model),
     ).save(folder.checkpoint_path("last"))  # fmt: skip
     return [f"runs_dir={runs}", "run=r"]
 
@@ -78,7 +82,7 @@ def test_onnx_gives_the_same_probabilities(run: list[str], views: int, opset: in
     assert about["opset"] == str(opset)
     assert about["input"] == "images, uint8 [N, 75, 75, 3]"
     assert json.loads(about["words"]) == WORDS
-    for fact in ("RGB", "shorter side resized to 75", "central 75x75", "0..255", "minus the mean image", "67x67"):
+    for fact in ("RGB", "shorter side resized to 75", "central 75x75", "0..255", "minus the ", "mean image", "67x67"):
         assert fact in about["preprocessing"]
 
 

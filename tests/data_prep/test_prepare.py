@@ -19,8 +19,9 @@ from conftest import prepare_config
 from PIL import Image
 
 from data_prep.command import RequestError, RunError
-from data_prep.format import Manifest, SplitReader
+from data_prep.format import Manifest
 from data_prep.prepare import prepare
+from data_prep.reader import SplitReader
 from data_prep.verify import check
 
 

@@ -1,0 +1,146 @@
+"""How a network in training is: norms of its weights and velocities, and its dead units."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from alexnet_repro.model import AlexNet
+from alexnet_repro.model.alexnet import Weights
+
+
+class KnowsVelocities(Protocol):
+    """PaperSGD, which this package may not import: training builds on reporting."""
+
+    def velocity(self, parameter: Tensor) -> Tensor | None: ...
+
+
+@torch.no_grad()
+def norms(model: AlexNet, optimiser: KnowsVelocities) -> dict[str, float]:
+    """Euclidean norms of the weights w and of their velocity v (section 5), by layer and column:
+    `weight_norm/conv1.a`, `velocity_norm/conv1.a`. Biases are left out: their start at 1 would hide the dense weights.
+
+    The host waits once for the device, whatever the number of layers. Before its first step a velocity is 0.
+    """
+    names, values = [], []
+    for layer, column, part in _parts(model):
+        velocity = optimiser.velocity(part.weight)
+        names += [f"weight_norm/{layer}.{column}", f"velocity_norm/{layer}.{column}"]
+        # One velocity at a time: all at once would take the memory of a second network.
+        for tensor in (part.weight, part.weight.new_zeros(1) if velocity is None else velocity):
+            # Summed in float32 on a CPU, fc6's 38 million squares come out wrong in the fourth digit.
+            values.append(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
+    return dict(zip(names, _to_host(values), strict=True))
+
+
+def learning_rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
+    """`learning_rate/weights`, and `learning_rate/biases` where theirs is another; for each layer that the schedule
+    singles out also `learning_rate/conv1_weights` and, where another, `learning_rate/conv1_biases`.
+    """
+    rates = {(group.get("layer", ""), group.get("bias", False)): group["lr"] for group in optimiser.param_groups}
+    return {
+        f"learning_rate/{layer + '_' if layer else ''}{'biases' if bias else 'weights'}": rate
+        for (layer, bias), rate in rates.items()
+        if not bias or rate != rates.get((layer, False))
+    }
+
+
+def gpu_memory(model: AlexNet) -> dict[str, float]:
+    """The most memory that tensors took on each of the network's GPUs since the last call, in GiB:
+    `gpu_memory_gib/cuda:0`. Empty without a GPU.
+    """
+    peaks = {}
+    for device in dict.fromkeys(model.column_devices()):
+        if device.type == "cuda":
+            peaks[f"gpu_memory_gib/{device}"] = torch.cuda.max_memory_allocated(device) / 2**30
+            torch.cuda.reset_peak_memory_stats(device)
+    return peaks
+
+
+class DeadUnits:
+    """Which ReLUs are dead: feature maps (conv layers) and units (dense layers) whose ReLU gives 0 at every place of
+    every image that passes while the context is open. Such a map gets no gradient from these images.
+
+        with DeadUnits(model) as dead:
+            ...a validation pass...
+        dead.shares()  # {"dead_relu/conv1.a": 0.02, ...}
+
+    Nothing waits for the device before `shares`. A network without ReLUs has no shares.
+    """
+
+    def __init__(self, model: AlexNet) -> None:
+        self._model = model
+        self._alive: dict[str, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> "DeadUnits":
+        for name, _, module in self._relus():
+            self._hooks.append(module.register_forward_hook(self._watcher(name)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def shares(self) -> dict[str, float]:
+        """Dead maps or units of each layer and column as a share of all that it has there, 0 to 1.
+
+        With torch.distributed initialised, over the images of all ranks; every rank must then call it.
+        """
+        widths = {name: width for name, width, _ in self._relus()}
+        several_ranks = dist.is_available() and dist.is_initialized()
+        names = [name for name in widths if several_ranks or name in self._alive]
+        if not names:
+            return {}
+        device = self._model.column_devices()[0]
+        seen = [torch.tensor([name in self._alive for name in names])]  # a rank may have had no images
+        alive = [self._alive.get(name, torch.zeros(widths[name], dtype=torch.bool)) for name in names]
+        flags = torch.cat([part.to(device) for part in (*seen, *alive)]).to(torch.uint8)
+        if several_ranks:
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+        was_seen, *lives = flags.cpu().split([len(names), *(widths[name] for name in names)])
+        return {
+            f"dead_relu/{name}": 1 - live.sum().item() / len(live)
+            for name, any_image, live in zip(names, was_seen.tolist(), lives, strict=True)
+            if any_image
+        }
+
+    def _relus(self) -> list[tuple[str, int, nn.Module]]:
+        """Layer and column, the maps or units there, and the module."""
+        return [
+            (f"{layer_name}.{column}", layer.map_shape[0], module)
+            for layer_name, layer in self._model.layers().items()
+            for column, then in zip(layer.names, layer.then, strict=True)
+            for module in then.modules()
+            if isinstance(module, nn.ReLU)
+        ]
+
+    def _watcher(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # [N, maps, H, W] or [N, units] -> [maps]. The largest value is one pass over the maps and needs no second
+            # tensor of their size. NaN is not 0: a broken map is not a dead one.
+            alive = output.detach().amax([d for d in range(output.ndim) if d != 1]) != 0
+            seen = self._alive.get(name)
+            self._alive[name] = alive if seen is None else seen | alive
+
+        return watch
+
+
+def _parts(model: AlexNet) -> list[tuple[str, str, Weights]]:
+    return [
+        (name, column, part)
+        for name, layer in model.layers().items()
+        for column, part in zip(layer.names, layer.parts(), strict=True)
+    ]
+
+
+def _to_host(values: list[Tensor]) -> list[float]:
+    numbers: list[float] = torch.stack([value.to(values[0].device) for value in values]).tolist()
+    return numbers

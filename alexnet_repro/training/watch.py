@@ -1,0 +1,125 @@
+"""What a person sees of a run under way: the live line, the lines that stay, TensorBoard, and metrics.jsonl."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from alexnet_repro.config import TrainConfig
+from alexnet_repro.data import Batch, InputRule
+from alexnet_repro.model import AlexNet
+from alexnet_repro.reporting.figures import kernel_grid
+from alexnet_repro.reporting.health import gpu_memory, learning_rates, norms
+from alexnet_repro.reporting.metrics_log import MetricsLog
+from alexnet_repro.reporting.progress import TrainingBar, epoch_line, with_progress
+from alexnet_repro.reporting.tensorboard import Dashboard, hyper_parameters
+from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.training.checkpoint import Within
+from alexnet_repro.training.sgd import PaperSGD
+
+Row = dict[str, float]
+
+
+class Watch:
+    """Told of every step and every epoch, in order; nothing that it does changes the run."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        model: AlexNet,
+        optimiser: PaperSGD,
+        rule: InputRule,
+        step: int,
+        history: Sequence[Row],
+        paper: tuple[float, float] | None,
+    ) -> None:
+        """A run that goes on after `step` and the epochs of `history`. `paper`: the errors in percent to compare with,
+        for a run on what the paper used.
+        """
+        self._config, self._model, self._optimiser, self._rule = config, model, optimiser, rule
+        self._history = history
+        self._metrics = MetricsLog(folder.metrics, step, len(history))
+        self._dashboard = Dashboard(folder.tensorboard, step, paper)
+        self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
+        self._bar: TrainingBar | None = None
+        self._entry = (0, 0.0, 0.0)  # images, seconds and waiting of the epoch at the last entry
+        self._losses: list[float] = []  # since then
+
+    def epoch_begins(self, images: int, within: Within) -> None:
+        """An epoch of `images`, of which some may be done. The optimiser has its rates."""
+        schedule = self._config.schedule
+        self._rates = learning_rates(self._optimiser)
+        self._images, self._waited = within.images, within.waited
+        self._entry = within.images, within.seconds, within.waited
+        self._losses = []
+        self._bar = TrainingBar(
+            epoch=len(self._history) + 1,
+            epochs=schedule.epochs,
+            images=images,
+            done=within.images,
+            fixed_end=schedule.patience is None,
+            last=self._history[-1] if self._history else None,
+        )
+
+    def batch(self, step: int, images: Tensor) -> None:
+        """The network's input at `step`, float32 [N, C, H, W]."""
+        rule, start = self._rule, self._rule.margin // 2
+        centre = rule.mean_image[start : start + rule.size, start : start + rule.size]
+        self._dashboard.batch(step, images / rule.scale, torch.from_numpy(centre).permute(2, 0, 1))
+
+    def step(self, step: int, loss: float, within: Within) -> None:
+        """After `step`: its loss, and what the epoch has come to with it."""
+        assert self._bar is not None
+        waited = within.waited - self._waited
+        error = 1 - within.correct / within.images
+        self._bar.update(
+            within.images - self._images, waited, step,
+            loss=loss, learning_rate=self._rates["learning_rate/weights"], train_top1_error=error,
+        )  # fmt: skip
+        self._images, self._waited = within.images, within.waited
+        self._losses.append(loss)
+        if step % self._config.log_every == 0:
+            images, seconds, waited = (
+                now - before
+                for now, before in zip((within.images, within.seconds, within.waited), self._entry, strict=True)
+            )
+            self._entry = within.images, within.seconds, within.waited
+            numbers = {
+                "loss": sum(self._losses) / len(self._losses),
+                **self._rates,
+                "images_per_second": images / seconds,
+                "data_wait": waited / seconds,
+            }
+            self._losses = []
+            self._dashboard.train(step, numbers)
+            self._metrics.add("steps", {"step": step, **numbers})
+
+    def validation(self, batches: Iterable[Batch], images: int) -> Iterator[Batch]:
+        self._end_bar()
+        return with_progress(batches, images, f"epoch {len(self._history) + 1}, validation")
+
+    def epoch(self, row: Row, dead_units: Mapping[str, float]) -> None:
+        """The epoch's numbers, before they are saved: a run that dies in between does the epoch again."""
+        health = norms(self._model, self._optimiser) | gpu_memory(self._model) | dict(dead_units)
+        colours = self._model.conv1.parts()[0].weight.shape[1] == 3
+        self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(self._model) if colours else None)
+        self._metrics.add("epoch", {**row, **health})
+        print(epoch_line(row, self._config.schedule.epochs), flush=True)
+
+    def flush(self) -> None:
+        """Before a checkpoint, so that a run killed after it has no gap."""
+        self._dashboard.flush()
+
+    def finish(self) -> None:
+        """The schedule has ended the run."""
+        self._dashboard.finish()
+
+    def close(self) -> None:
+        self._end_bar()
+        self._dashboard.close()
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None

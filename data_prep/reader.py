@@ -1,0 +1,210 @@
+"""Random access to the pictures of a prepared data set, one by one or as a batch of patches.
+
+Shards are read with `preadv` into a buffer that is used again, not through mmap: about as fast (docs/results.md), and
+a shard that is cut short is a short read, where a map would end the process with SIGBUS. JPEGs are decoded by Pillow,
+which wrote them: torchvision's decoder is faster by a third, but on its way out of torchvision.
+"""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.command import RequestError, RunError
+from data_prep.format import INDEX, INDEX_DTYPE, PREPARE_AGAIN, Manifest, ShardInfo, decode
+
+_MOST_OPEN = 64  # shards kept open; ImageNet has 1252, and a process often may open 256 or 1024 files
+
+
+class Shards:
+    """The shards of one split, read by rows of the index.
+
+    Cheap to pickle: it holds names and sizes only. A process forked from this one may go on reading (`preadv` leaves
+    the position of a file alone); threads may not share one.
+    """
+
+    def __init__(self, folder: Path, infos: list[ShardInfo], encoding: str, shape: tuple[int, int, int]) -> None:
+        """`shape`: [S, S, C] of every picture."""
+        self.folder, self.encoding, self.shape = folder, encoding, shape
+        self._files = [(info.file, info.bytes) for info in infos]
+        self._forget()
+        if encoding == "raw":
+            self._header = _npy_header(shape)
+
+    def _forget(self) -> None:
+        self._open: dict[int, io.FileIO] = {}  # the one used last comes last
+        self._buffer = np.empty(0, np.uint8)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in vars(self).items() if key not in ("_open", "_buffer")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def path(self, shard: int) -> Path:
+        return self.folder / self._files[shard][0]
+
+    def member(self, row: np.void) -> bytes:
+        """The encoded bytes of the picture of an index row.
+
+        RunError if its shard is missing, has another size than the manifest says, or ends too early.
+        """
+        return self._read(int(row["shard"]), int(row["offset"]), int(row["length"])).tobytes()
+
+    def patches(
+        self,
+        rows: np.ndarray,
+        numbers: np.ndarray,
+        top: np.ndarray,
+        left: np.ndarray,
+        out: np.ndarray,
+        reading: np.ndarray | None = None,
+    ) -> None:
+        """Fills `out`, uint8 [N, side, side, C], with a patch of each picture, its first row and column at top, left.
+
+        rows: of the index, [N]. numbers: int64 [N], which pictures they are, for error messages. reading: int64 [1],
+        set to each shard before it is read. Errors as `member`, and RunError for a picture that cannot be decoded.
+        """
+        side = out.shape[1]
+        height, width, channels = self.shape
+        assert top.min() >= 0 and top.max() + side <= height and left.min() >= 0 and left.max() + side <= width
+        line = width * channels  # bytes
+        flat = out.reshape(len(out), side, side * channels)  # two dimensions copy faster than three
+        shards, offsets, lengths = (rows[name].tolist() for name in ("shard", "offset", "length"))
+        for i, (shard, t, x) in enumerate(zip(shards, top.tolist(), left.tolist(), strict=True)):
+            if reading is not None:
+                reading[0] = shard
+            if self.encoding == "raw" and self._is_plain(shard, offsets[i], lengths[i]):
+                lines = self._read(shard, offsets[i] + len(self._header) + t * line, side * line)
+                flat[i] = lines.reshape(side, line)[:, x * channels : (x + side) * channels]
+            else:
+                pixels = self._decode(self._read(shard, offsets[i], lengths[i]), shard, int(numbers[i]))
+                out[i] = pixels[t : t + side, x : x + side]
+
+    def picture(self, row: np.void, number: int) -> np.ndarray:
+        """The whole picture of an index row, uint8 [S, S, C]. Errors as `patches`."""
+        shard = int(row["shard"])
+        return self._decode(self._read(shard, int(row["offset"]), int(row["length"])), shard, number)
+
+    def _decode(self, data: np.ndarray, shard: int, number: int) -> np.ndarray:
+        try:
+            pixels = decode(data.tobytes(), self.encoding)
+            if pixels.shape != self.shape:
+                raise ValueError(f"has the shape {list(pixels.shape)}, not {list(self.shape)}")
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(
+                f"{self.path(shard)}: picture {number} cannot be decoded ({reason}); "
+                f"check the data set with `python -m data_prep.verify {self.folder.parent}`"
+            ) from None
+        return pixels
+
+    def _is_plain(self, shard: int, offset: int, length: int) -> bool:
+        """Whether a raw member is as numpy writes it, so that a line of its pixels lies where it can be computed."""
+        size = self.shape[0] * self.shape[1] * self.shape[2]
+        if length != len(self._header) + size:
+            return False
+        return self._read(shard, offset, len(self._header)).tobytes() == self._header
+
+    def _read(self, shard: int, offset: int, length: int) -> np.ndarray:
+        """uint8 [length], good until the next call."""
+        if len(self._buffer) < length:
+            self._buffer = np.empty(length, np.uint8)
+        wanted = self._buffer[:length]
+        try:
+            file = self._file(shard)
+            done = 0
+            while done < length:
+                got = _read_at(file, wanted[done:], offset + done)
+                if not got:
+                    raise RunError(
+                        f"{self.path(shard)}: ends at byte {offset + done}, within a picture; {PREPARE_AGAIN}"
+                    )
+                done += got
+        except OSError as error:
+            raise RunError(f"{self.path(shard)}: cannot be read ({error.strerror}); {PREPARE_AGAIN}") from None
+        return wanted
+
+    def _file(self, shard: int) -> io.FileIO:
+        if shard in self._open:
+            self._open[shard] = self._open.pop(shard)
+            return self._open[shard]
+        while len(self._open) >= _MOST_OPEN:
+            self._close_one()
+        path, expected = self.path(shard), self._files[shard][1]
+        while True:
+            try:
+                file = io.FileIO(path)
+                break
+            except OSError as error:
+                if error.errno != errno.EMFILE or not self._open:
+                    raise
+                self._close_one()
+        if (found := os.fstat(file.fileno()).st_size) != expected:
+            file.close()
+            raise RunError(f"{path}: {found} bytes, but the manifest says {expected}; {PREPARE_AGAIN}")
+        self._open[shard] = file
+        return file
+
+    def _close_one(self) -> None:
+        """The one whose use is longest ago."""
+        self._open.pop(next(iter(self._open))).close()
+
+
+def _npy_header(shape: tuple[int, int, int]) -> bytes:
+    """What stands before the pixels in a raw member."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.empty(shape, np.uint8))
+    return buffer.getvalue()[: -int(np.prod(shape))]
+
+
+def _read_at(file: io.FileIO, into: np.ndarray, offset: int) -> int:
+    """Bytes read; 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [into.data], offset)
+    file.seek(offset)  # Windows, which does not fork
+    return file.readinto(into.data) or 0
+
+
+class SplitReader:
+    """One split through its index: `reader[i]` is (uint8 [S, S, C], label). Errors as `Shards`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
+        """RequestError if the data set has no such split, or an index that does not fit its manifest."""
+        if split not in manifest.splits:
+            raise RequestError(f"{folder}: has no split {split!r}; it has {', '.join(manifest.splits)}")
+        self.folder = folder / split
+        self.encoding = manifest.encoding
+        self.channels = manifest.channels
+        self.info = manifest.splits[split]
+        self.index = self._load_index()
+        self.labels = np.ascontiguousarray(self.index["label"], dtype=np.int64)
+        side = manifest.image_size
+        self.shards = Shards(self.folder, self.info.shards, self.encoding, (side, side, self.channels))
+
+    def _load_index(self) -> np.ndarray:
+        path = self.folder / INDEX
+        try:
+            index: np.ndarray = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{path}: cannot be read ({error}); {PREPARE_AGAIN}") from None
+        if len(index) != self.info.images or index.dtype != INDEX_DTYPE:
+            raise RequestError(
+                f"{path}: {len(index)} rows, but the manifest has {self.info.images} images; {PREPARE_AGAIN}"
+            )
+        if len(index) and not 0 <= index["shard"].min() <= index["shard"].max() < len(self.info.shards):
+            raise RequestError(f"{path}: names shards that the manifest does not have; {PREPARE_AGAIN}")
+        return index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def member(self, i: int) -> bytes:
+        """The encoded bytes of picture i."""
+        return self.shards.member(self.index[i])
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return self.shards.picture(self.index[i], i), int(self.labels[i])

@@ -1,0 +1,61 @@
+"""Several processes that train copies of the columns: the same run as one process, to rounding."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+
+from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint
+
+
+def trained(launcher: list[str], prepared: Path, runs: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    fixed = [f"data.path={prepared}", f"runs_dir={runs}", "run=r", "schedule=constant", "model.dropout=0"]
+    command = [sys.executable, "-m", *launcher, "alexnet_repro.train", *SMALL, *fixed, *settings]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=runs.parent)
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "epochs", "steps"),
+    [
+        (16, 5, 20),  # 16, 16, 16, 12: shares of 8 and 6
+        (59, 2, 4),  # 59, 1: shares of 30 and 29, and of 1 and none
+    ],
+)
+def test_two_processes_train_what_one_trains(
+    batch: int, epochs: int, steps: int, prepared: Path, tmp_path: Path
+) -> None:
+    """Same batches, same draws, no dropout. float32 sums in another order: 1e-5 of the largest weight.
+
+    Catches a mean over ranks instead of over the batch, draws by rank, a picture validated twice or never.
+    """
+    settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", "optim.learning_rate=0.1"]
+    ends: list[Checkpoint] = []
+    for name, launcher in (("one", []), ("two", TORCHRUN)):
+        result = trained(launcher, prepared, tmp_path / name, *settings)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count(f"epoch {epochs}/{epochs}  rate") == 1  # one of the processes speaks
+        ends.append(load_checkpoint(tmp_path / name / "r" / "checkpoints" / "last.pt"))
+    one, two = ends
+    assert one.step == two.step == steps
+    moved = 0.0
+    for name, weight in one.weights.items():
+        torch.testing.assert_close(two.weights[name], weight, rtol=0, atol=1e-5 * float(weight.abs().max()), msg=name)
+        moved = max(moved, float(one.momentum[name].abs().max()))
+    assert moved > 1e-3  # the run did move
+    for ours, theirs in zip(one.history, two.history, strict=True):
+        for key in ("train_loss", "train_top1_error", "val_loss", "val_top1_error", "val_top5_error"):
+            assert abs(ours[key] - theirs[key]) < 1e-5, key
+    assert len(list((tmp_path / "two" / "r" / "tensorboard").iterdir())) == 1  # one writer
+
+
+def test_wrong_requests_of_several_processes(prepared: Path, tmp_path: Path) -> None:
+    result = trained(TORCHRUN, prepared, tmp_path / "runs", "optim.batch_size=1")
+    assert result.returncode != 0
+    assert "optim.batch_size=1: must be 2 or more, one picture for each process" in result.stderr
+    assert not (tmp_path / "runs").exists()

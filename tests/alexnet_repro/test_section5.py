@@ -1,0 +1,151 @@
+"""Section 5, and what was run in 2012: the update rule and the schedules against transcriptions in numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from networks import small
+
+from alexnet_repro.config import ScheduleConfig, TrainConfig
+from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
+from alexnet_repro.training.sgd import PaperSGD, paper_sgd, set_rates
+from data_prep.command import RequestError, load
+
+
+def test_update_rule_is_that_of_section_5() -> None:
+    """100 steps with two divisions and a pause at 0, in float64. torch.optim.SGD differs at the divisions by 1e-2."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(4, 5))
+    v = np.zeros_like(w)
+    parameter = torch.nn.Parameter(torch.from_numpy(w.copy()))
+    optimiser = PaperSGD([parameter], learning_rate=0.01, momentum=0.9, weight_decay=0.0005)
+    for step in range(100):
+        eps = 0.0 if 60 <= step < 65 else 0.01 / 10 ** (step // 40)
+        gradient = rng.normal(size=w.shape)
+        if eps:
+            v = 0.9 * v - 0.0005 * eps * w - eps * gradient
+            w = w + v
+        optimiser.param_groups[0]["lr"] = eps
+        parameter.grad = torch.from_numpy(gradient)
+        optimiser.step()
+        np.testing.assert_allclose(parameter.detach().numpy(), w, rtol=1e-12)
+        velocity = optimiser.velocity(parameter)
+        assert velocity is not None
+        np.testing.assert_allclose(velocity.numpy(), v, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("profile", ["paper", "code2012"])
+def test_every_parameter_has_the_rate_and_decay_of_its_profile(profile: str) -> None:
+    """100 steps over the phases of a whole run, each parameter by the printed rule with numbers written out here.
+
+    Catches a bias that decays, a frozen layer that creeps on, a velocity that changes with the rate. float64: 1e-12.
+    """
+    config = load("train", TrainConfig, [f"optim={profile}", "schedule=log145_ilsvrc2012"])
+    model = small().double()
+    optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
+    epochs = [0, 24, 25, 50, 51, 66, 67, 71, 72, 78, 79, 90]  # the rates of epochs 1, 25, 26, ...
+    weight_rate = [0.01] * 2 + [0.001] * 2 + [0.0001] * 6 + [0.00001] * 2
+    conv1_rate = [0.01] * 2 + [0.001] * 2 + [0.0001] * 2 + [0.00001] * 2 + [0.0] * 4
+    times = {"paper": 1, "code2012": 2}[profile]
+    bias_rate = [0.01 * times] * 2 + [0.001 * times] * 10
+    bias_decay = {"paper": 0.0005, "code2012": 0.0}[profile]
+    rng = np.random.default_rng(0)
+    w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    v = {name: np.zeros_like(value) for name, value in w.items()}
+    for step in range(100):
+        now = step * len(epochs) // 100
+        set_rates(optimiser, next_phase(config.schedule, [0.5] * epochs[now]))
+        for name, parameter in model.named_parameters():
+            gradient = rng.normal(size=w[name].shape)
+            parameter.grad = torch.from_numpy(gradient)
+            bias, conv1 = name.endswith("bias"), name.startswith("conv1")
+            eps = bias_rate[now] if bias else conv1_rate[now] if conv1 else weight_rate[now]
+            if conv1 and conv1_rate[now] == 0:
+                continue
+            v[name] = 0.9 * v[name] - (bias_decay if bias else 0.0005) * eps * w[name] - eps * gradient
+            w[name] = w[name] + v[name]
+        optimiser.step()
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), w[name], rtol=1e-12, atol=1e-13, err_msg=name)
+        velocity = optimiser.velocity(parameter)
+        assert velocity is not None
+        np.testing.assert_allclose(velocity.numpy(), v[name], rtol=1e-9, atol=1e-14, err_msg=name)
+
+
+def plateau(**changes: object) -> ScheduleConfig:
+    settings = {
+        "epochs": 90,
+        "divisions": 3,
+        "divide_by": 10.0,
+        "patience": 2,
+        "min_improvement": 0.01,
+        "changes": [],
+    }
+    return ScheduleConfig(name="test", **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def phases(config: ScheduleConfig, errors: list[float]) -> list[Phase]:
+    """Of each epoch, until the schedule ends the run."""
+    result = []
+    for epoch in range(len(errors) + 1):
+        phase = next_phase(config, errors[:epoch])
+        if phase.finished:
+            break
+        result.append(phase)
+    return result
+
+
+def rates(config: ScheduleConfig, errors: list[float]) -> list[float]:
+    found = phases(config, errors)
+    assert all(phase.biases == phase.weights for phase in found)
+    return [phase.weights for phase in found]
+
+
+def test_plateau_divides_three_times_and_ends() -> None:
+    errors = [0.9, 0.8, 0.795, 0.793, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+    # 0.795 and 0.793 do not improve by 0.01, so it divides; 0.7 does; then two epochs to each further division
+    expected = [1] * 4 + [0.1] * 3 + [0.01] * 2 + [0.001] * 2
+    np.testing.assert_allclose(rates(plateau(), errors), expected)
+
+
+def test_at_most_so_many_epochs() -> None:
+    assert len(rates(plateau(epochs=5), [0.9 - i / 50 for i in range(20)])) == 5
+
+
+def test_fixed_divisions() -> None:
+    changes = ["schedule.changes=[{after: 2, weights: 0.1, biases: 0.1}, {after: 3, weights: 0.01, biases: 0.01}]"]
+    config = load("train", TrainConfig, ["schedule=constant", "schedule.epochs=4", *changes]).schedule
+    np.testing.assert_allclose(rates(config, [0.5] * 9), [1, 1, 0.1, 0.01])
+    for wrong, said in (
+        (["schedule=plateau", "schedule.changes=[{after: 3}]"], "or schedule.patience=null"),
+        (["schedule=constant", "schedule.changes=[{after: 3}, {after: 2}]"], "in the order of `after`"),
+        (["schedule=constant", "schedule.changes=[{after: 3, weights: -1}]"], "weights=-1.0: must be 0 or more"),
+        (["schedule=constant", "schedule.changes=[{after: 3, layers: {conv9: 1}}]"], "one of conv1, conv2"),
+        (["schedule=constant", "schedule.changes=[{after: 3, rate: 1}]"], "unknown key 'rate'"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            load("train", TrainConfig, wrong)
+
+
+# Epochs done when: all 1e-3 / all 1e-4 / conv1 1e-5 and noise off / conv1 frozen / rest 1e-5 / end; from the two logs.
+LOGS = {"log145_ilsvrc2010": (23, 51, 68, 72, 78, 93), "log145_ilsvrc2012": (25, 51, 67, 72, 79, 91)}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_recorded_schedules_epoch_by_epoch(name: str) -> None:
+    config = load("train", TrainConfig, [f"experiment=code2012{'_ilsvrc2010' * name.endswith('2010')}"])
+    assert config.schedule.name == name
+    thousandth, tenthousandth, slow, frozen, rest, end = LOGS[name]
+    first, first_bias = config.optim.learning_rate, config.optim.learning_rate * config.optim.bias_rate_times
+    found = phases(config.schedule, [math.nan] * 200)  # whatever the errors
+    assert len(found) == end
+    for done, phase in enumerate(found):
+        weights = 0.01 if done < thousandth else 0.001 if done < tenthousandth else 0.0001 if done < rest else 0.00001
+        conv1 = weights if done < slow else 0.00001 if done < frozen else 0.0
+        bias = 0.02 if done < thousandth else 0.002
+        assert math.isclose(first * phase.rate("conv3", bias=False), weights), done
+        assert math.isclose(first * phase.rate("conv1", bias=False), conv1), done
+        assert math.isclose(first_bias * phase.rate("fc8", bias=True), bias), done
+        assert math.isclose(first_bias * phase.rate("conv1", bias=True), bias if done < frozen else 0.0), done
+        assert phase.colour_noise == (done < slow)

@@ -1,0 +1,56 @@
+"""Trainings in processes of their own, to be killed. A fork server imports PyTorch once for all of them."""
+
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from conftest import SMALL
+
+from alexnet_repro.config import TrainConfig
+from data_prep.command import load
+
+_FORK_SERVER = multiprocessing.get_context("forkserver")
+_FORK_SERVER.set_forkserver_preload(["alexnet_repro.train"])
+
+
+def small_config(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:
+    """Two epochs of four steps, a tenth of the rate in the second, saved after every step."""
+    fixed = [f"data.path={prepared}", f"runs_dir={runs}", "run=r", "schedule=constant", "schedule.epochs=2"]
+    division = "schedule.changes=[{after: 1, weights: 0.1, biases: 0.1}]"
+    return load("train", TrainConfig, [*SMALL, *fixed, division, "save_minutes=1e-9", "log_every=1", *overrides])
+
+
+def start(config: TrainConfig, log: Path, kill_before: str | None = None, call: int = 0) -> ForkServerProcess:
+    """`kill_before`: a function, as package.module:name, at whose call number `call` the process kills itself."""
+    process = _FORK_SERVER.Process(target=_train, args=(config, log, kill_before, call))
+    process.start()
+    return process
+
+
+def _train(config: TrainConfig, log: Path, kill_before: str | None, call: int) -> None:
+    from alexnet_repro.train import train
+
+    with log.open("a") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    if kill_before is None:
+        train(config)
+        return
+    real = pkgutil.resolve_name(kill_before)
+    calls = 0
+
+    def deadly(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+
+    with mock.patch(kill_before.replace(":", "."), deadly):
+        train(config)
