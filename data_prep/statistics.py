@@ -22,10 +22,21 @@ class ImageSums:
         return cls(0, np.zeros((size, size, channels), np.int64), np.zeros((channels, channels), np.int64))
 
     def add(self, image: np.ndarray) -> None:
+        """`image`: uint8 [S, S, C]."""
         self.images += 1
         self.pixels += image
-        flat = image.reshape(-1, image.shape[-1]).astype(np.float64)  # sums of squares stay far below 2^53: exact
-        self.products += (flat.T @ flat).astype(np.int64)
+        # One channel after the other: a matrix product of so few columns takes twice as long. Sums of squares stay far
+        # below 2^53, so float64 is exact.
+        channels = image.shape[-1]
+        planes = np.empty((channels, image.size // channels))
+        for c, plane in enumerate(planes):
+            plane[:] = image[..., c].reshape(-1)
+        for a in range(channels):
+            for b in range(a + 1):
+                product = int(planes[a] @ planes[b])
+                self.products[a, b] += product
+                if a != b:
+                    self.products[b, a] += product
 
     def merge(self, other: "ImageSums") -> None:
         self.images += other.images
@@ -37,7 +48,10 @@ class ImageSums:
         return self.pixels / self.images
 
     def colour(self) -> dict[str, Any]:
-        """Mean and covariance (population, over every pixel of every image) of the RGB values on the 0..255 scale."""
+        """Mean and covariance (population, over every pixel of every image) of the RGB values on the 0..255 scale.
+
+        `rgb_mean` [C] and `rgb_covariance` [C, C]; C is 1 where the pictures are grey.
+        """
         size = self.images * self.pixels.shape[0] * self.pixels.shape[1]
         mean = self.pixels.sum(axis=(0, 1)) / size
         covariance = self.products / size - np.outer(mean, mean)

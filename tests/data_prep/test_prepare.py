@@ -213,7 +213,7 @@ def test_wrong_requests(archives: Path, prepared: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match=said):
             prepare(prepare_config(src, out))
-    with pytest.raises(RequestError, match="other pictures or with other settings"):
+    with pytest.raises(RequestError, match="a data set with jpeg_quality=95, not 80"):
         prepare(prepare_config(archives, prepared, jpeg_quality=80))
     partial = tmp_path / "partial"
     partial.mkdir()
