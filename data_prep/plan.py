@@ -122,8 +122,7 @@ class Plan:
         return False
 
     def _refuse(self, out: Path, what: str, settings: dict[str, Any], pictures: dict[str, int], remedy: str) -> None:
-        keys = sorted({*self.settings, *(settings.keys() & _ALL_SETTINGS)})
-        changed = [f"{key}={settings.get(key)}, not {self.settings.get(key)}" for key in keys
+        changed = [f"{key}={_typed(settings.get(key))}, not {_typed(self.settings.get(key))}" for key in _ALL_SETTINGS
                    if settings.get(key) != self.settings.get(key)]  # fmt: skip
         if changed:
             raise RequestError(f"out={out}: {what} with {'; '.join(changed)}; {remedy}")
@@ -135,8 +134,13 @@ class Plan:
         )
 
 
-_ALL_SETTINGS = {"image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed", "val_from_train",
-                 "split_seed"}  # fmt: skip
+_ALL_SETTINGS = ("image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed", "val_from_train",
+                 "split_seed")  # fmt: skip
+
+
+def _typed(value: object) -> str:
+    """As it would be typed."""
+    return "null" if value is None else str(value)
 
 
 def _refuse_if_damaged(out: Path, manifest: Manifest) -> None:
@@ -161,6 +165,10 @@ def check_free_space(out: Path, config: PrepareConfig, images: Splits, channels:
     free = shutil.disk_usage(existing).free + written
     if needed > free:
         raise RequestError(
-            f"out={out}: needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; "
+            f"out={out}: needs about {_readable(needed)}, and {_readable(free)} are free there; "
             "make room, or give out=FOLDER on a larger disk"
         )
+
+
+def _readable(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

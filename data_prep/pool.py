@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
@@ -44,6 +45,26 @@ def _start_worker(progress: "SynchronizedArray[int]", stop: Event) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """If the parent alone is killed: or this process would go on writing what the next preparation writes too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _context(tasks: Sequence[Runs]) -> "multiprocessing.context.BaseContext":
+    """One server that has imported what the tasks need, of which the processes are forked; where there is no fork, each
+    imports it anew.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(sorted({type(task).__module__ for task in tasks}))
+    return context
 
 
 @contextmanager
@@ -62,7 +83,7 @@ def run_tasks(tasks: Sequence[Runs], workers: int, bar: "tqdm[None]") -> None:
     """Runs the tasks on `workers` processes, and moves the `bar` picture by picture. RunError if one fails."""
     if not tasks:
         return
-    context = multiprocessing.get_context("spawn")
+    context = _context(tasks)
     progress, stop = context.Array("q", 2), context.Event()
     workers = min(workers, len(tasks))
     started = time.monotonic()

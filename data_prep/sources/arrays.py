@@ -38,7 +38,7 @@ LOOKS_LIKE_CIFAR10 = f"CIFAR-10's {CIFAR_FOLDER}/ or {CIFAR_ARCHIVE}"
 def recognises_fashion_mnist(src: Path) -> bool:
     """MNIST's files have the same names: only what the folder is called tells the two apart."""
     folder = _idx_folder(src)
-    return folder is not None and "fashion" in str(folder.resolve()).lower()
+    return folder is not None and any("fashion" in part.lower() for part in folder.resolve().parts[-2:])
 
 
 def read_fashion_mnist(src: Path) -> Source:
@@ -130,9 +130,9 @@ def _idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     path = next((path for path in (folder / name, folder / (name + ".gz")) if path.is_file()), None)
     if path is None:
         raise RequestError(f"{folder}: {name}, or {name}.gz, is missing; download it again")
-    opener: Callable[[Path], Any] = gzip.open if path.suffix == ".gz" else open
+    opener: Callable[[Path, str], Any] = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path) as file:
+        with opener(path, "rb") as file:
             head = file.read(4 + 4 * dimensions)
             if head[:4] != bytes([0, 0, 8, dimensions]):
                 raise ValueError("no idx file of bytes")
