@@ -17,6 +17,7 @@ from data_prep.sources import Source, SourceImage
 
 UNFINISHED = ".unfinished"
 _RECORD = "plan.json"
+_VERSION = 2  # of what .unfinished holds
 
 Splits = dict[str, list[SourceImage]]
 
@@ -92,7 +93,7 @@ class Plan:
         return cls(digest.hexdigest(), settings, counts, in_source_order)
 
     def save(self, out: Path) -> None:
-        text = json.dumps(asdict(self)).encode()
+        text = json.dumps({"version": _VERSION, **asdict(self)}).encode()
         write_atomically(out / UNFINISHED / _RECORD, lambda file: file.write(text))
 
     def is_finished_in(self, out: Path) -> bool:
@@ -109,6 +110,10 @@ class Plan:
         record = out / UNFINISHED / _RECORD
         if record.is_file():
             begun = json.loads(record.read_text())
+            if begun.get("version") != _VERSION:
+                raise RequestError(
+                    f"out={out}: was begun by another version of this program; delete it and start again"
+                )
             if begun["plan"] != self.plan:
                 remedy = f"choose another folder, or delete {out} and start again"
                 self._refuse(out, "a data set was begun there", begun["settings"], begun["pictures"], remedy)

@@ -39,14 +39,13 @@ def prepare(config: PrepareConfig) -> None:
         check_md5(source)
     plan = Plan.of(config, images, source.slow_at_random)
     if plan.is_finished_in(out):
-        shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # left by a kill between the manifest and the cleaning up
-        print(f"{out}: already prepared, with these settings from these pictures; nothing to do")
-        return
+        return _nothing_to_do(out)
     check_free_space(out, config, images, source.channels, plan.in_source_order)
     try:
         (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
         with exclusive(out / UNFINISHED / "lock", f"out={out}"):
-            plan.is_finished_in(out)  # once more: another process may have begun while this one was looking
+            if plan.is_finished_in(out):  # once more: another process may have been there since
+                return _nothing_to_do(out)
             plan.save(out)
             for split in images:  # after the record: until it is there, nothing else marks OUT as ours
                 (out / split).mkdir(exist_ok=True)
@@ -55,6 +54,11 @@ def prepare(config: PrepareConfig) -> None:
     except OSError as error:
         raise cannot_be_written(out, error) from None
     say_what_was_done(out, manifest, time.monotonic() - started)
+
+
+def _nothing_to_do(out: Path) -> None:
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # left by a kill between the manifest and the cleaning up
+    print(f"{out}: already prepared, with these settings from these pictures; nothing to do")
 
 
 def _make(config: PrepareConfig, out: Path, source: Source, images: Splits, plan: Plan) -> Manifest:

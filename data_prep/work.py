@@ -5,6 +5,7 @@ they read the source from its beginning to its end and keep each prepared pictur
 are then filled. Either way all pictures are decoded once.
 """
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -56,7 +57,9 @@ def _read(image: SourceImage, most: int) -> bytes:
 
 
 def cannot_be_written(path: Path, error: OSError) -> RunError:
-    return RunError(f"{path}: cannot be written ({error.strerror or error}); make room there; {GO_ON}")
+    """One line for a full disk, a missing permission and whatever else keeps OUT from being written."""
+    remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    return RunError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; {GO_ON}")
 
 
 @dataclass

@@ -53,21 +53,19 @@ class Release:
             words=words,
             splits=splits,
             complete=self.complete,
-            per_class={} if devkit is None else self._per_class(devkit),
+            per_class=self._per_class(words, devkit),
+            per_class_is_least=devkit is None,
             md5={src / name: md5 for name, md5 in self.md5.items() if (src / name).is_file()},
         )
 
-    def _per_class(self, devkit: Devkit) -> dict[str, dict[str, int]]:
-        """What the devkit says of train; the other parts have the same number of every class."""
-        rest = {s: n // len(devkit.words) for s, n in self.complete.items() if s != "train"} if devkit.words else {}
-        exact = len(devkit.words) == self.classes
-        return {
-            "train": devkit.train_images,
-            **{split: dict.fromkeys(devkit.words, size) for split, size in rest.items() if exact},
-        }
+    def _per_class(self, words: dict[str, str], devkit: Devkit | None) -> dict[str, dict[str, int]]:
+        """Of train as the devkit says; the other parts have the same number of every class."""
+        classes = words if devkit is None else devkit.words
+        sizes = self.least(classes) if len(classes) == self.classes else {}
+        return sizes if devkit is None else {**sizes, "train": devkit.train_images}
 
     def least(self, classes: Iterable[str]) -> dict[str, dict[str, int]]:
-        """The same without a devkit: what the smallest class of a complete copy has."""
+        """What every class of a complete copy has at least."""
         sizes = {split: images // self.classes for split, images in self.complete.items()}
         return {split: dict.fromkeys(classes, size) for split, size in {**sizes, "train": self.smallest_class}.items()}
 

@@ -20,7 +20,7 @@ from data_prep.sources.ilsvrc import ILSVRC2012
 
 LOOKS_LIKE = "Hugging Face parquet files train*.parquet and validation*.parquet"
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
-_BATCH_BYTES = 8 << 20  # of pictures decoded at a time
+_BATCH_BYTES = 1 << 20  # of pictures decoded at a time
 
 # n01440764_10026_n01440764.JPEG and ILSVRC2012_val_00000001_n01751748.JPEG: the official name, then the class.
 _NAME_AND_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")

@@ -58,7 +58,6 @@ def cpu_seconds() -> float:
 def main(folder: Path, rounds: int) -> None:
     files = sorted(path.resolve() for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
     work = Path(tempfile.mkdtemp(prefix="speed-"))
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     try:
         for split, chosen in (("train", files), ("val", files[:1])):
             (work / "src" / split / "all").mkdir(parents=True)
@@ -105,6 +104,8 @@ def main(folder: Path, rounds: int) -> None:
 
 
 if __name__ == "__main__":
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # as worker processes have it, and read when numpy is imported
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_dir():
         sys.exit(__doc__)
     main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 5)

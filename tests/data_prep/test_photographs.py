@@ -5,7 +5,6 @@ On the embedded sample; or on real photographs, if the environment variable ALEX
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +30,11 @@ def reference(data: bytes, size: int) -> np.ndarray:
 
 
 @pytest.fixture
-def pictures(archives: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, bytes]]:
-    folder = os.environ.get("ALEXNET_PHOTOS")
-    if folder:
-        yield {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    else:
-        yield {name: data for name, (_, data) in independent_reading(archives)[0].items()}
+def pictures(request: pytest.FixtureRequest) -> dict[str, bytes]:
+    if folder := os.environ.get("ALEXNET_PHOTOS"):
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    train, _ = independent_reading(request.getfixturevalue("archives"))
+    return {name: data for name, (_, data) in train.items()}
 
 
 def test_pixels_mean_and_covariance(pictures: dict[str, bytes], tmp_path: Path) -> None:
