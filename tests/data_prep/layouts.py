@@ -183,7 +183,8 @@ def write_parquet(path: Path, rows: list[ParquetRow], names: list[str] | None, r
     images = [{"bytes": data, "path": name} for data, name, _ in rows]
     table = pyarrow.table({"image": images, "label": [label for *_, label in rows]}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, path, row_group_size=row_group_size)
+    # Pages of 1 MB, as documented; by itself pyarrow looks at their size only every 1024 rows, whatever those hold.
+    pyarrow.parquet.write_table(table, path, row_group_size=row_group_size, write_batch_size=16)
 
 
 LAYOUTS: dict[str, Callable[[Path, Pictures, Pictures], None]] = {

@@ -86,7 +86,7 @@ def test_fashion_mnist_stays_grey_all_the_way(encoding: str, tmp_path: Path) -> 
     assert PreparedData(out).colour_components().shape == (1, 1)
 
 
-def test_fashion_mnist_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idx_files_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     below = tmp_path / "sets"
     fashion_mnist(below / "FashionMNIST" / "raw", bytes, "")  # as torchvision lays it, unpacked
     plain = fashion_mnist(tmp_path / "idx")
