@@ -61,7 +61,7 @@ def read(src: Path) -> Source:
         rows[split] = []
         for path in paths:
             with _one_line_if_damaged(path), pyarrow.parquet.ParquetFile(path) as file:
-                rows[split] += _rows(file, path, split)
+                rows[split] += _rows(file, path)
                 names = names or _class_names(file.schema_arrow.metadata)
         unlabelled = sum(label < 0 for _, label in rows[split])
         if unlabelled:
@@ -92,7 +92,7 @@ def read(src: Path) -> Source:
     return source
 
 
-def _rows(file: Any, path: Path, split: str) -> Iterator[tuple[SourceImage, int]]:
+def _rows(file: Any, path: Path) -> Iterator[tuple[SourceImage, int]]:
     """(picture, label) of every row, from the small columns alone; `wnid` is what its name says, or ""."""
     leaves = [file.schema.column(i).path for i in range(len(file.schema))]
     if "image.bytes" not in leaves or "label" not in leaves:
@@ -107,7 +107,7 @@ def _rows(file: Any, path: Path, split: str) -> Iterator[tuple[SourceImage, int]
         labels = table.column("label").to_pylist()
         images = table.column("image").to_pylist() if len(wanted) == 2 else [None] * len(labels)
         for label, image in zip(labels, images, strict=True):
-            name, wnid = _name_and_wnid((image or {}).get("path") or f"{split}-{row:08d}")
+            name, wnid = _name_and_wnid((image or {}).get("path") or f"{path.stem}-{row:08d}")
             yield SourceImage(name, wnid, str(path), row, size), -1 if label is None else label
             row += 1
 
