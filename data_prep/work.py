@@ -125,7 +125,7 @@ class ShardTask(Task):
     def _made(self) -> Record | None:
         writer = ShardWriter(self.file, self.number)
         suffix = encoding_suffix(self.format.encoding)
-        record = Record(np.empty(0), ImageSums.empty(self.format.image_size, self.format.channels), [])
+        record = Record(np.empty(0), ImageSums.of_few(self.format.image_size, self.format.channels), [])
         for i, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
             if is_stopped():
                 writer.abandon()
@@ -149,7 +149,7 @@ class GatherTask(Task):
     """Neighbours in the source, prepared one after the other into one file: index rows are offset, length (or -1)."""
 
     def _made(self) -> Record | None:
-        record = Record(np.empty(0), ImageSums.empty(self.format.image_size, self.format.channels), [])
+        record = Record(np.empty(0), ImageSums.of_few(self.format.image_size, self.format.channels), [])
         rows: list[tuple[int, int]] = []
 
         def write(file) -> None:  # type: ignore[no-untyped-def]

@@ -65,10 +65,9 @@ def main(folder: Path, rounds: int) -> None:
                 (work / "src" / split / "all" / f"{number}{path.suffix}").symlink_to(path)
         count = len(files) + 1
 
-        def tasks(name: str) -> list[ShardTask]:
+        def tasks(name: str, images_per_shard: int) -> list[ShardTask]:
             out = work / name
-            # Shards so small that the last ones to finish weigh little.
-            settings = [f"src={work / 'src'}", f"out={out}", "images_per_shard=20"]
+            settings = [f"src={work / 'src'}", f"out={out}", f"images_per_shard={images_per_shard}"]
             config = load("prepare", PrepareConfig, settings)
             source = find_source(work / "src")
             images = in_shard_order(source, dict(source.splits), 0)
@@ -88,9 +87,10 @@ def main(folder: Path, rounds: int) -> None:
 
         for number in range(rounds):
             measure("plain loop", len(files), partial(plain_loop, files, work / f"plain-{number}"))
-            measure("one core", count, partial(one_after_the_other, tasks(f"own-{number}")))
+            measure("one core", count, partial(one_after_the_other, tasks(f"own-{number}", 1024)))
             for workers, way in ((1, "1 worker"), (2, "2 workers")):
-                measure(way, count, partial(run_tasks, tasks(f"{workers}-{number}"), workers, NoBar()))
+                shards = tasks(f"{workers}-{number}", 20)  # so small that the last ones to finish weigh little
+                measure(way, count, partial(run_tasks, shards, workers, NoBar()))
             print("  ".join(f"{way} {rates[-1]:.1f}/s" for way, rates in wall.items()), flush=True)
         for what, ways in (("second", wall), ("second of CPU time", busy)):
             print(f"pictures a {what}:", ", ".join(f"{way} {median(rates):.1f}" for way, rates in ways.items()))
