@@ -38,7 +38,8 @@ sample: $(VENV)/installed  ## draw the embedded sample and prepare it in data/sa
 	$(RUN) -m data_prep.sample $(SAMPLE_ARCHIVES)
 	$(RUN) -m data_prep.prepare src=$(SAMPLE_ARCHIVES) out=data/sample
 
-prepare-imagenet: export SRC := $(SRC)  # through the environment: quotes and spaces in a path mean nothing there
+# Through the environment, where quotes and spaces in a path mean nothing.
+prepare-imagenet: export SRC := $(SRC)
 prepare-imagenet: export OUT := $(OUT)
 prepare-imagenet: $(if $(SRC),$(VENV)/installed)  ## SRC=/path/to/archives [OUT=data/ilsvrc2012]: prepare ImageNet
 ifndef SRC
