@@ -41,13 +41,17 @@ sample: $(VENV)/installed  ## draw the embedded sample and prepare it in data/sa
 	$(RUN) -m data_prep.sample $(SAMPLE_ARCHIVES)
 	$(RUN) -m data_prep.prepare src=$(SAMPLE_ARCHIVES) out=data/sample
 
+# Through the environment, where quotes and spaces in a path mean nothing.
+prepare-imagenet: export SRC := $(SRC)
+prepare-imagenet: export OUT := $(OUT)
 prepare-imagenet: $(if $(SRC),$(VENV)/installed)  ## SRC=/path/to/archives [OUT=data/ilsvrc2012]: prepare ImageNet
 ifndef SRC
 	@echo 'make prepare-imagenet: give SRC=FOLDER, the folder that holds ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar' >&2
-	@echo 'and ILSVRC2012_devkit_t12.tar.gz (or train/<class>/ and val/<class>/ folders), and if you like OUT=FOLDER' >&2
+	@echo 'and ILSVRC2012_devkit_t12.tar.gz, or ImageNet in another layout, and if you like OUT=FOLDER; docs/preparing.md' >&2
+	@echo 'says where to get ImageNet, which layouts are understood, and how long and how much disk preparing it takes' >&2
 	@exit 2
 else
-	$(RUN) -m data_prep.prepare 'src="$(SRC)"' 'out="$(OUT)"'
+	$(RUN) -m data_prep.prepare 'src=$${oc.env:SRC}' 'out=$${oc.env:OUT}'
 endif
 
 test: $(VENV)/installed-dev  ## run all tests

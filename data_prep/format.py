@@ -79,6 +79,7 @@ class Manifest:
     statistics: dict[str, Any]  # rgb_mean, rgb_covariance on 0..255, from which the PCA follows
     splits: dict[str, SplitInfo]
     rejected: list[Rejected] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # sha256 of mean.npy and of each split's index.npy
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
@@ -137,17 +138,24 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RequestError(f"{what}: another process is at work on it; wait for it, or stop it") from None
+            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                raise RequestError(f"{what}: another process has just finished it; start again to see")
         yield
 
 
-def encode(image: np.ndarray, encoding: str, jpeg_quality: int) -> tuple[str, bytes]:
-    """uint8 [S, S, C] -> (member suffix, bytes)."""
+def encoding_suffix(encoding: str) -> str:
+    """What the names of pictures in a shard end with."""
+    return {"jpeg": "jpg", "raw": "npy"}[encoding]
+
+
+def encode(image: np.ndarray, encoding: str, jpeg_quality: int) -> bytes:
+    """uint8 [S, S, C] -> the bytes of one member; a JPEG of one channel is a greyscale one."""
     buffer = io.BytesIO()
     if encoding == "raw":
         np.save(buffer, image)
-        return "npy", buffer.getvalue()
+        return buffer.getvalue()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "JPEG", quality=jpeg_quality)
-    return "jpg", buffer.getvalue()
+    return buffer.getvalue()
 
 
 def decode(data: bytes, encoding: str) -> np.ndarray:
@@ -181,6 +189,10 @@ class ShardWriter:
         offset = self._file.tell() + tarfile.BLOCKSIZE
         self._tar.addfile(info, io.BytesIO(data))
         return offset
+
+    def abandon(self) -> None:
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
 
     def close(self) -> tuple[ShardInfo, np.ndarray]:
         self._tar.close()

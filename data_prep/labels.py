@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import scipy.io
-
 from data_prep.command import RequestError
 
 _META, _TRUTH = "data/meta.mat", "validation_ground_truth.txt"
@@ -67,6 +65,8 @@ def _only(files: dict[str, bytes], ending: str, path: Path) -> bytes:
 
 def _leaves(meta: bytes, path: Path, id_field: str) -> list[tuple[int, str, str, int]]:
     """(id, wnid, words, training images) of each class: the synsets without children."""
+    import scipy.io  # takes a third of the time in which every process starts, and only this needs it
+
     try:
         synsets = scipy.io.loadmat(BytesIO(meta), squeeze_me=True)["synsets"]
         counted = "num_train_images" in (synsets.dtype.names or ())

@@ -1,4 +1,4 @@
-"""Section 2: the shorter side rescaled to 256, then the central 256x256 patch. Any picture file in, uint8 RGB out."""
+"""Section 2: the shorter side rescaled to 256, then the central 256x256. Any picture file in, uint8 RGB or grey out."""
 
 import io
 import struct
@@ -44,8 +44,13 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def prepare_picture(data: bytes, size: int) -> np.ndarray:
-    """The bytes of a picture file, whatever its name says it is -> uint8 [size, size, 3].
+def as_grey(picture: Image.Image) -> Image.Image:
+    """As `as_rgb`, to 8-bit greyscale."""
+    return picture if picture.mode == "L" else as_rgb(picture).convert("L")
+
+
+def prepare_picture(data: bytes, size: int, channels: int = 3) -> np.ndarray:
+    """The bytes of a picture file, whatever its name says it is -> uint8 [size, size, channels], RGB or (1) grey.
 
     Raises OSError or ValueError for a file that cannot be read as a picture, with the reason.
     """
@@ -58,7 +63,8 @@ def prepare_picture(data: bytes, size: int) -> np.ndarray:
             if len(data) > MOST_BYTES:
                 raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
             with Image.open(io.BytesIO(data)) as picture:
-                return np.asarray(central_square(as_rgb(picture), size))
+                wanted = as_rgb(picture) if channels == 3 else as_grey(picture)
+                return np.asarray(central_square(wanted, size)).reshape(size, size, channels)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(f"too large to be a photograph: {error}") from None
         except UnidentifiedImageError:

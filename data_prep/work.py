@@ -1,128 +1,191 @@
-"""Shards as units of work for several processes, each leaving a record by which a stopped preparation continues."""
+"""Units of work for several processes, each leaving a record by which a stopped preparation continues.
 
+Usually a unit is a shard, whose pictures are read where they lie. `in_source_order` puts other units before those:
+they read the source from its beginning to its end and keep each prepared picture in OUT/.unfinished, from where shards
+are then filled. Either way all pictures are decoded once.
+"""
+
+import errno
 import json
-import multiprocessing
-import signal
-import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from multiprocessing.sharedctypes import SynchronizedArray
-from multiprocessing.synchronize import Event
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_prep.command import RunError
-from data_prep.format import ShardInfo, ShardWriter, encode, write_atomically
+from data_prep.format import ShardInfo, ShardWriter, encode, encoding_suffix, write_atomically
+from data_prep.pool import count_picture, is_stopped
 from data_prep.resize import MOST_BYTES, prepare_picture
 from data_prep.sources import SourceImage
 from data_prep.statistics import ImageSums
 
+GO_ON = "what was finished is kept; start again to continue"
+
 
 @dataclass
-class ShardRecord:
-    """What the manifest, the index and the statistics need to know of one finished shard."""
+class PictureFormat:
+    """What the pictures of a data set are made to be."""
 
-    info: ShardInfo
+    image_size: int
+    channels: int
+    encoding: str
+    jpeg_quality: int
+
+    def make(self, image: SourceImage) -> tuple[bytes, np.ndarray] | str:
+        """The member's bytes and uint8 [S, S, C]; or the reason why the picture cannot be read.
+
+        RunError if its file cannot be read: a broken disk stops the preparation, a broken picture does not.
+        """
+        data = _read(image, MOST_BYTES + 1)
+        count_picture(len(data))
+        try:
+            pixels = prepare_picture(data, self.image_size, self.channels)
+        except (OSError, ValueError) as error:
+            return " ".join(str(error).split())
+        return encode(pixels, self.encoding, self.jpeg_quality), pixels
+
+
+def _read(image: SourceImage, most: int) -> bytes:
+    try:
+        return image.read(most)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise RunError(
+            f"{image.path}: cannot be read, or has changed since it was listed ({reason}); mend the source; {GO_ON}"
+        ) from None
+
+
+def cannot_be_written(path: Path, error: OSError) -> RunError:
+    """One line for a full disk, a missing permission and whatever else keeps OUT from being written."""
+    remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    return RunError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; {GO_ON}")
+
+
+@dataclass
+class Record:
+    """What a finished unit leaves: of a shard, its manifest entry and index; of both kinds, sums and rejections."""
+
     index: np.ndarray
     sums: ImageSums
-    rejected: list[tuple[str, str]]  # name, reason
+    rejected: list[tuple[int, str, str]]  # number within the unit, name, reason
+    info: ShardInfo | None = None
 
     def save(self, path: Path) -> None:
-        text = json.dumps({"info": asdict(self.info), "rejected": self.rejected, "images": self.sums.images})
+        info = None if self.info is None else asdict(self.info)
+        text = json.dumps({"info": info, "rejected": self.rejected, "images": self.sums.images})
+        # A unit has at most 8192 pictures: its sums of pixels fit into half the space.
         arrays = {"index": self.index, "pixels": self.sums.pixels.astype(np.int32), "products": self.sums.products}
         write_atomically(path, lambda file: np.savez(file, text=np.array(text), **arrays))  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: Path) -> "ShardRecord":
+    def load(cls, path: Path) -> "Record":
         with np.load(path, allow_pickle=False) as arrays:
             text = json.loads(str(arrays["text"]))
             sums = ImageSums(text["images"], arrays["pixels"].astype(np.int64), arrays["products"])
-            rejected = [(name, reason) for name, reason in text["rejected"]]
-            return cls(ShardInfo(**text["info"]), arrays["index"], sums, rejected)
+            rejected = [(number, name, reason) for number, name, reason in text["rejected"]]
+            return cls(arrays["index"], sums, rejected, text["info"] and ShardInfo(**text["info"]))
 
 
 @dataclass
-class ShardTask:
-    """One shard to make: its pictures, their labels, and where it goes."""
+class Task:
+    """A unit: its pictures, and what it writes."""
 
     split: str
-    number: int
-    first_key: int
     images: Sequence[SourceImage]
-    labels: Sequence[int]
-    shard: Path
+    file: Path
     record: Path
-    image_size: int
-    encoding: str
-    jpeg_quality: int
+    format: PictureFormat
 
     def is_done(self) -> bool:
         return self.record.is_file()
 
     def run(self) -> None:
-        writer = ShardWriter(self.shard, self.number)
-        sums = ImageSums.empty(self.image_size, 3)
-        rejected: list[tuple[str, str]] = []
-        for key, (image, label) in enumerate(zip(self.images, self.labels, strict=True), start=self.first_key):
-            if _stop is not None and _stop.is_set():
-                return
-            data = image.read(
-                MOST_BYTES + 1
-            )  # an unreadable disk stops the preparation; an unreadable picture does not
-            try:
-                pixels = prepare_picture(data, self.image_size)
-            except (OSError, ValueError) as error:
-                rejected.append((image.name, " ".join(str(error).split())))
-            else:
-                writer.add(key, *encode(pixels, self.encoding, self.jpeg_quality), label)
-                sums.add(pixels)
-            if _progress is not None:
-                with _progress.get_lock():
-                    _progress[0] += 1
-                    _progress[1] += len(data)
-        info, index = writer.close()
-        ShardRecord(info, index, sums, rejected).save(self.record)
-
-
-_progress: "SynchronizedArray[int] | None" = None  # pictures done and bytes read, in all processes; set at their start
-_stop: Event | None = None
-
-
-def _start_worker(progress: "SynchronizedArray[int]", stop: Event) -> None:
-    global _progress, _stop
-    _progress, _stop = progress, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
-
-
-def run_tasks(tasks: Sequence[ShardTask], workers: int, bar: Any) -> None:
-    """Runs the tasks on `workers` processes, and moves the tqdm `bar` picture by picture."""
-    if not tasks:
-        return
-    context = multiprocessing.get_context("spawn")
-    progress, stop = context.Array("q", 2), context.Event()
-    workers = min(workers, len(tasks))
-    started = time.monotonic()
-    with ProcessPoolExecutor(workers, context, _start_worker, (progress, stop)) as pool:
-        futures = {pool.submit(task.run) for task in tasks}
+        """RunError if the source cannot be read, or OUT cannot be written."""
         try:
-            pending = futures
-            while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-                pictures, read = progress[:]
-                bar.set_postfix_str(f"{read / 1e6 / (time.monotonic() - started):.1f} MB/s", refresh=False)
-                bar.update(pictures - (bar.n - bar.initial))
-                for future in done:
-                    future.result()
-        except BrokenProcessPool:
-            raise RunError("a worker process died (out of memory?); start again to continue") from None
+            if (record := self._made()) is not None:
+                record.save(self.record)
         except OSError as error:
-            raise RunError(
-                f"{error.filename or 'reading'}: {error.strerror or error}; start again to continue"
-            ) from None
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            self.file.with_name(self.file.name + ".partial").unlink(missing_ok=True)
+            raise cannot_be_written(self.file, error) from None
+
+    def _made(self) -> Record | None:
+        """None if everything was stopped meanwhile."""
+        raise NotImplementedError
+
+
+@dataclass
+class ShardTask(Task):
+    """One shard to make."""
+
+    number: int = 0
+    first_key: int = 0
+    labels: Sequence[int] = field(default_factory=list)
+
+    def _made(self) -> Record | None:
+        writer = ShardWriter(self.file, self.number)
+        suffix = encoding_suffix(self.format.encoding)
+        record = Record(np.empty(0), ImageSums.of_few(self.format.image_size, self.format.channels), [])
+        for i, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
+            if is_stopped():
+                writer.abandon()
+                return None
+            made = image.member() if isinstance(image, PreparedImage) else self.format.make(image)
+            if isinstance(made, str):
+                record.rejected.append((i, image.name, made))
+                continue
+            if isinstance(made, tuple):
+                made, pixels = made
+                record.sums.add(pixels)
+            else:
+                count_picture(len(made))
+            writer.add(self.first_key + i, suffix, made, label)
+        record.info, record.index = writer.close()
+        return record
+
+
+@dataclass
+class GatherTask(Task):
+    """Neighbours in the source, prepared one after the other into one file: index rows are offset, length (or -1)."""
+
+    def _made(self) -> Record | None:
+        record = Record(np.empty(0), ImageSums.of_few(self.format.image_size, self.format.channels), [])
+        rows: list[tuple[int, int]] = []
+
+        def write(file) -> None:  # type: ignore[no-untyped-def]
+            for i, image in enumerate(self.images):
+                if is_stopped():
+                    return
+                made = self.format.make(image)
+                if isinstance(made, str):
+                    record.rejected.append((i, image.name, made))
+                    rows.append((file.tell(), -1))
+                else:
+                    rows.append((file.tell(), len(made[0])))
+                    file.write(made[0])
+                    record.sums.add(made[1])
+
+        write_atomically(self.file, write)
+        if len(rows) < len(self.images):
+            return None
+        record.index = np.array(rows, np.int64).reshape(-1, 2)
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage(SourceImage):
+    """A picture that a GatherTask has prepared, or the reason why it could not."""
+
+    reason: str
+
+    def member(self) -> bytes | str:
+        return self.reason or _read(self, self.size)
+
+
+def gathered(tasks: Sequence[GatherTask]) -> Iterator[PreparedImage]:
+    """The pictures of finished tasks, in their order."""
+    for task in tasks:
+        record = Record.load(task.record)
+        reasons = {number: reason for number, _, reason in record.rejected}
+        for i, (image, (offset, length)) in enumerate(zip(task.images, record.index.tolist(), strict=True)):
+            yield PreparedImage(image.name, image.wnid, str(task.file), offset, max(0, length), reasons.get(i, ""))

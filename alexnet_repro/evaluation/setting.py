@@ -10,7 +10,7 @@ from alexnet_repro.reporting.paper_numbers import TABLE_1, TABLE_2, PaperRow
 from alexnet_repro.run_folder import flat
 from alexnet_repro.training.checkpoint import Checkpoint
 from data_prep.command import load
-from data_prep.prepare import PrepareConfig
+from data_prep.settings import PrepareConfig
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
 _CLASSES = 1000
@@ -27,7 +27,7 @@ def whole_release(data: PreparedData) -> str | None:
     images = {split: info.images for split, info in data.manifest.splits.items()}
     for release in (ILSVRC2010, ILSVRC2012):
         train = release.complete["train"]
-        others_whole = all(release.complete.get(split) == n for split, n in images.items() if split != "train")
+        others_whole = all(release.complete.get(split, n) == n for split, n in images.items() if split != "train")
         if others_whole and train * (1 - _MAY_LACK) <= images["train"] <= train:
             return f"ILSVRC-{release.year}"
     return None

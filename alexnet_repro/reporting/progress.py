@@ -72,8 +72,8 @@ class TrainingBar:
     def update(self, images: int, waited: float, step: int, **latest: float) -> None:
         """After every step: `images` more, of whose time `waited` seconds were spent waiting for data.
 
-        `latest`: what is known anew of loss, learning_rate and train_top1_error (of this epoch so far). What is not
-        passed stays, so that a step need not wait for the device only to be shown.
+        `latest`: what is known anew of loss, learning_rate, and train_top1_error and train_top5_error (of this epoch so
+        far). What is not passed stays, so that a step need not wait for the device only to be shown.
         """
         now = self._clock()
         seconds = max(now - self._before, 1e-9)
@@ -111,7 +111,9 @@ class TrainingBar:
                 parts[-1] += f", run {duration(left + self._between_epochs + (self._epochs - self._epoch) * whole)}"
             parts.append(f"{self._rate.value:,.{0 if self._rate.value >= 100 else 1}f} images/s")
         if "train_top1_error" in latest:
-            parts.append(f"train top-1 error {percent(latest['train_top1_error'])}")
+            parts.append(f"train error {percent(latest['train_top1_error'])}")
+        if "train_top5_error" in latest:
+            parts[-1] += f", top-5 {percent(latest['train_top5_error'])}"
         if "val_top1_error" in last:
             parts.append(f"val {percent(last['val_top1_error'])}, top-5 {percent(last['val_top5_error'])}")
         if "learning_rate" in latest:
@@ -137,7 +139,8 @@ def epoch_line(row: Mapping[str, float], epochs: int) -> str:
     """What stays on the terminal of an epoch; `row` is its line of metrics.jsonl."""
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  rate {row['learning_rate']:g}  "
-        f"train loss {row['train_loss']:.3f}, top-1 error {percent(row['train_top1_error'])}  "
+        f"train loss {row['train_loss']:.3f}, top-1 error {percent(row['train_top1_error'])}, "
+        f"top-5 {percent(row['train_top5_error'])}  "
         f"val loss {row['val_loss']:.3f}, top-1 {percent(row['val_top1_error'])}, "
         f"top-5 {percent(row['val_top5_error'])}  {row['images_per_second']:.1f} images/s, "
         f"waited for data {percent(row['data_wait'])}, {duration(row['seconds'])}"

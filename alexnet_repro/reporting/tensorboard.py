@@ -18,6 +18,7 @@ from alexnet_repro.reporting.paper_numbers import TABLE_2
 # What the loop calls a number (metrics.jsonl has the same names), and its tag here. A name with a slash is a tag.
 _TAGS = {
     "train_top1_error": "error_percent/train_top1",
+    "train_top5_error": "error_percent/train_top5",
     "val_top1_error": "error_percent/val_top1",
     "val_top5_error": "error_percent/val_top5",
     "loss": "loss/train_step",
@@ -48,7 +49,7 @@ def _by_layer(tag: str) -> dict[str, str]:
 _LAYOUT = {
     "Errors (%)": {
         "top-1: training, validation (centre patch), paper": r"^error_percent/.*top1$",
-        "top-5: validation (centre patch), paper": r"^error_percent/.*top5$",
+        "top-5: training, validation (centre patch), paper": r"^error_percent/.*top5$",
     },
     "Loss and learning rate": {
         "log-loss (nats): training, validation": r"^loss/",

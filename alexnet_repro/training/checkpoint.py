@@ -22,7 +22,8 @@ class Within:
     batch: int = 0  # batches done
     images: int = 0
     loss_sum: float = 0.0  # in nats, over the images
-    correct: int = 0
+    correct: int = 0  # at first guess
+    among_five: int = 0
     seconds: float = 0.0
     waited: float = 0.0  # of the seconds, for data
 

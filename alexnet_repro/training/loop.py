@@ -186,6 +186,7 @@ class Trainer:
             self.within.images += images
             self.within.loss_sum += numbers.loss * images
             self.within.correct += numbers.correct
+            self.within.among_five += numbers.among_five
             stop = stop or numbers.stop
             if self.watch:
                 if self.within.batch == 1:
@@ -208,6 +209,7 @@ class Trainer:
             "bias_learning_rate": optim.learning_rate * optim.bias_rate_times * phase.biases,
             "train_loss": within.loss_sum / within.images,
             "train_top1_error": 1 - within.correct / within.images,
+            "train_top5_error": 1 - within.among_five / within.images,
             "images_per_second": within.images / within.seconds,
             "data_wait": within.waited / within.seconds,
             "seconds": within.seconds,

@@ -56,8 +56,12 @@ class Saver:
         try:
             self._write(checkpoint, names)
         except OSError as error:
+            for rest in self._folder.checkpoints.glob("*.partial"):
+                rest.unlink(missing_ok=True)
+            self._folder.checkpoint_path("new").unlink(missing_ok=True)
             already = all(name in self._owed for name in names)
-            kept = checkpoint if checkpoint in self._owed.values() else checkpoint.copied()
+            owed = any(checkpoint is kept for kept in self._owed.values())
+            kept = checkpoint if owed else checkpoint.copied()
             self._owed |= {name: kept for name in names}
             if not already:
                 print(

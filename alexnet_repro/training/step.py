@@ -21,6 +21,7 @@ class Numbers:
 
     loss: float  # mean over the batch, in nats, before the update
     correct: int  # right at first guess
+    among_five: int  # right within five guesses
     stop: bool  # whether some rank was asked to stop
 
 
@@ -40,8 +41,8 @@ class Outcome:
     def read(self) -> Numbers:
         if self._event is not None:
             self._event.synchronize()
-        loss_sum, correct, stop = self._numbers.tolist()
-        return Numbers(loss_sum / self.total, round(correct), stop > 0)
+        loss_sum, correct, among_five, stop = self._numbers.tolist()
+        return Numbers(loss_sum / self.total, round(correct), round(among_five), stop > 0)
 
 
 class Stepper:
@@ -86,9 +87,11 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel takes the mean over the ranks; the mean over the batch is what section 5 has.
         (loss_sum * (self.ranks.size / batch.total)).backward()
-        correct = (logits.detach().argmax(1) == labels).sum() * (batch.counted > 0)
+        guesses = logits.detach().topk(min(5, logits.shape[1])).indices == labels[:, None]
+        correct, among_five = (guesses[:, :k].sum() * (batch.counted > 0) for k in (1, 5))
         asked = torch.full_like(correct, int(stop))
-        numbers = self.ranks.add_up(torch.stack([loss_sum.detach().double(), correct.double(), asked.double()]))
+        sums = [loss_sum.detach(), correct, among_five, asked]
+        numbers = self.ranks.add_up(torch.stack([value.double() for value in sums]))
         found_inf = self.optimiser.found_inf
         assert found_inf is not None
         found_inf.copy_(torch.maximum(found_inf, (~numbers[0].isfinite()).float()))

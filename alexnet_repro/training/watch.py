@@ -72,10 +72,13 @@ class Watch:
         """After `step`: its loss, and what the epoch has come to with it."""
         assert self._bar is not None
         waited = within.waited - self._waited
-        error = 1 - within.correct / within.images
+        errors = {
+            "train_top1_error": 1 - within.correct / within.images,
+            "train_top5_error": 1 - within.among_five / within.images,
+        }
         self._bar.update(
             within.images - self._images, waited, step,
-            loss=loss, learning_rate=self._rates["learning_rate/weights"], train_top1_error=error,
+            loss=loss, learning_rate=self._rates["learning_rate/weights"], **errors,
         )  # fmt: skip
         self._images, self._waited = within.images, within.waited
         self._losses.append(loss)

@@ -2,27 +2,50 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
 from data_prep.command import RequestError
 from data_prep.sources.base import Source, SourceImage
 
+_NAMED = 5  # classes that a warning names
 
-def say_what_was_understood(source: Source, wnids: list[str], images: dict[str, list[SourceImage]]) -> None:
+
+def say_what_was_understood(source: Source, splits: dict[str, list[SourceImage]], image_size: int) -> None:
     """Layout, classes, counts and size; and what a complete copy would have besides."""
-    counts = ", ".join(f"{len(listed):,} {split}" for split, listed in images.items())
-    size = sum(image.size for listed in images.values() for image in listed)
-    print(f"{source.path}: {source.layout}; {len(wnids)} classes; {counts} pictures; {size / 1e6:,.1f} MB")
+    counts = ", ".join(f"{len(listed):,} {split}" for split, listed in splits.items())
+    size = sum(image.size for listed in splits.values() for image in listed)
+    classes = len({image.wnid for image in splits["train"]})
+    print(f"{source.path}: {source.layout}; {classes} classes; {counts} pictures; {size / 1e6:,.1f} MB")
+    for reason in source.left_out:
+        print(f"note: left out: {reason}")
+    if source.side and source.side != image_size:
+        print(
+            f"note: these pictures are {source.side}x{source.side} and become {image_size}x{image_size}; "
+            f"image_size={source.side} encoding=raw would keep them as they are"
+        )
+    for line in _what_is_short(source):
+        print(line)
+
+
+def _what_is_short(source: Source) -> Iterator[str]:
     for split, complete in source.complete.items():
-        if split in images and len(images[split]) != complete:
-            print(f"note: a complete copy has {complete:,} {split} pictures; this one has {len(images[split]):,}")
-    found = Counter(image.wnid for image in images["train"])
-    short = [f"{wnid} {found[wnid]} of {source.train_images[wnid]}" for wnid in wnids
-             if found[wnid] < source.train_images.get(wnid, 0)]  # fmt: skip
-    if short:
-        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
-        print(f"warning: {len(short)} classes are short of training pictures: {', '.join(short[:5])}{more}")
+        found = len(source.splits.get(split, ()))
+        if split in source.splits and found != complete:
+            kind = "note" if found < complete / 2 else "warning"  # a part that was chosen, or one that was lost
+            yield f"{kind}: a complete copy has {complete:,} {split} pictures; this one has {found:,}"
+    at_least = "at least " * source.per_class_is_least
+    for split, expected in source.per_class.items():
+        if split not in source.splits:
+            continue
+        counts = Counter(image.wnid for image in source.splits[split])
+        short = [f"{wnid} {counts[wnid]} of {at_least}{expected[wnid]}" for wnid in sorted(expected)
+                 if counts[wnid] < expected[wnid]]  # fmt: skip
+        if short:
+            more = f" and {len(short) - _NAMED} more" if len(short) > _NAMED else ""
+            number = "1 class is" if len(short) == 1 else f"{len(short)} classes are"
+            yield f"warning: {number} short of {split} pictures: {', '.join(short[:_NAMED])}{more}"
 
 
 def check_md5(source: Source) -> None:

@@ -4,7 +4,7 @@ devkit with the labels. Any of them may have been unpacked into a folder.
 Pictures are addressed by their offset in the archive, so that 138 GB never need to be unpacked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ class Release:
     devkits: tuple[str, ...]  # the archive, then what it unpacks to
     id_field: str  # of the devkit's synsets
     complete: dict[str, int]
+    smallest_class: int  # training images of it
+    classes: int = 1000
     md5: dict[str, str] = field(default_factory=dict)  # of the archives, as published
     test_truth: str = ""
     patches: str = ""  # replacements for blank pictures
@@ -51,9 +53,21 @@ class Release:
             words=words,
             splits=splits,
             complete=self.complete,
-            train_images={} if devkit is None else devkit.train_images,
+            per_class=self._per_class(words, devkit),
+            per_class_is_least=devkit is None,
             md5={src / name: md5 for name, md5 in self.md5.items() if (src / name).is_file()},
         )
+
+    def _per_class(self, words: dict[str, str], devkit: Devkit | None) -> dict[str, dict[str, int]]:
+        """Of train as the devkit says; the other parts have the same number of every class."""
+        classes = words if devkit is None else devkit.words
+        sizes = self.least(classes) if len(classes) == self.classes else {}
+        return sizes if devkit is None else {**sizes, "train": devkit.train_images}
+
+    def least(self, classes: Iterable[str]) -> dict[str, dict[str, int]]:
+        """What every class of a complete copy has at least."""
+        sizes = {split: images // self.classes for split, images in self.complete.items()}
+        return {split: dict.fromkeys(classes, size) for split, size in {**sizes, "train": self.smallest_class}.items()}
 
     def _unpacked(self, src: Path, split: str) -> list[Path]:
         return [src / split, src / Path(self.archives[split]).stem]
@@ -129,6 +143,7 @@ ILSVRC2012 = Release(
     devkits=("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12"),
     id_field="ILSVRC2012_ID",
     complete={"train": 1_281_167, "val": 50_000},
+    smallest_class=732,
     md5={
         "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
         "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
@@ -141,6 +156,7 @@ ILSVRC2010 = Release(
     devkits=("ILSVRC2010_devkit-1.0.tar.gz", "ILSVRC2010_devkit-1.0", "devkit-1.0"),
     id_field="ILSVRC2010_ID",
     complete={"train": 1_261_406, "val": 50_000, "test": 150_000},
+    smallest_class=668,
     test_truth="ILSVRC2010_test_ground_truth.txt",
     patches="patch_images.tar",
 )

@@ -1,6 +1,7 @@
 """The tree of Kaggle's ImageNet Object Localization Challenge: ILSVRC/Data/CLS-LOC, and lists beside ILSVRC/."""
 
 import csv
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from data_prep.sources.base import Source
 from data_prep.sources.ilsvrc import ILSVRC2012
 
 IMAGES, SOLUTION, WORDS = Path("ILSVRC/Data/CLS-LOC"), "LOC_val_solution.csv", "LOC_synset_mapping.txt"
+TRAIN_LIST = Path("ILSVRC/ImageSets/CLS-LOC/train_cls.txt")  # n01440764/n01440764_10026 1, a line a picture
 LOOKS_LIKE = f"Kaggle's tree {IMAGES}/ with {SOLUTION}"
 
 
@@ -29,7 +31,16 @@ def read(src: Path) -> Source:
         raise RequestError(f"{src / SOLUTION}: has no label for {len(unlabelled)} val pictures, {unlabelled[0]} first")
     known = _words(src / WORDS) if (src / WORDS).is_file() else {}
     words = {wnid: known.get(wnid, wnid) for wnid in {image.wnid for image in train}}
-    return Source("Kaggle's tree of ILSVRC-2012", src, words, {"train": train, "val": val}, ILSVRC2012.complete)
+    source = Source("Kaggle's tree of ILSVRC-2012", src, words, {"train": train, "val": val}, ILSVRC2012.complete)
+    if (src / TRAIN_LIST).is_file():
+        listed = Counter(
+            line.partition("/")[0] for line in (src / TRAIN_LIST).read_text("utf-8", "replace").split("\n")
+        )
+        source.per_class = {"train": {wnid: count for wnid, count in listed.items() if wnid}}
+        source.per_class["val"] = dict(Counter(labels.values()))
+    elif known:
+        source.per_class, source.per_class_is_least = ILSVRC2012.least(known), True
+    return source
 
 
 def _labels(path: Path) -> dict[str, str]:

@@ -34,6 +34,7 @@ ROW = {
     "learning_rate": 0.01,
     "train_loss": 2.25,
     "train_top1_error": 0.75,
+    "train_top5_error": 0.375,
     "val_loss": 2.5,
     "val_top1_error": 0.625,
     "val_top5_error": 0.25,
@@ -334,10 +335,11 @@ def train_an_epoch(stream: io.StringIO) -> list[float]:
     """200 batches of 50 pictures, 2 s each, a quarter of it waiting, in epoch 3 of 5."""
     now = [0.0]
     settings = {"epoch": 3, "epochs": 5, "images": 10_000, "fixed_end": True, "between_epochs": 100.0}
+    errors = {"train_top1_error": 0.7, "train_top5_error": 0.4}
     with TrainingBar(**settings, last=ROW, stream=stream, clock=lambda: now[0]) as bar:  # type: ignore[arg-type]
         for step in range(1, 101):
             now[0] += 2.0
-            bar.update(50, 0.5, step, loss=2.0, learning_rate=0.01, **({"train_top1_error": 0.7} if step > 50 else {}))
+            bar.update(50, 0.5, step, loss=2.0, learning_rate=0.01, **(errors if step > 50 else {}))
     return now
 
 
@@ -350,7 +352,7 @@ def test_the_live_line_in_a_file_is_a_plain_line_a_minute() -> None:
     # At 90 of 200 batches 5,500 pictures are left at 25 a second: 220 s; then 100 s of validation and two epochs more.
     assert lines[2] == (
         "epoch 3/5 45 %  step 90  loss 2.000  3 min 40 s left, run 22 min 00 s  25.0 images/s  "
-        "train top-1 error 70.0 %  val 62.5 %, top-5 25.0 %  rate 0.01  waits for data 25.0 %"
+        "train error 70.0 %, top-5 40.0 %  val 62.5 %, top-5 25.0 %  rate 0.01  waits for data 25.0 %"
     )
 
 
@@ -365,7 +367,8 @@ def test_the_live_line_on_a_terminal_is_one_line_that_vanishes(monkeypatch: pyte
 
 def test_the_line_that_closes_an_epoch() -> None:
     assert epoch_line(ROW, 90) == (
-        "epoch 1/90  rate 0.01  train loss 2.250, top-1 error 75.0 %  val loss 2.500, top-1 62.5 %, top-5 25.0 %  "
+        "epoch 1/90  rate 0.01  train loss 2.250, top-1 error 75.0 %, top-5 37.5 %  "
+        "val loss 2.500, top-1 62.5 %, top-5 25.0 %  "
         "50.0 images/s, waited for data 50.0 %, 1 min 04 s"
     )
     spans = {12.2: "12 s", 59.6: "1 min 00 s", 3599.8: "1 h 00 min", 5.5 * 86400: "5 d 12 h"}

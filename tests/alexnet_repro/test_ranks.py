@@ -49,7 +49,14 @@ def test_two_processes_train_what_one_trains(
         moved = max(moved, float(one.momentum[name].abs().max()))
     assert moved > 1e-3  # the run did move
     for ours, theirs in zip(one.history, two.history, strict=True):
-        for key in ("train_loss", "train_top1_error", "val_loss", "val_top1_error", "val_top5_error"):
+        for key in (
+            "train_loss",
+            "train_top1_error",
+            "train_top5_error",
+            "val_loss",
+            "val_top1_error",
+            "val_top5_error",
+        ):
             assert abs(ours[key] - theirs[key]) < 1e-5, key
     assert len(list((tmp_path / "two" / "r" / "tensorboard").iterdir())) == 1  # one writer
 

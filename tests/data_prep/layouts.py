@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -138,10 +139,58 @@ def fall2011_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
         write(folder / f"{wnid}.tar", tar_of(files))
 
 
+def parquet(folder: Path, train: Pictures, val: Pictures) -> None:
+    """As imagenet-1k: the class behind each name, val's too, the classes' words in the metadata, test without labels.
+
+    The rows are in no order, and groups of them end within and at the end of files.
+    """
+    wnids = sorted({wnid for wnid, _ in train.values()})
+    words = [WORDS.get(wnid, "some words") for wnid in wnids]
+
+    def rows(pictures: Pictures) -> list[ParquetRow]:
+        return [(data, f"{Path(name).stem}_{wnid}.JPEG", wnids.index(wnid)) for name, (wnid, data) in pictures.items()]
+
+    shuffled = rows(train)
+    np.random.default_rng(1).shuffle(shuffled)  # type: ignore[arg-type]
+    half = len(shuffled) // 2
+    data = folder / "data"
+    write_parquet(data / "train-00000-of-00002.parquet", shuffled[:half], words, row_group_size=7)
+    write_parquet(data / "train-00001-of-00002.parquet", shuffled[half:], words, row_group_size=15)
+    write_parquet(data / "validation-00000-of-00001.parquet", rows(val)[::-1], words, row_group_size=1000)
+    write_parquet(data / "test-00000-of-00001.parquet", [(b"x", "ILSVRC2012_test_00000001.JPEG", -1)], words, 1)
+
+
+def parquet_of_folders(folder: Path, train: Pictures, val: Pictures) -> None:
+    """As `datasets` makes them of folders: the classes' names are the folders'. In one folder a split, as converted."""
+    wnids = sorted({wnid for wnid, _ in train.values()})
+    for split, pictures in (("train", train), ("validation", val)):
+        rows = [(data, name, wnids.index(wnid)) for name, (wnid, data) in pictures.items()]
+        write_parquet(folder / "default" / split / "0000.parquet", rows, wnids, row_group_size=16)
+
+
+ParquetRow = tuple[bytes | None, str | None, int]
+
+
+def write_parquet(path: Path, rows: list[ParquetRow], names: list[str] | None, row_group_size: int) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    schema = pyarrow.schema([("image", image), ("label", pyarrow.int64())])
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    images = [{"bytes": data, "path": name} for data, name, _ in rows]
+    table = pyarrow.table({"image": images, "label": [label for *_, label in rows]}, schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Pages of 1 MB, as documented; by itself pyarrow looks at their size only every 1024 rows, whatever those hold.
+    pyarrow.parquet.write_table(table, path, row_group_size=row_group_size, write_batch_size=16)
+
+
 LAYOUTS: dict[str, Callable[[Path, Pictures, Pictures], None]] = {
     layout.__name__: layout
     for layout in (
         ilsvrc2012_archives, ilsvrc2012_unpacked, ilsvrc2012_half_unpacked, ilsvrc2010_archives, kaggle, image_folder,
-        fall2011, fall2011_unpacked,
+        parquet, parquet_of_folders, fall2011, fall2011_unpacked,
     )
 }  # fmt: skip

@@ -1,8 +1,10 @@
 """Official archives to a prepared data set, checked with tarfile, scipy and Pillow alone."""
 
+import contextlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -104,49 +106,110 @@ def test_shards_are_plain_tars(prepared: Path) -> None:
     assert seen == 60
 
 
-def test_folders_of_pictures_give_the_same_data_set(archives: Path, prepared: Path, tmp_path: Path) -> None:
-    train, val = independent_reading(archives)
-    for split, pictures in (("train", train), ("val", val)):
-        for name, (wnid, data) in pictures.items():
-            path = tmp_path / "src" / split / wnid / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    prepare(prepare_config(tmp_path / "src", tmp_path / "small"))
-    ours, theirs = Manifest.load(tmp_path / "small"), Manifest.load(prepared)
-    assert ours.statistics == theirs.statistics
-    assert [c.wnid for c in ours.classes] == [c.wnid for c in theirs.classes]
-    assert ours.splits["val"].per_class == theirs.splits["val"].per_class
-    assert (tmp_path / "small" / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_shards_as_other_tools_open_them(encoding: str, archives: Path, tmp_path: Path) -> None:
+    """`tar`, and the webdataset library, which pairs members by their names and decodes by their endings."""
+    import webdataset
+
+    prepare(prepare_config(archives, tmp_path / "out", encoding=encoding))
+    manifest = Manifest.load(tmp_path / "out")
+    reader = SplitReader(tmp_path / "out", manifest, "train")
+    shards = [str(tmp_path / "out" / "train" / shard.file) for shard in manifest.splits["train"].shards]
+    (tmp_path / "unpacked").mkdir()
+    for shard in shards:
+        subprocess.run(["tar", "-xf", shard, "-C", tmp_path / "unpacked"], check=True)
+    ending = {"jpeg": "jpg", "raw": "npy"}[encoding]
+    for i in range(len(reader)):
+        assert (tmp_path / "unpacked" / f"{i:09d}.{ending}").read_bytes() == reader.member(i)
+        assert int((tmp_path / "unpacked" / f"{i:09d}.cls").read_text()) == reader.labels[i]
+    dataset = webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple(ending, "cls")
+    for i, (pixels, label) in enumerate(dataset):
+        np.testing.assert_array_equal(pixels, reader[i][0])
+        assert label == reader.labels[i]
+    assert i == 59
 
 
-def test_thirty_kills_at_random_moments(archives: Path, tmp_path: Path) -> None:
-    """Wherever it strikes, in a shard, between shards or at the end: started again, the command ends byte-identical."""
-    settings = ["image_size=75", "images_per_shard=4", "workers=2"]
+class Killable:
+    """tests/data_prep/killable.py: preparations of `archives`, started in far less time than a command takes."""
+
+    def __init__(self, archives: Path) -> None:
+        self.settings = [f"src={archives}", "image_size=75", "images_per_shard=4", "workers=2"]
+        self.server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("killable.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def start(self, out: Path, *more: str) -> int:
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.write(json.dumps([*self.settings, f"out={out}", *more]) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def end(self) -> int:
+        assert self.server.stdout
+        return int(self.server.stdout.readline())
+
+    def close(self) -> None:
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.close()
+        self.server.wait()
+        self.server.stdout.close()
+
+
+@pytest.mark.parametrize(("kills", "in_source_order"), [(20, "false"), (10, "true")])
+def test_thirty_kills_at_random_moments(archives: Path, tmp_path: Path, kills: int, in_source_order: str) -> None:
+    """Wherever it strikes, in a shard, between shards or at the end: started again, it ends byte-identical.
+
+    Half of the kills spare the workers, which must not go on writing beside those of the next preparation.
+    """
+    more = f"in_source_order={in_source_order}"
     out = tmp_path / "small"  # the name is part of the manifest
-    command = [sys.executable, "-m", "data_prep.prepare", f"src={archives}", f"out={out}", *settings]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     prepare(prepare_config(archives, tmp_path / "whole" / "small", images_per_shard=4))
     expected = contents(tmp_path / "whole" / "small")
+    killable = Killable(archives)
+    killable.start(out, more)
     started = time.monotonic()
-    subprocess.run(command, check=True, **quiet)  # type: ignore[call-overload]
+    assert killable.end() == 0
     whole_run = time.monotonic() - started
     assert contents(out) == expected
     rng = np.random.default_rng(0)
-    kills = 0
-    while kills < 30:
+    done = 0
+    while done < kills:
         if (out / "manifest.json").exists():
             shutil.rmtree(out)
-        process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
-        try:
-            assert process.wait(timeout=rng.uniform(0.2, 1) * whole_run) == 0
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
+        process = killable.start(out, more)
+        time.sleep(rng.uniform(0, 1) * whole_run)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL) if done % 2 else os.kill(process, signal.SIGKILL)
+        status = killable.end()
+        assert status in (0, signal.SIGKILL)
+        done += status == signal.SIGKILL
         if (out / "manifest.json").exists():
-            subprocess.run(command, check=True, **quiet)  # type: ignore[call-overload]  # nothing to do, or to clear away
+            killable.start(out, more)  # nothing to do, or to clear away
+            assert killable.end() == 0
             assert contents(out) == expected
-    subprocess.run(command, check=True, **quiet)  # type: ignore[call-overload]
+    killable.start(out, more)
+    assert killable.end() == 0
     assert contents(out) == expected
+    killable.close()
+
+
+def test_the_command_killed_and_started_again(archives: Path, tmp_path: Path) -> None:
+    """As typed: killed when the first shards are there, its workers left behind."""
+    out = tmp_path / "small"
+    command = [sys.executable, "-m", "data_prep.prepare", f"src={archives}", f"out={out}", "image_size=75"]
+    command += ["images_per_shard=2", "workers=2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(out.glob(".unfinished/*.npz"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(r"continuing: \d+ of 45 parts are there already", result.stdout)
+    assert "images/s" in result.stderr and "MB/s" in result.stderr
+    prepare(prepare_config(archives, tmp_path / "whole" / "small", images_per_shard=2))
+    assert contents(out) == contents(tmp_path / "whole" / "small")
 
 
 def test_killed_before_anything_was_planned(archives: Path, tmp_path: Path) -> None:
@@ -214,7 +277,7 @@ def test_wrong_requests(archives: Path, prepared: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match=said):
             prepare(prepare_config(src, out))
-    with pytest.raises(RequestError, match="other pictures or with other settings"):
+    with pytest.raises(RequestError, match="a data set with jpeg_quality=95, not 80"):
         prepare(prepare_config(archives, prepared, jpeg_quality=80))
     partial = tmp_path / "partial"
     partial.mkdir()

@@ -13,7 +13,8 @@ from test_prepare import independent_reading
 from data_prep.command import RequestError
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
-from data_prep.sources import find_source
+from data_prep.sources import Source, find_source
+from data_prep.sources.checks import say_what_was_understood
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_every_layout_gives_the_same_data_set(
             np.load(out / "test" / "index.npy")["label"], np.load(prepared / "val" / "index.npy")["label"]
         )
     assert [c.wnid for c in ours.classes] == [c.wnid for c in theirs.classes]
-    if layout.startswith(("ilsvrc2012_archives", "ilsvrc2012_unpacked", "ilsvrc2010", "kaggle")):
+    if layout.startswith(("ilsvrc2012_archives", "ilsvrc2012_unpacked", "ilsvrc2010", "kaggle")) or layout == "parquet":
         assert "honeycomb" in [c.words for c in ours.classes]
     assert ours.statistics == theirs.statistics
     assert (out / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
@@ -107,5 +108,24 @@ def test_short_classes_and_wrong_archives_are_named(
         prepare(prepare_config(tmp_path / "src", tmp_path / "out", md5=True))
     said = capsys.readouterr().out
     assert "a complete copy has 1,281,167 train pictures; this one has 60" in said
-    assert "warning: 5 classes are short of training pictures: n02129604 6 of 7, " in said
+    assert "warning: 5 classes are short of train pictures: n02129604 6 of 7, " in said
     assert not (tmp_path / "out").exists()
+
+
+def test_kaggle_s_own_list_says_what_is_short(
+    pictures: tuple[Pictures, Pictures], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, val = pictures
+    layouts.kaggle(tmp_path, dict(list(train.items())[1:]), dict(list(val.items())[1:]))
+    say(find_source(tmp_path))
+    assert "warning: 10 classes are short of train pictures: n02128385 5 of at least 732" in capsys.readouterr().out
+    listed = "".join(f"{wnid}/{Path(name).stem} {i}\n" for i, (name, (wnid, _)) in enumerate(train.items(), start=1))
+    layouts.write(tmp_path / "ILSVRC/ImageSets/CLS-LOC/train_cls.txt", listed.encode())
+    say(find_source(tmp_path))
+    said = capsys.readouterr().out
+    assert f"warning: 1 class is short of train pictures: {next(iter(train.values()))[0]} 5 of 6\n" in said
+    assert "short of val pictures" not in said  # as many as LOC_val_solution.csv, which lacks one as well
+
+
+def say(source: Source) -> None:
+    say_what_was_understood(source, source.splits, 256)

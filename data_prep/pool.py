@@ -1,0 +1,106 @@
+"""Several processes that work off a list, and the progress bar that a person watches meanwhile."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import SynchronizedArray
+from multiprocessing.synchronize import Event
+from typing import Protocol
+
+from tqdm import tqdm
+
+from data_prep.command import RunError
+
+_progress: "SynchronizedArray[int] | None" = None  # pictures done and bytes read, in all processes; set at their start
+_stop: Event | None = None
+
+
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Runs(Protocol):
+    def run(self) -> None: ...
+
+
+def count_picture(size: int) -> None:
+    """Tells the bar of a picture of `size` bytes."""
+    if _progress is not None:
+        with _progress.get_lock():
+            _progress[0] += 1
+            _progress[1] += size
+
+
+def is_stopped() -> bool:
+    """Whether some other task has failed, or the user has interrupted."""
+    return _stop is not None and _stop.is_set()
+
+
+def _start_worker(progress: "SynchronizedArray[int]", stop: Event) -> None:
+    global _progress, _stop
+    _progress, _stop = progress, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """If the parent alone is killed: or this process would go on writing what the next preparation writes too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _context(tasks: Sequence[Runs]) -> "multiprocessing.context.BaseContext":
+    """One server that has imported what the tasks need, of which the processes are forked; where there is no fork, each
+    imports it anew.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(sorted({type(task).__module__ for task in tasks}))
+    return context
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes started within: every core has one, and threads of their own would only be in each other's way."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update({name: "1" for name, value in before.items() if value is None})
+    try:
+        yield
+    finally:
+        for name in (name for name, value in before.items() if value is None):
+            del os.environ[name]
+
+
+def run_tasks(tasks: Sequence[Runs], workers: int, bar: "tqdm[None]") -> None:
+    """Runs the tasks on `workers` processes, and moves the `bar` picture by picture. RunError if one fails."""
+    if not tasks:
+        return
+    context = _context(tasks)
+    progress, stop = context.Array("q", 2), context.Event()
+    workers = min(workers, len(tasks))
+    started = time.monotonic()
+    with ProcessPoolExecutor(workers, context, _start_worker, (progress, stop)) as pool:
+        try:
+            with _one_thread_each():
+                futures = {pool.submit(task.run) for task in tasks}  # which starts the processes
+            pending = futures
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                pictures, read = progress[:]
+                bar.set_postfix_str(f"{read / 1e6 / (time.monotonic() - started):.1f} MB/s", refresh=False)
+                bar.update(pictures - (bar.n - bar.initial))
+                for future in done:
+                    future.result()
+        except BrokenProcessPool:
+            raise RunError("a worker process died (out of memory?); start again to continue") from None
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)

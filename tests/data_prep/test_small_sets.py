@@ -1,0 +1,214 @@
+"""Fashion-MNIST and CIFAR-10 as they are published, and val drawn from train."""
+
+import gzip
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import prepare_config
+from PIL import Image
+
+from alexnet_repro.data.dataset import PreparedData
+from data_prep.command import RequestError
+from data_prep.format import Manifest
+from data_prep.prepare import prepare
+from data_prep.reader import SplitReader
+from data_prep.sources import arrays, find_source
+from data_prep.verify import check
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (70, 28, 28), np.uint8)
+COLOUR = RNG.integers(0, 256, (60, 32, 32, 3), np.uint8)
+LABELS = np.arange(70, dtype=np.uint8) * 7 % 10  # all ten classes, in no order
+WORDS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+def fashion_mnist(folder: Path, pack: Callable[[bytes], bytes] = gzip.compress, ending: str = ".gz") -> Path:
+    """50 + 20 pictures."""
+    folder.mkdir(parents=True)
+    for prefix, chosen in (("train", slice(50)), ("t10k", slice(50, None))):
+        (folder / f"{prefix}-images-idx3-ubyte{ending}").write_bytes(pack(idx(GREY[chosen])))
+        (folder / f"{prefix}-labels-idx1-ubyte{ending}").write_bytes(pack(idx(LABELS[chosen])))
+    return folder
+
+
+def cifar10(folder: Path) -> Path:
+    """Five batches of 8, 20 to test, as Python 2 pickled them: planes of 1024, red first."""
+    folder.mkdir(parents=True)
+    for i, name in enumerate(
+        ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+    ):
+        chosen = slice(8 * i, 8 * i + (20 if name == "test_batch" else 8))
+        data = COLOUR[chosen].transpose(0, 3, 1, 2).reshape(-1, 3072)
+        batch = {"data": data, "labels": LABELS[chosen].tolist(), "batch_label": name}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": WORDS, "num_vis": 3072}, protocol=2))
+    return folder
+
+
+def pictures_of(folder: Path, split: str) -> list[tuple[bytes, int]]:
+    reader = SplitReader(folder, Manifest.load(folder), split)
+    return sorted((pixels.tobytes(), label) for pixels, label in (reader[i] for i in range(len(reader))))
+
+
+def expected(pixels: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
+    return sorted((picture.tobytes(), int(label)) for picture, label in zip(pixels, labels, strict=True))
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_fashion_mnist_stays_grey_all_the_way(encoding: str, tmp_path: Path) -> None:
+    src, out = fashion_mnist(tmp_path / "fashion-mnist"), tmp_path / "out"
+    prepare(prepare_config(src, out, image_size=28, encoding=encoding))
+    manifest = Manifest.load(out)
+    assert (manifest.channels, manifest.image_size) == (1, 28)
+    assert [c.words for c in manifest.classes][::9] == ["T-shirt/top", "Ankle boot"]
+    train = GREY[:50].astype(np.float64)
+    if encoding == "raw":
+        assert pictures_of(out, "train") == expected(GREY[:50], LABELS[:50])
+        assert pictures_of(out, "val") == expected(GREY[50:], LABELS[50:])
+    else:
+        pixels, _ = SplitReader(out, manifest, "train")[0]
+        assert pixels.shape == (28, 28, 1)
+    mean = np.load(out / "mean.npy")
+    assert mean.shape == (28, 28, 1)
+    np.testing.assert_allclose(mean[..., 0], train.mean(0), rtol=1e-6)  # float32
+    np.testing.assert_allclose(manifest.statistics["rgb_mean"], [train.mean()], rtol=1e-12)
+    np.testing.assert_allclose(manifest.statistics["rgb_covariance"], [[train.var()]], rtol=1e-9)
+    assert Image.open(out / "mean.png").mode == "L"
+    assert Image.open(out / "preview.png").size[0] > 1000
+    assert check(out).problems == []
+    assert PreparedData(out).colour_components().shape == (1, 1)
+
+
+def test_idx_files_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tmp_path / "sets"
+    fashion_mnist(below / "FashionMNIST" / "raw", bytes, "")  # as torchvision lays it, unpacked
+    plain = fashion_mnist(tmp_path / "idx")
+    first = find_source(below).splits["train"][0]
+    assert first.read(1 << 20) == b"P5 28 28 255\n" + GREY[0].tobytes()
+    with pytest.raises(RequestError, match=r"elsewhere: layout=fashion_mnist"):  # or it may be MNIST
+        find_source(plain)
+    assert len(find_source(plain, "fashion_mnist").splits["val"]) == 20
+    monkeypatch.setattr(arrays, "LOCAL_FASHION_MNIST", plain)
+    assert find_source(tmp_path / "nothing", "fashion_mnist").path == plain
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cifar10(packed: bool, tmp_path: Path) -> None:
+    folder, out = cifar10(tmp_path / "src" / "cifar-10-batches-py"), tmp_path / "out"
+    if packed:
+        with tarfile.open(tmp_path / "src" / "cifar-10-python.tar.gz", "w:gz") as tar:
+            tar.add(folder, folder.name)
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    prepare(prepare_config(tmp_path / "src", out, image_size=32, encoding="raw"))
+    manifest = Manifest.load(out)
+    assert [c.words for c in manifest.classes] == WORDS
+    assert pictures_of(out, "train") == expected(COLOUR[:40], LABELS[:40])
+    assert pictures_of(out, "val") == expected(COLOUR[40:], LABELS[40:60])
+
+
+def test_other_sizes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(prepare_config(fashion_mnist(tmp_path / "fashion"), tmp_path / "out", image_size=56))
+    said = capsys.readouterr().out
+    assert "note: these pictures are 28x28 and become 56x56; image_size=28 encoding=raw would keep them" in said
+    assert SplitReader(tmp_path / "out", Manifest.load(tmp_path / "out"), "val")[0][0].shape == (56, 56, 1)
+
+
+def test_without_a_copy_torchvision_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    monkeypatch.setattr(arrays, "LOCAL_FASHION_MNIST", tmp_path / "none")
+    asked = []
+
+    def fetched(root: Path, train: bool, download: bool) -> None:
+        asked.append((train, download))
+        if not (Path(root) / "FashionMNIST").exists():
+            fashion_mnist(Path(root) / "FashionMNIST" / "raw", bytes, "")
+
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fetched)
+    assert len(find_source(tmp_path / "new", "fashion_mnist").splits["train"]) == 50
+    assert asked == [(True, True), (False, True)]
+
+    def offline(*_: object, **__: object) -> None:
+        raise RuntimeError("Error downloading\ncifar")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    said = r"cannot be downloaded \(Error downloading cifar\); put cifar-10-python\.tar\.gz there"
+    with pytest.raises(RequestError, match=said):
+        find_source(tmp_path / "new", "cifar10")
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        import os
+
+        return os.system, ("touch /tmp/should-not-be-there",)
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    src = fashion_mnist(tmp_path / "fashion")
+    images, labels = src / "train-images-idx3-ubyte.gz", src / "train-labels-idx1-ubyte.gz"
+    whole = labels.read_bytes()
+    for data, said in (
+        (whole[:20], "cannot be read"),
+        (gzip.compress(b"text"), "no idx file of bytes"),
+        (gzip.compress(idx(LABELS[:50])[:-1]), "has not the 50 bytes"),
+        (gzip.compress(idx(LABELS[:49])), "50 train pictures, but 49 labels"),
+        (gzip.compress(idx(LABELS[:50] + 1)), "label 10 in train; there are 10 classes"),
+    ):
+        labels.write_bytes(data)
+        with pytest.raises(RequestError, match=said):
+            find_source(src)
+    images.unlink()
+    with pytest.raises(RequestError, match=r"train-images-idx3-ubyte, or train-images-idx3-ubyte\.gz, is missing"):
+        find_source(src, "fashion_mnist") if arrays.recognises_fashion_mnist(src) else arrays._idx(
+            src, "train-images-idx3-ubyte", 3
+        )
+    batches = cifar10(tmp_path / "cifar" / "cifar-10-batches-py")
+    for content, said in (
+        (pickle.dumps(Malicious()), r"it asks for \w+\.system, which no batch of CIFAR-10 needs"),
+        (pickle.dumps([1]), "holds a list"),
+        (pickle.dumps({"data": 3}), "cannot be read as CIFAR-10"),
+        (b"", "cannot be read as CIFAR-10"),
+    ):
+        (batches / "data_batch_3").write_bytes(content)
+        with pytest.raises(RequestError, match=said):
+            find_source(tmp_path / "cifar")
+    (batches / "data_batch_3").unlink()
+    with pytest.raises(RequestError, match="data_batch_3 is missing"):
+        find_source(tmp_path / "cifar")
+    assert not Path("/tmp/should-not-be-there").exists()
+
+
+def test_a_share_of_train_becomes_val_and_val_becomes_test(tmp_path: Path) -> None:
+    src = fashion_mnist(tmp_path / "fashion")
+
+    def drawn(name: str, **settings: object) -> dict[str, list[tuple[bytes, int]]]:
+        out = tmp_path / name
+        settings = {"image_size": 28, "encoding": "raw", "val_from_train": 0.2, **settings}
+        prepare(prepare_config(src, out, **settings))
+        assert check(out).problems == []
+        return {split: pictures_of(out, split) for split in Manifest.load(out).splits}
+
+    first, again, other = drawn("a"), drawn("b", shuffle_seed=5), drawn("c", split_seed=1)
+    assert {split: len(listed) for split, listed in first.items()} == {"train": 40, "val": 10, "test": 20}
+    assert first["test"] == expected(GREY[50:], LABELS[50:])
+    assert sorted(first["train"] + first["val"]) == expected(GREY[:50], LABELS[:50])
+    assert first == again != other
+    train = np.stack([np.frombuffer(pixels, np.uint8) for pixels, _ in first["train"]]).astype(np.float64)
+    mean = np.load(tmp_path / "a" / "mean.npy")
+    np.testing.assert_allclose(mean.reshape(-1), train.mean(0), rtol=1e-6)  # of what is left in train, alone
+    with pytest.raises(
+        RequestError, match=r"holds a data set with val_from_train=0\.2, not null; split_seed=0, not null"
+    ):
+        prepare(prepare_config(src, tmp_path / "a", image_size=28, encoding="raw"))
