@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -38,24 +39,31 @@ class Ranks:
         """The one that writes and prints."""
         return self.rank == 0
 
-    def share(self, count: int) -> int:
-        """How many of this machine's `count` things each of its processes has."""
-        return count // self.local_size
-
     def add_up(self, numbers: Tensor) -> Tensor:
         """The sum over all ranks, in place, on every rank."""
         if self.size > 1:
             dist.all_reduce(numbers)
         return numbers
 
-    def wait(self) -> None:
-        """Until all ranks are here."""
-        if self.size > 1:
-            dist.barrier()
+    def same_everywhere(self, numbers: Tensor) -> bool:
+        """Whether the first rank has the same `numbers` as this one."""
+        if self.size == 1:
+            return True
+        of_first = numbers.clone()
+        dist.broadcast(of_first, src=0)
+        return torch.equal(of_first, numbers)
+
+    def wait(self, device: torch.device) -> None:
+        """Until all ranks are here. `device`: the first of this rank's columns."""
+        self.add_up(torch.zeros(1, device=device)).item()
 
     @contextmanager
-    def joined(self, devices: list[torch.device]) -> Iterator[None]:
-        """Connected with the others: over NCCL between GPUs, over gloo between CPUs."""
+    def joined(self, devices: list[torch.device], patience: float) -> Iterator[None]:
+        """Connected with the others: over NCCL between GPUs, over gloo between CPUs. A rank that waits for the others
+        gives up `patience` seconds (0: a week) and ten minutes after they should have answered.
+        """
+        if devices[0].type == "cuda":
+            torch.cuda.set_device(devices[0])
         if self.size == 1:
             yield
             return
@@ -63,11 +71,7 @@ class Ranks:
         if len(kinds) > 1:
             raise RequestError(f"devices={[str(device) for device in devices]}: with torchrun all columns must be on "
                                "GPUs, or all on the CPU")  # fmt: skip
-        on_gpus = kinds == {"cuda"}
-        if on_gpus:
-            torch.cuda.set_device(devices[0])
-        dist.init_process_group("nccl" if on_gpus else "gloo")
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+        timeout = timedelta(seconds=patience + 600) if patience else timedelta(weeks=1)
+        dist.init_process_group("nccl" if kinds == {"cuda"} else "gloo", timeout=timeout)
+        yield
+        dist.destroy_process_group()  # not after an error: it may wait for ranks that wait for this one

@@ -14,6 +14,7 @@ from data_prep.command import RequestError, checked
 from data_prep.format import exclusive, write_atomically
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
+_LOCK = "lock"
 
 # Where and how fast a run computes may change between its sessions; what it computes may not, unless allowed by name.
 # The data may move: a checkpoint knows which pictures it was trained on.
@@ -34,30 +35,33 @@ class RunFolder:
     def exists(self) -> bool:
         return self._config.is_file()
 
-    def open_for_training(self, config: TrainConfig) -> None:
-        """Creates the folder, or checks that it belongs to the same configuration.
-
-        RequestError if it cannot be written, or holds another run.
+    def locked(self) -> AbstractContextManager[None]:
+        """Held while a run is trained; makes the folder. RequestError if another process trains it, or if the folder
+        cannot be written or is something else.
         """
-        if self.exists():
-            self._refuse_changes(config)
-        elif self.path.exists() and (
-            not self.path.is_dir() or any(entry.suffix != ".partial" for entry in self.path.iterdir())
-        ):
+        if not self.exists() and self.path.exists() and not self._is_a_beginning():
             raise RequestError(f"{self.path}: exists and is no run; choose another name with run=...")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
-            write_atomically(self._config, lambda file: file.write(text.encode()))
-            self.checkpoints.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RequestError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another runs_dir=..."
-            ) from None
+            raise self._unwritable(error) from None
+        return exclusive(self.path / _LOCK, str(self.path))
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Held while a run is trained. RequestError if another process trains it."""
-        return exclusive(self.path / "lock", str(self.path))
+    def _is_a_beginning(self) -> bool:
+        """What a start leaves that was refused or killed before it had written the configuration."""
+        ours = (_LOCK, self.checkpoints.name)
+        return self.path.is_dir() and all(e.name in ours or e.suffix == ".partial" for e in self.path.iterdir())
+
+    def keep_config(self, config: TrainConfig) -> None:
+        """For a folder that is locked, whose run may go on with `config`."""
+        text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+        try:
+            write_atomically(self._config, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> RequestError:
+        return RequestError(f"{self.path}: cannot be written ({error.strerror}); choose another runs_dir=...")
 
     def last_checkpoint(self) -> tuple[Checkpoint | None, str | None]:
         """What a run continues from, if it was begun, and a warning if that is not the last that was written.
@@ -81,9 +85,16 @@ class RunFolder:
                                f"{self.checkpoint_path(LAST)} to go on from there")  # fmt: skip
         return None, None
 
-    def _refuse_changes(self, config: TrainConfig) -> None:
+    def refuse_changes(self, config: TrainConfig) -> None:
+        """RequestError if the run was begun with settings that `config` has otherwise and does not allow to change."""
+        now = flat(asdict(config))
+        for name in config.allow_changes:
+            if not any(key == name or key.startswith(name + ".") for key in now):
+                raise RequestError(f"allow_changes={name}: no setting has this name; --cfg job lists them")
+        if not self.exists():
+            return
         changed = []
-        before, now = flat(self._raw_config()), flat(asdict(config))
+        before = flat(self._raw_config())
         for key in sorted(before.keys() | now.keys()):
             allowed = any(key == name or key.startswith(name + ".") for name in (*_MAY_CHANGE, *config.allow_changes))
             if not allowed and before.get(key) != now.get(key):

@@ -4,13 +4,14 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import nn
 
 from alexnet_repro.config import RuntimeConfig
+from alexnet_repro.data import Loading
 from data_prep.command import RequestError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
@@ -23,6 +24,13 @@ def configure(config: RuntimeConfig) -> None:
     torch.backends.cudnn.benchmark = True
     if config.keep_freed_memory:
         _keep_freed_memory()
+
+
+def loading(
+    config: RuntimeConfig, pin: bool, processes: int = 1, asked_to_stop: Callable[[], bool] | None = None
+) -> Loading:
+    """How batches are read, by one of `processes` on this machine."""
+    return Loading(loader_workers(config, processes), pin, config.loader_timeout, asked_to_stop)
 
 
 def loader_workers(config: RuntimeConfig, processes: int = 1) -> int:

@@ -33,11 +33,11 @@ def train(config: TrainConfig) -> None:
     stop = StopRequest(same_within=3.0 if ranks.size > 1 else 0.0)
     trainer = Trainer(config, data, model, folder, ranks, stop)
     with ExitStack() as stack:
-        stack.enter_context(ranks.joined(devices))
+        stack.enter_context(ranks.joined(devices, config.runtime.loader_timeout))
         if ranks.first:
-            folder.open_for_training(config)
             stack.enter_context(folder.locked())
-        ranks.wait()
+        ranks.wait(devices[0])
+        folder.refuse_changes(config)
         say = print if ranks.first else _silent
         if warning:
             say(f"warning: {warning}")
@@ -50,6 +50,9 @@ def train(config: TrainConfig) -> None:
         if checkpoint:
             trainer.resume(checkpoint)
             say(f"continuing after {_position(trainer)}")
+        trainer.agree()
+        if ranks.first:
+            folder.keep_config(config)
         stack.enter_context(stop)
         try:
             trainer.run()

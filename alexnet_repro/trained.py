@@ -22,6 +22,7 @@ class TrainedModel:
     inputs: ColumnInputs
     image_size: int
     margin: int  # image_size minus the network's input size
+    precision: str  # of RuntimeConfig
 
     def check_data(self, data: PreparedData, run: str) -> None:
         """RequestError if the network cannot judge these pictures, or would say other classes than they have."""
@@ -58,7 +59,8 @@ def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     if warning:
         print(f"warning: {warning}")
     runtime.configure(config.runtime)
-    place(model, devices)
+    runtime.compile_network(place(model, devices), config.runtime, devices)
     rule = checkpoint.input_rule()
     inputs = ColumnInputs(rule, devices, config.runtime.channels_last)
-    return TrainedModel(model, checkpoint, inputs, len(rule.mean_image), rule.margin)
+    precision = config.runtime.precision
+    return TrainedModel(model, checkpoint, inputs, len(rule.mean_image), rule.margin, precision)

@@ -123,7 +123,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)  # a full disk stays no fuller than it was
         raise
     partial.replace(path)

@@ -92,7 +92,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "schedule.epochs", self.epochs, "1 or more")
         require(self.divisions >= 0, "schedule.divisions", self.divisions, "0 or more")
-        require(self.divide_by > 1, "schedule.divide_by", self.divide_by, "more than 1")
+        require(1 < self.divide_by < math.inf, "schedule.divide_by", self.divide_by, "more than 1, and finite")
         require(self.patience is None or self.patience >= 1, "schedule.patience", self.patience, "1 or more, or null")
         require(0 <= self.min_improvement < 1, "schedule.min_improvement", self.min_improvement, "a fraction below 1")
         after = [change.after for change in self.changes]

@@ -9,7 +9,11 @@ from alexnet_repro.data.augment import ColourNoise, InputRule
 from data_prep.command import RequestError
 from data_prep.format import MEAN, PREPARE_AGAIN, Manifest
 from data_prep.reader import SplitReader
+from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 from data_prep.statistics import principal_components
+
+_CLASSES = 1000  # of both releases
+_MAY_LACK = 0.001  # of the training pictures, which a preparation may have rejected
 
 
 class PreparedData:
@@ -50,7 +54,13 @@ class PreparedData:
         """What a checkpoint remembers of its data: two data sets with the same plan have the same pictures."""
         return {"name": self.manifest.name, "description": self.describe(), "plan": self.manifest.preparation["plan"]}
 
-    def is_whole_ilsvrc2012(self) -> bool:
-        """Whether results may stand beside the paper's Table 2."""
+    def whole_release(self) -> str | None:
+        """ILSVRC-2010 or ILSVRC-2012, if these are all of it: only on them were the paper's tables measured."""
         images = {split: info.images for split, info in self.manifest.splits.items()}
-        return len(self.classes) == 1000 and images.get("val") == 50_000 and images["train"] >= 1_281_167 * 0.999
+        for release in (ILSVRC2010, ILSVRC2012):
+            complete = release.complete
+            train_whole = complete["train"] * (1 - _MAY_LACK) <= images["train"] <= complete["train"]
+            others_whole = all(complete.get(split, n) == n for split, n in images.items() if split != "train")
+            if len(self.classes) == _CLASSES and train_whole and others_whole:
+                return f"ILSVRC-{release.year}"
+        return None

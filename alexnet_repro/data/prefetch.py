@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -26,7 +27,7 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
     `batches` comes out after the batch before it has been handed out.
     """
     distinct = list(dict.fromkeys(devices))
-    streams = {device: torch.cuda.Stream(device) for device in distinct if device.type == "cuda"}
+    streams = {device: _side_stream(device) for device in distinct if device.type == "cuda"}
     if not streams:
         for batch in batches:
             yield {device: batch.to(device) for device in distinct}
@@ -65,3 +66,9 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
         yield current.on
         if failure is not None:
             raise failure
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: the memory of copies stays with their stream."""
+    return torch.cuda.Stream(device)

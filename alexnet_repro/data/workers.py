@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -21,6 +21,7 @@ from data_prep.reader import Shards
 _AHEAD = 2  # batches that each worker may be ahead; each lies in shared memory, 19 MB for 128 patches of 224
 _LOOK_AFTER_WORKERS = 1.0  # seconds between two looks at whether all are alive
 _FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE = 5.0  # seconds that a batch may still take once the run is asked to stop
 _DYING = 2.0  # seconds that a worker may take to be seen dead after its connection broke
 
 
@@ -32,12 +33,14 @@ class LoaderError(RunError):
 class Loading:
     """How batches are read: by how many processes besides this one, and whether into pinned memory.
 
-    timeout: seconds to wait for one batch before the run stops; 0: for ever.
+    timeout: seconds to wait for one batch before the run stops; 0: for ever. asked_to_stop: once it says so, the wait
+    for a batch is over after _PATIENCE seconds.
     """
 
     workers: int
     pin: bool = False
     timeout: float = 0
+    asked_to_stop: Callable[[], bool] | None = None
 
 
 @dataclass
@@ -114,7 +117,7 @@ def patches_of(
     processes = iterator._workers if workers else []
     try:
         for batch in range(count):
-            item = _next(iterator, processes, dataset, batch, loading.timeout)
+            item = _next(iterator, processes, dataset, batch, loading)
             if isinstance(item, RunError):
                 raise item
             yield item
@@ -125,6 +128,9 @@ def patches_of(
     finally:
         if processes:
             iterator._shutdown_workers()  # now, not when the last traceback that holds the iterator is let go
+            for process in processes:
+                if process.is_alive():  # hanging, and deaf to the SIGTERM that it was sent
+                    process.kill()
 
 
 def _start_worker(_: int) -> None:
@@ -158,7 +164,7 @@ def _undisturbed_start() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _next(iterator: Any, processes: list[Any], dataset: _Patches, batch: int, timeout: float) -> Any:
+def _next(iterator: Any, processes: list[Any], dataset: _Patches, batch: int, loading: Loading) -> Any:
     """The loader's next item. DataLoader gives up after _LOOK_AFTER_WORKERS, and can be asked again."""
     started = time.monotonic()
     while True:
@@ -174,9 +180,10 @@ def _next(iterator: Any, processes: list[Any], dataset: _Patches, batch: int, ti
         pinning = getattr(iterator, "_pin_memory_thread", None)
         if pinning is not None and not pinning.is_alive():
             raise LoaderError("the thread that pins memory died; start again with fewer runtime.workers")
-        if timeout and time.monotonic() - started >= timeout:
+        limit = _PATIENCE if loading.asked_to_stop and loading.asked_to_stop() else loading.timeout
+        if limit and time.monotonic() - started >= limit:
             raise LoaderError(
-                f"waited {timeout:g} s for a batch; {_whereabouts(dataset, dataset.notes[:, 0] == batch)}; look at the "
+                f"waited {limit:g} s for a batch; {_whereabouts(dataset, dataset.notes[:, 0] == batch)}; look at the "
                 "disk it lies on, or start again with a longer runtime.loader_timeout"
             )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_repro import runtime
 from alexnet_repro.config import EvaluateConfig, RunConfig, TrainConfig
-from alexnet_repro.data import Loading, PreparedData
+from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation import facts as measured
 from alexnet_repro.evaluation import illustrations
 from alexnet_repro.evaluation.ensemble import Ensemble
@@ -67,7 +67,7 @@ class Evaluation:
         self.trained = None  # makes room on the device
         trained = load_trained(member, self.config.checkpoint)
         trained.check_data(self.data, member.run)
-        loading = Loading(runtime.loader_workers(self.config.runtime), trained.inputs.use_gpu)
+        loading = runtime.loading(self.config.runtime, trained.inputs.use_gpu)
         folder = report_folder(member.folder, self.config.split)
         done = SplitPass(
             trained, self.data, self.config.split, self.config.views, self.config.batch_size, loading, folder

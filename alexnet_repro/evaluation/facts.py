@@ -100,7 +100,7 @@ def setting_facts(
     """Whether the paper's numbers may stand beside these, why, and which."""
     plan = data.identity()["plan"]
     same_data = all(checkpoint.data["plan"] == plan for checkpoint in checkpoints)
-    release = setting.whole_release(data) if same_data else None
+    release = data.whole_release() if same_data else None
     sixth = [config.model.conv6 is not None for config in configs]
     rows = {views: setting.paper_row(release, split, views, sixth) for views in (1, 10)}
     differences: dict[str, None] = {}

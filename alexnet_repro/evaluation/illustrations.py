@@ -93,7 +93,7 @@ def draw_labels(
 def judge(trained: TrainedModel, data: PreparedData, reader: SplitReader, numbers: np.ndarray, views: int) -> KeptView:
     """What the network says of the pictures `numbers`."""
     batches = whole_images(chosen(reader, numbers), data.image_size, len(numbers), Loading(0, trained.inputs.use_gpu))
-    predictions = predict(trained.model, batches, views_of(views, trained.margin), trained.inputs)
+    predictions = predict(trained.model, batches, views_of(views, trained.margin), trained.inputs, trained.precision)
     return KeptView.of(predictions.average, predictions.labels, _GUESSES)
 
 
@@ -145,7 +145,7 @@ def hidden_of(
         reader, data.image_size, batch_size, Loading(workers, trained.inputs.use_gpu)
     )
     (centre,) = views_of(1, trained.margin)
-    return last_hidden(trained.model, batches, centre, trained.inputs)
+    return last_hidden(trained.model, batches, centre, trained.inputs, trained.precision)
 
 
 def _described(store: FigureStore, picture: figure4.Picture) -> dict[str, str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alexnet_repro.data import Batch, ColumnInputs, View
 from alexnet_repro.model import AlexNet
+from alexnet_repro.runtime import autocast
 
 
 @dataclass
@@ -25,18 +26,24 @@ class Predictions:
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
 
-def predict(model: AlexNet, batches: Iterable[Batch], views: list[View], inputs: ColumnInputs) -> Predictions:
-    """`batches` of whole images; views[0] is the centre patch. The model is left in test mode."""
-    return Predictions.joined(predict_batches(model, batches, views, inputs))
+def predict(
+    model: AlexNet, batches: Iterable[Batch], views: list[View], inputs: ColumnInputs, precision: str = "fp32"
+) -> Predictions:
+    """`batches` of whole images; views[0] is the centre patch; `precision` as in RuntimeConfig.
+
+    The model is left in test mode.
+    """
+    return Predictions.joined(predict_batches(model, batches, views, inputs, precision))
 
 
 def predict_batches(
-    model: AlexNet, batches: Iterable[Batch], views: list[View], inputs: ColumnInputs
+    model: AlexNet, batches: Iterable[Batch], views: list[View], inputs: ColumnInputs, precision: str = "fp32"
 ) -> Iterator[Predictions]:
     """The same, batch by batch."""
     model.eval()
     for batch in batches:
-        with torch.inference_mode():  # not around the loop: the caller's code runs between two batches
+        # Not around the loop: the caller's code runs between two batches.
+        with torch.inference_mode(), autocast(precision, inputs.devices):
             centre, average = _over_views(model, batch, views, inputs)
             yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), batch.labels.numpy())
 

@@ -8,15 +8,18 @@ import torch
 from alexnet_repro.data import Batch, ColumnInputs, View
 from alexnet_repro.evaluation.predict import view_inputs
 from alexnet_repro.model import AlexNet
+from alexnet_repro.runtime import autocast
 
 _ROWS = 256  # vectors compared at a time, which bounds the memory of their differences in float64
 
 
-def last_hidden(model: AlexNet, batches: Iterable[Batch], view: View, inputs: ColumnInputs) -> Iterator[np.ndarray]:
+def last_hidden(
+    model: AlexNet, batches: Iterable[Batch], view: View, inputs: ColumnInputs, precision: str = "fp32"
+) -> Iterator[np.ndarray]:
     """What the output layer reads, batch by batch: float32 [n, 4096] in the paper, column a first. In test mode."""
     model.eval()
     for batch in batches:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(precision, inputs.devices):
             columns = model.hidden(
                 view_inputs(batch, inputs.spread(batch.images), view, model.config.input_size, inputs)
             )

@@ -11,26 +11,10 @@ from alexnet_repro.run_folder import flat
 from alexnet_repro.training.checkpoint import Checkpoint
 from data_prep.command import load
 from data_prep.settings import PrepareConfig
-from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
-_CLASSES = 1000
-_MAY_LACK = 0.001  # of the training pictures, which a preparation may have rejected
 _GROUPS = ("model", "augment", "optim", "schedule")
 _PRECISION = "runtime.precision"
 _ROUNDING = 0.05  # points: the paper prints one digit after the point
-
-
-def whole_release(data: PreparedData) -> str | None:
-    """ILSVRC-2010 or ILSVRC-2012, if `data` are all of it: the only data on which the paper's tables were measured."""
-    if len(data.classes) != _CLASSES:
-        return None
-    images = {split: info.images for split, info in data.manifest.splits.items()}
-    for release in (ILSVRC2010, ILSVRC2012):
-        train = release.complete["train"]
-        others_whole = all(release.complete.get(split, n) == n for split, n in images.items() if split != "train")
-        if others_whole and train * (1 - _MAY_LACK) <= images["train"] <= train:
-            return f"ILSVRC-{release.year}"
-    return None
 
 
 def paper_row(release: str | None, split: str, views: int, sixth_layers: Sequence[bool]) -> PaperRow | None:
@@ -61,7 +45,7 @@ def differences_from_paper(
 ) -> list[str]:
     """Every setting of the run that the paper has otherwise: data first, then the length of training, then the rest.
 
-    `release`: as `whole_release` says of the data that the run was trained on.
+    `release`: as `PreparedData.whole_release` says of the data that the run was trained on.
     """
     paper = load("train", TrainConfig)
     differences = [] if release else [f"trained on: {checkpoint.data['description']} (paper: all of ILSVRC)"]

@@ -70,6 +70,7 @@ class SplitPass:
             "split": self.split,
             "views": self.views,
             "batch_size": self.batch_size,
+            "precision": self.trained.precision,
             "devices": [device.type for device in inputs.devices],
             "torch": torch.__version__,
         }
@@ -92,7 +93,7 @@ class SplitPass:
             shown = with_progress(batches, len(rest), "evaluate")
             views = views_of(self.views, self.trained.margin)
             unsaved, written = [], started
-            for batch in predict_batches(self.trained.model, shown, views, self.trained.inputs):
+            for batch in predict_batches(self.trained.model, shown, views, self.trained.inputs, self.trained.precision):
                 unsaved.append(batch)
                 done += len(batch.labels)
                 if done == len(reader) or time.monotonic() - written >= _SECONDS:

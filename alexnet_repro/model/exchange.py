@@ -38,9 +38,15 @@ def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> li
     """
     pairs = list(zip(tensors, devices, strict=True))
     peers = [i for i, (tensor, device) in enumerate(pairs) if _between_gpus(tensor.device, device)]
-    copies = _PeerCopies.apply([devices[i] for i in peers], *[tensors[i] for i in peers]) if peers else ()
+    copies = _copies([devices[i] for i in peers], [tensors[i] for i in peers]) if peers else ()
     moved = dict(zip(peers, copies, strict=True))
     return [moved[i] if i in moved else _to_device(tensor, device) for i, (tensor, device) in enumerate(pairs)]
+
+
+@torch.compiler.disable  # streams of its own are nothing that a compiled graph could hold
+def _copies(targets: Sequence[torch.device], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    copies: tuple[Tensor, ...] = _PeerCopies.apply(targets, *tensors)
+    return copies
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

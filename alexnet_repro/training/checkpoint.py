@@ -1,9 +1,9 @@
 """Checkpoints: plain tensors and containers, by the paper's names of layer and column whatever the placement."""
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,25 @@ class Within:
     among_five: int = 0
     seconds: float = 0.0
     waited: float = 0.0  # of the seconds, for data
+    logged: dict[str, float] = field(default_factory=dict)  # images, loss_sum, seconds, waited at the last entry
+
+
+class _Noting:
+    """A file for torch.save that remembers why a write failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 @dataclass
@@ -34,7 +53,7 @@ class Checkpoint:
 
     epoch: int  # epochs done
     step: int  # steps done
-    within: dict[str, float]  # what the epoch that is under way has come to; empty at the end of one
+    within: dict[str, Any]  # what the epoch that is under way has come to; empty at the end of one
     weights: dict[str, Tensor]
     momentum: dict[str, Tensor]  # the optimiser's buffers, -v / rate; empty before the first step
     momentum_rates: dict[str, float]  # the rate of each buffer
@@ -48,7 +67,17 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Atomically. OSError if the disk does not take it."""
-        write_atomically(path, lambda file: torch.save(vars(self), file))
+
+        def write(file: BinaryIO) -> None:
+            noting = _Noting(file)
+            try:
+                torch.save(vars(self), cast(IO[bytes], noting))
+            except RuntimeError:  # what torch makes of a failed write, now and then
+                if noting.error is None:
+                    raise
+                raise noting.error from None
+
+        write_atomically(path, write)
 
     def input_rule(self) -> InputRule:
         return InputRule(self.mean_image.numpy(), self.model["input_size"], **self.inputs)
@@ -97,9 +126,11 @@ def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: PaperSGD) -> None
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimiser.param_groups:
         rates = [checkpoint.momentum_rates[names[parameter]] for parameter in group["params"]]
+        buffers = [checkpoint.momentum.get(names[parameter]) for parameter in group["params"]]
+        if all(buffer is None for buffer in buffers):  # no step yet, or frozen from the first
+            continue
         group["buffer_rate"] = rates[0]
-        for parameter, rate in zip(group["params"], rates, strict=True):
-            if (buffer := checkpoint.momentum.get(names[parameter])) is not None:
-                buffer = buffer.to(parameter.device)
-                # Rates within a group differ only if the run may go on with other groups than it began with.
-                optimiser.state[parameter]["momentum_buffer"] = buffer if rate == rates[0] else buffer * rate / rates[0]
+        for parameter, rate, buffer in zip(group["params"], rates, buffers, strict=True):
+            # In a group rates differ, or a buffer is missing, only if a run goes on with other groups than it began.
+            kept = torch.zeros_like(parameter) if buffer is None else buffer.to(parameter.device)
+            optimiser.state[parameter]["momentum_buffer"] = kept if rate == rates[0] else kept * rate / rates[0]

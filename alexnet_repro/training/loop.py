@@ -13,7 +13,7 @@ from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import (
     Batch,
     ColumnInputs,
-    Loading,
+    LoaderError,
     PreparedData,
     draw_epoch,
     epoch_batches,
@@ -84,10 +84,8 @@ class Trainer:
         self.rule = data.input_rule(config.augment, config.model.input_size)
         noise = data.colour_noise(config.augment)
         self.inputs = ColumnInputs(self.rule, self.devices, config.runtime.channels_last, noise)
-        self.loading = Loading(
-            runtime.loader_workers(config.runtime, self.ranks.local_size),
-            self.inputs.use_gpu,
-            config.runtime.loader_timeout,
+        self.loading = runtime.loading(
+            config.runtime, self.inputs.use_gpu, self.ranks.local_size, lambda: bool(self.stop)
         )
         self.train_split, self.val_split = data.split("train"), data.split("val")
         self.optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
@@ -99,8 +97,16 @@ class Trainer:
                 "data set; choose another run=NAME"
             )
         self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
-        self.within = Within(**checkpoint.within)  # type: ignore[arg-type]
+        self.within = Within(**checkpoint.within)
         restore(checkpoint, self.model, self.optimiser)
+
+    def agree(self) -> None:
+        """RunError unless all ranks go on from the same step: one may read another checkpoint, or none."""
+        if not self.ranks.same_everywhere(torch.tensor([self.epoch, self.step], device=self.devices[0])):
+            raise RunError(
+                f"{self.folder.path}: process {self.ranks.rank} goes on from step {self.step}, and the first one from "
+                "another; all machines must see the same runs_dir"
+            )
 
     def phase(self) -> Phase:
         return next_phase(self.config.schedule, [row["val_top1_error"] for row in self.history])
@@ -114,7 +120,14 @@ class Trainer:
         self.watch = self._watch() if self.ranks.first else None
         try:
             while not (phase := self.phase()).finished:
-                self._train_epoch(phase)
+                try:
+                    self._train_epoch(phase)
+                except LoaderError:  # the disk hangs, say, and the steps are done as far as there was data
+                    if not self.stop or self.ranks.size > 1:
+                        raise
+                    self._save_and_leave()
+                if self._any_asked_to_stop():
+                    self._save_and_leave()
                 errors, dead_units = self._validate()
                 self.epoch += 1
                 self.history.append({"epoch": self.epoch, "step": self.step, **self._row(phase), **errors})
@@ -122,7 +135,7 @@ class Trainer:
                 if self.watch:
                     self.watch.epoch(self.history[-1], dead_units)
                 self._save(self._names_for_good())
-                if self._all_asked_to_stop():
+                if self._any_asked_to_stop():
                     self._leave()
             if self.ranks.first and not self.saver.finish(lambda: bool(self.stop)):
                 raise RunError(f"{self.folder.checkpoints}: the last checkpoint could not be written; free some space "
@@ -146,6 +159,7 @@ class Trainer:
         lag = 1 if self.inputs.use_gpu else 0  # steps that the host runs ahead of the devices
         if self.watch:
             self.watch.epoch_begins(len(self.train_split), self.within)
+        told = False
         counted = asked = time.perf_counter()  # up to where the seconds are counted; when data was asked for
         for batches in on_devices(self._batches(), self.devices):
             self.within.waited += time.perf_counter() - asked
@@ -153,10 +167,13 @@ class Trainer:
             given.append(_Given(outcome, batches, noise))
             now = time.perf_counter()
             self.within.seconds, counted = self.within.seconds + now - counted, now
-            stop = self._settle(given, lag)
+            # All ranks leave after the same step, one after that of which they were told to: `told` may come early, by
+            # the settling before a save, which the first rank alone does.
+            stop = self._settle(given, lag) or told
+            told = False
             stop = stop if self.ranks.size > 1 else bool(self.stop)
             if stop or (self.ranks.first and self.saver.due()):
-                self._settle(given, 0)
+                told = self._settle(given, 0)
                 self._save()
             if stop:
                 self._leave()
@@ -217,20 +234,21 @@ class Trainer:
 
     def _validate(self) -> tuple[dict[str, float], dict[str, float]]:
         """Loss and errors of the centre patch of every validation image, in test mode, each on one rank; and the share
-        of ReLUs that none of them wakes.
+        of ReLUs that none of them wakes, which hooks find that no compiled graph has.
         """
         batches = whole_images(
             self.val_split, self.data.image_size, self.config.optim.batch_size, self.loading,
             rank=self.ranks.rank, ranks=self.ranks.size,
         )  # fmt: skip
+        votes = len(self.val_split) // self.ranks.size // self.config.optim.batch_size  # batches that every rank has
         view = views_of(1, self.rule.margin)
         sums = torch.zeros(4, dtype=torch.float64)  # images, log-losses, errors at 1 and at 5 guesses
-        with runtime.autocast(self.config.runtime.precision, self.devices), DeadUnits(self.model) as dead:
-            for batch in self.watch.validation(batches, len(self.val_split)) if self.watch else batches:
-                if self.stop and self.ranks.size == 1:
-                    self._save()
-                    self._leave()
-                p = predict(self.model, [batch], view, self.inputs).centre
+        with torch.compiler.set_stance("force_eager"), DeadUnits(self.model) as dead:
+            shown = self.watch.validation(batches, len(self.val_split)) if self.watch else batches
+            for number, batch in enumerate(shown):
+                if number < votes and self._any_asked_to_stop():
+                    self._save_and_leave()
+                p = predict(self.model, [batch], view, self.inputs, self.config.runtime.precision).centre
                 labels = batch.labels.numpy()
                 ranks = label_ranks(p, labels)
                 loss = log_loss(p, labels) * len(labels)
@@ -264,10 +282,16 @@ class Trainer:
             self.watch.flush()
         self.saver.save(checkpoint, also or [])
 
-    def _all_asked_to_stop(self) -> bool:
-        """The same answer on every rank."""
+    def _any_asked_to_stop(self) -> bool:
+        """Whether any rank was; the same answer on all."""
+        if self.ranks.size == 1:
+            return bool(self.stop)
         asked = torch.tensor(float(bool(self.stop)), device=self.devices[0])
         return self.ranks.add_up(asked).item() > 0
+
+    def _save_and_leave(self) -> None:
+        self._save()
+        self._leave()
 
     def _leave(self) -> None:
         if self.ranks.first and self.saver.owes():

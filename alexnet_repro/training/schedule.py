@@ -44,7 +44,7 @@ def plateaus(patience: int, min_improvement: float, val_errors: Sequence[float])
     """
     best, waited, count = float("inf"), 0, 0
     for error in val_errors:
-        if error <= best - min_improvement:
+        if error < best and error <= best - min_improvement:
             best, waited = error, 0
             continue
         waited += 1

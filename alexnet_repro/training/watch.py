@@ -43,16 +43,12 @@ class Watch:
         self._dashboard = Dashboard(folder.tensorboard, step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
         self._bar: TrainingBar | None = None
-        self._entry = (0, 0.0, 0.0)  # images, seconds and waiting of the epoch at the last entry
-        self._losses: list[float] = []  # since then
 
     def epoch_begins(self, images: int, within: Within) -> None:
         """An epoch of `images`, of which some may be done. The optimiser has its rates."""
         schedule = self._config.schedule
         self._rates = learning_rates(self._optimiser)
         self._images, self._waited = within.images, within.waited
-        self._entry = within.images, within.seconds, within.waited
-        self._losses = []
         self._bar = TrainingBar(
             epoch=len(self._history) + 1,
             epochs=schedule.epochs,
@@ -69,32 +65,27 @@ class Watch:
         self._dashboard.batch(step, images / rule.scale, torch.from_numpy(centre).permute(2, 0, 1))
 
     def step(self, step: int, loss: float, within: Within) -> None:
-        """After `step`: its loss, and what the epoch has come to with it."""
+        """After `step`: its loss, and what the epoch has come to with it. Notes in `within` how far entries go."""
         assert self._bar is not None
-        waited = within.waited - self._waited
         errors = {
             "train_top1_error": 1 - within.correct / within.images,
             "train_top5_error": 1 - within.among_five / within.images,
         }
         self._bar.update(
-            within.images - self._images, waited, step,
+            within.images - self._images, within.waited - self._waited, step,
             loss=loss, learning_rate=self._rates["learning_rate/weights"], **errors,
         )  # fmt: skip
         self._images, self._waited = within.images, within.waited
-        self._losses.append(loss)
         if step % self._config.log_every == 0:
-            images, seconds, waited = (
-                now - before
-                for now, before in zip((within.images, within.seconds, within.waited), self._entry, strict=True)
-            )
-            self._entry = within.images, within.seconds, within.waited
+            names = ("images", "loss_sum", "seconds", "waited")
+            since = {name: getattr(within, name) - within.logged.get(name, 0) for name in names}
+            within.logged = {name: getattr(within, name) for name in names}
             numbers = {
-                "loss": sum(self._losses) / len(self._losses),
+                "loss": since["loss_sum"] / since["images"],
                 **self._rates,
-                "images_per_second": images / seconds,
-                "data_wait": waited / seconds,
+                "images_per_second": since["images"] / since["seconds"],
+                "data_wait": since["waited"] / since["seconds"],
             }
-            self._losses = []
             self._dashboard.train(step, numbers)
             self._metrics.add("steps", {"step": step, **numbers})
 

@@ -228,7 +228,7 @@ def test_the_paper_stands_beside_a_run_only_where_it_measured_the_same(world: Pa
         ("ILSVRC-2012", "val", 10, 2), ("ILSVRC-2010", "val", 10, 1),
     ):  # fmt: skip
         assert setting.paper_row(release, split, views, [False] * networks) is None
-    assert setting.whole_release(PreparedData(world / "data")) is None
+    assert PreparedData(world / "data").whole_release() is None
 
     row = setting.paper_row("ILSVRC-2012", "val", 10, [False])
     assert row is not None

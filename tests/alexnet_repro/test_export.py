@@ -40,7 +40,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             parameter.mul_(20)
     rng = np.random.default_rng(0)
     folder = RunFolder(config.folder)
-    folder.open_for_training(config)
+    with folder.locked():
+        folder.keep_config(config)
     Checkpoint(
         epoch=3, step=9, within={}, weights=weights_of(model), momentum={}, momentum_rates={}, history=[],
         classes=[f"n{i}" for i in range(len(WORDS))], words=WORDS,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from alexnet_repro.data import Batch, on_devices
+from alexnet_repro.data import Batch, on_devices, prefetch
 from data_prep.command import RunError
 
 CPU, META, GPU = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
@@ -61,7 +61,7 @@ def test_the_next_copy_begins_before_this_batch_is_handed_out(monkeypatch: pytes
     when this one has been used.
     """
     log: list[str] = []
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(log, "side"))
+    monkeypatch.setattr(prefetch, "_side_stream", lambda device: Stream(log, "side"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(log, "compute"))
     monkeypatch.setattr(Batch, "to", lambda batch, device, non_blocking=False: batch)

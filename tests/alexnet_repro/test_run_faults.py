@@ -1,7 +1,9 @@
 """Whatever happens to a run, it ends to the bit where an undisturbed one does, or says in one line why it cannot."""
 
 import errno
+import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -68,12 +70,13 @@ WHERE = [
 ]
 
 
-@pytest.mark.parametrize("where", [*WHERE, *range(25 - len(WHERE))], ids=str)
+@pytest.mark.parametrize("where", [*WHERE, *range(25)], ids=str)
 def test_killed_at_any_moment(
     where: tuple[str, int] | int, prepared: Path, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    """SIGKILL at a place, or at a random time; once more at a random time; then left in peace."""
-    config, log = small_config(prepared, tmp_path), tmp_path / "log"
+    """SIGKILL at a place, or at one of 25 random times, some of them with a loader process; then left in peace."""
+    loader = f"runtime.workers={int(where in (3, 4, 5))}"
+    config, log = small_config(prepared, tmp_path, loader), tmp_path / "log"
     expected, seconds = undisturbed
     chance = random.Random(str(where))
     if isinstance(where, tuple):
@@ -208,6 +211,24 @@ def test_a_full_disk_costs_nothing_but_time(
     assert_same_end(tmp_path / "r", undisturbed[0])
 
 
+def test_whatever_a_failed_write_becomes_it_is_the_disk(prepared: Path, undisturbed: tuple[Path, float]) -> None:
+    """torch.save makes a RuntimeError of some failed writes. A limit on the size of files plays the full disk."""
+    checkpoint = load_checkpoint(undisturbed[0] / "checkpoints" / "last.pt")
+    size = (undisturbed[0] / "checkpoints" / "last.pt").stat().st_size
+    path = undisturbed[0].parent / "limited.pt"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for limit in (100, 1000, size // 3, size // 2, size - 100):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            with pytest.raises(OSError, match="File too large"):
+                checkpoint.save(path)
+            assert not list(path.parent.glob("limited*"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
 def test_stopped_with_a_full_disk_it_says_what_is_lost(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +247,8 @@ def test_a_loss_that_is_no_number_stops_before_the_update(prepared: Path, tmp_pa
     config = small_config(prepared, tmp_path, "schedule.changes=[{after: 1, weights: 1e12, biases: 1e12}]")
     data, folder = PreparedData(prepared), RunFolder(config.folder)
     model = initialise(AlexNet(config.model, len(data.classes)), config.seed)
-    folder.open_for_training(config)
+    with folder.locked():
+        folder.keep_config(config)
     trainer = Trainer(config, data, model, folder)
     said = r"step 6: the loss is (nan|inf); stopped before the update\. Largest activations: fc\d\.\w (nan|inf), "
     with pytest.raises(RunError, match=said):
@@ -244,6 +266,27 @@ def test_weights_that_are_no_numbers_are_not_saved(prepared: Path, tmp_path: Pat
         train(small_config(prepared, tmp_path, change))
     kept = RunFolder(tmp_path / "r").checkpoint("last")
     assert kept.step == 4 and kept.finite()
+
+
+def test_a_refused_start_leaves_the_run_as_it_is(
+    prepared: Path, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    """Other pictures, a run under way, names that are none: config.yaml stays that of the run."""
+    shutil.copytree(undisturbed[0], tmp_path / "r")
+    other = tmp_path / "other"
+    shutil.copytree(prepared, other)
+    manifest = (other / "manifest.json").read_text()
+    plan = json.loads(manifest)["preparation"]["plan"]
+    (other / "manifest.json").write_text(manifest.replace(plan, "another"))
+    before = (tmp_path / "r" / "config.yaml").read_text()
+    change = ["allow_changes=[optim.momentum]", "optim.momentum=0.5"]
+    with pytest.raises(RequestError, match="is another data set"):
+        train(small_config(other, tmp_path, *change))
+    with RunFolder(tmp_path / "r").locked(), pytest.raises(RequestError, match="another process is at work"):
+        train(small_config(prepared, tmp_path, *change))
+    with pytest.raises(RequestError, match="allow_changes=nonsense: no setting has this name"):
+        train(small_config(prepared, tmp_path, "allow_changes=[nonsense]"))
+    assert (tmp_path / "r" / "config.yaml").read_text() == before
 
 
 def test_changes_are_refused_unless_allowed_by_name(

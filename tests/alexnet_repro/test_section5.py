@@ -109,6 +109,10 @@ def test_plateau_divides_three_times_and_ends() -> None:
     np.testing.assert_allclose(rates(plateau(), errors), expected)
 
 
+def test_no_improvement_at_all_is_a_plateau_however_little_would_do() -> None:
+    assert rates(plateau(min_improvement=0.0), [0.5] * 7) == [1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.001]
+
+
 def test_at_most_so_many_epochs() -> None:
     assert len(rates(plateau(epochs=5), [0.9 - i / 50 for i in range(20)])) == 5
 

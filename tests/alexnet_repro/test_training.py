@@ -37,7 +37,6 @@ def test_loss_of_an_untrained_network_is_that_of_guessing(prepared: Path, tmp_pa
 def test_a_run_is_trained_by_one_process_at_a_time(prepared: Path, tmp_path: Path) -> None:
     config = config_for(prepared, tmp_path, "schedule.epochs=1")
     folder = RunFolder(config.folder)
-    folder.open_for_training(config)
     with folder.locked(), pytest.raises(RequestError, match="another process is at work on it"):
         train(config)
 
