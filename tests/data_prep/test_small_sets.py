@@ -11,8 +11,9 @@ import pytest
 from conftest import prepare_config
 from PIL import Image
 
+from alexnet_repro.config import TrainConfig
 from alexnet_repro.data.dataset import PreparedData
-from data_prep.command import RequestError
+from data_prep.command import RequestError, load
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
@@ -84,7 +85,7 @@ def test_fashion_mnist_stays_grey_all_the_way(encoding: str, tmp_path: Path) -> 
     assert Image.open(out / "mean.png").mode == "L"
     assert Image.open(out / "preview.png").size[0] > 1000
     assert check(out).problems == []
-    assert PreparedData(out).colour_components().shape == (1, 1)
+    assert PreparedData(out).colour_noise(load("train", TrainConfig).augment).components.shape == (1, 1)
 
 
 def test_idx_files_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
