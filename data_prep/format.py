@@ -189,7 +189,7 @@ class ShardWriter:
     def __init__(self, path: Path, number: int) -> None:
         self.path, self.number = path, number
         self.partial = path.with_name(path.name + ".partial")
-        self._file = self.partial.open("wb")
+        self._file = self.partial.open("wb", buffering=1 << 20)  # some 30 pictures to a call of the system
         self._end = 0  # of what is written
         self._rows: list[tuple[int, int, int, int]] = []
 
