@@ -148,13 +148,13 @@ def encoding_suffix(encoding: str) -> str:
     return {"jpeg": "jpg", "raw": "npy"}[encoding]
 
 
-def encode(image: np.ndarray, encoding: str, jpeg_quality: int) -> bytes:
-    """uint8 [S, S, C] -> the bytes of one member; a JPEG of one channel is a greyscale one."""
+def encode(picture: Image.Image, encoding: str, jpeg_quality: int) -> bytes:
+    """A square picture, RGB or grey -> the bytes of one member: a JPEG, or uint8 [S, S, C]."""
     buffer = io.BytesIO()
     if encoding == "raw":
-        np.save(buffer, image)
-        return buffer.getvalue()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "JPEG", quality=jpeg_quality)
+        np.save(buffer, np.asarray(picture).reshape(*picture.size, -1))
+    else:
+        picture.save(buffer, "JPEG", quality=jpeg_quality)
     return buffer.getvalue()
 
 
@@ -167,14 +167,30 @@ def decode(data: bytes, encoding: str) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
+# Owner, time and mode stay at fixed values: same pictures, same bytes. The checksum takes itself for spaces.
+_EMPTY_HEADER = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
+_EMPTY_HEADER[148:156] = b" " * 8
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """What tarfile would write, in a fifth of the time."""
+    header = _EMPTY_HEADER.copy()
+    encoded = name.encode("ascii")
+    assert len(encoded) <= 100
+    header[: len(encoded)] = encoded
+    header[124:135] = b"%011o" % size
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
 class ShardWriter:
     """One shard, image by image; `close` renames it into place and returns its manifest entry and index rows."""
 
     def __init__(self, path: Path, number: int) -> None:
         self.path, self.number = path, number
         self.partial = path.with_name(path.name + ".partial")
-        self._file = self.partial.open("wb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._file = self.partial.open("wb", buffering=1 << 20)  # some 30 pictures to a call of the system
+        self._end = 0  # of what is written
         self._rows: list[tuple[int, int, int, int]] = []
 
     def add(self, key: int, suffix: str, data: bytes, label: int) -> None:
@@ -184,10 +200,9 @@ class ShardWriter:
 
     def _add_member(self, name: str, data: bytes) -> int:
         """The offset of the member's bytes in the file."""
-        info = tarfile.TarInfo(name)  # owner, time and mode stay at fixed values: same pictures, same bytes
-        info.size = len(data)
-        offset = self._file.tell() + tarfile.BLOCKSIZE
-        self._tar.addfile(info, io.BytesIO(data))
+        offset = self._end + tarfile.BLOCKSIZE
+        for part in (_tar_header(name, len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)):
+            self._end += self._file.write(part)
         return offset
 
     def abandon(self) -> None:
@@ -195,7 +210,8 @@ class ShardWriter:
         self.partial.unlink(missing_ok=True)
 
     def close(self) -> tuple[ShardInfo, np.ndarray]:
-        self._tar.close()
+        end = 2 * tarfile.BLOCKSIZE
+        self._file.write(bytes(end + -(self._end + end) % tarfile.RECORDSIZE))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

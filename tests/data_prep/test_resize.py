@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.resize import prepare_picture
+from data_prep.format import encode
+from data_prep.resize import central_square, pillows_warnings, prepare_picture, square_picture
 
 
 def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -32,6 +33,8 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
         ((64, 64), (256, 256), (0, 0)),
         ((300, 257), (299, 256), (21, 0)),  # 298.83, an odd margin of 43: floor
         ((900, 256), (900, 256), (322, 0)),
+        ((2000, 1500), (341, 256), (42, 0)),
+        ((64, 1000), (256, 4000), (0, 1872)),
     ],
 )
 def test_shorter_side_then_centre(size: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int]) -> None:
@@ -41,6 +44,29 @@ def test_shorter_side_then_centre(size: tuple[int, int], resized: tuple[int, int
     left, top = corner
     expected = whole[top : top + 256, left : left + 256]
     np.testing.assert_array_equal(prepare_picture(encoded(image, "PNG"), 256), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_any_shape_is_what_pillow_makes_of_the_whole(mode: str) -> None:
+    """Noise, in which every weight shows, and sizes at which the scale of both directions differs by rounding."""
+    rng = np.random.default_rng(0)
+    for width, height in [(500, 333), (333, 500), (257, 300), (75, 60), (41, 47), (130, 64), (64, 130), (33, 90)]:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
+        scale = 64 / min(image.size)
+        method = Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.BICUBIC
+        resized = (round(width * scale), round(height * scale))
+        whole = np.asarray(image if scale == 1 else image.resize(resized, method))
+        left, top = (resized[0] - 64) // 2, (resized[1] - 64) // 2
+        np.testing.assert_array_equal(np.asarray(central_square(image, 64)), whole[top : top + 64, left : left + 64])
+
+
+@pytest.mark.parametrize("size", [(80, 60), (80, 64), (64, 64), (60, 80)])
+def test_nothing_but_pixels_is_handed_on(size: tuple[int, int]) -> None:
+    """Pillow would write comment, profile and resolution of the file read into the one written."""
+    options = {"comment": b"a comment", "icc_profile": b"a profile", "dpi": (300, 300), "exif": b"Exif\0\0II*\0"}
+    with pillows_warnings():
+        square = square_picture(encoded(photograph(*size), "JPEG", **options), 64)
+    assert encode(square, "jpeg", 95) == encoded(Image.fromarray(np.asarray(square)), "JPEG", quality=95)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB", "1", "P", "RGBA", "LA", "I;16"])

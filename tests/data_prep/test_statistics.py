@@ -1,29 +1,53 @@
 """Mean image, covariance and principal components against numpy in float64."""
 
 import numpy as np
+import pytest
 
-from data_prep.statistics import ImageSums, principal_components
+from data_prep.statistics import ImageSums, RunningSums, principal_components
 
 
 def images(count: int = 23) -> np.ndarray:
     rng = np.random.default_rng(0)
-    mixed = rng.normal(size=(count, 8, 8, 3)) @ np.array([[50, 40, 40], [5, 0, -9], [2, -4, 2]]) + 120
+    mixed = rng.normal(size=(count, 40, 40, 3)) @ np.array([[50, 40, 40], [5, 0, -9], [2, -4, 2]]) + 120
     return mixed.clip(0, 255).astype(np.uint8)
+
+
+def sums_of(pictures: np.ndarray) -> ImageSums:
+    """`pictures`: uint8 [N, S, S, C]."""
+    running = RunningSums(pictures.shape[1], pictures.shape[3])
+    for picture in pictures:
+        running.add(picture.reshape(-1, picture.shape[-1]).T)
+    return running.total()
 
 
 def test_against_numpy_whatever_the_grouping() -> None:
     data = images()
-    total = ImageSums.empty(8, 3)
+    total = ImageSums.empty(40, 3)
     for part in (data[15:], data[:4], data[4:15]):
-        sums = ImageSums.empty(8, 3)
-        for image in part:
-            sums.add(image)
-        total.merge(sums)
+        total.merge(sums_of(part))
     np.testing.assert_array_equal(total.mean_image(), data.astype(np.float64).sum(0) / len(data))
     colour = total.colour()
     flat = data.reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(colour["rgb_mean"], flat.mean(0), rtol=1e-12)
     np.testing.assert_allclose(colour["rgb_covariance"], np.cov(flat.T, bias=True), rtol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [28, 40, 64])  # 784 and 1600 pixels, no multiples of a block; 4096
+def test_exact_to_the_integer(size: int, channels: int) -> None:
+    """Without tolerance, at the extremes too: a block of black pixels is the largest sum that float32 must hold."""
+    pictures = np.random.default_rng(1).integers(0, 256, (6, size, size, channels)).astype(np.uint8)
+    pictures[0], pictures[1], pictures[2, ..., 0] = 0, 255, 0
+    sums, flat = sums_of(pictures), pictures.reshape(-1, channels).astype(np.int64)
+    np.testing.assert_array_equal(sums.pixels, pictures.sum(axis=0, dtype=np.int64))
+    np.testing.assert_array_equal(sums.products, flat.T @ flat)
+
+
+def test_exact_over_the_pictures_of_the_largest_shard() -> None:
+    black = np.zeros((8192, 4, 4, 1), np.uint8)
+    assert not sums_of(black).pixels.any()
+    assert not sums_of(black).products.any()
+    assert (sums_of(black + np.uint8(255)).pixels == 255 * 8192).all()
 
 
 def test_principal_components_diagonalise() -> None:
