@@ -51,7 +51,7 @@ ifndef SRC
 	@echo 'says where to get ImageNet, which layouts are understood, and how long and how much disk preparing it takes' >&2
 	@exit 2
 else
-	$(RUN) -m data_prep.prepare 'src=$${oc.env:SRC}' 'out=$${oc.env:OUT}'
+	@$(RUN) -m data_prep.prepare 'src=$${oc.env:SRC}' 'out=$${oc.env:OUT}'
 endif
 
 test: $(VENV)/installed-dev  ## run all tests

@@ -16,6 +16,7 @@ class SameMapNorm(nn.Module):
         super().__init__()
         self.config = config
 
+    @torch.compiler.disable  # as response normalisation
     def forward(self, x: Tensor) -> Tensor:
         c = self.config
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -152,17 +152,6 @@ class _ResponseNorm(torch.autograd.Function):
         return result, None, None, None, None
 
 
-def _as_a_graph(a: Tensor, c: NormConfig) -> Tensor:
-    """The formula in operations that a compiler fuses; over the pooling in PyTorch's own it takes minutes a step."""
-    wide = a.to(torch.promote_types(a.dtype, torch.float32))
-    half = c.size // 2
-    squares = F.pad(wide * wide, [0, 0] * (a.dim() - 2) + [half, half])
-    total = squares[:, : a.shape[1]]
-    for shift in range(1, c.size):
-        total = total + squares[:, shift : shift + a.shape[1]]
-    return (wide * (c.k + c.alpha * total).pow(-c.beta)).to(a.dtype)
-
-
 class ResponseNorm(nn.Module):
     """b_i = a_i / (k + alpha * sum_{|i-j| <= size/2} a_j^2)^beta over neighbouring maps of the column (section 3.3).
 
@@ -175,10 +164,13 @@ class ResponseNorm(nn.Module):
         super().__init__()
         self.config = config
 
+    # torch.compile would fuse the powers into every window that they are in, and take minutes for a step on a CPU.
+    @torch.compiler.disable
     def forward(self, a: Tensor) -> Tensor:
         c = self.config
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph holds no loop over blocks
-            return _as_a_graph(a, c)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # for export: a graph holds no loop over blocks
+            wide = a.to(torch.promote_types(a.dtype, torch.float32))
+            return F.local_response_norm(wide, c.size, c.torch_alpha, c.beta, c.k).to(a.dtype)
         result: Tensor = _ResponseNorm.apply(a, c.size, c.alpha, c.beta, c.k)
         return result
 

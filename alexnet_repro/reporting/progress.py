@@ -105,10 +105,10 @@ class TrainingBar:
             parts.append(f"loss {self._loss:.3f}")
         if self._rate.value > 0:
             left = max(0, self._images - self._done) / self._rate.value
-            parts.append(f"{duration(left)} left")
+            parts.append(f"left {duration(left)}")
             if self._fixed_end:
                 whole = self._images / self._rate.value + self._between_epochs
-                parts[-1] += f", run {duration(left + self._between_epochs + (self._epochs - self._epoch) * whole)}"
+                parts[-1] += f" (run {duration(left + self._between_epochs + (self._epochs - self._epoch) * whole)})"
             parts.append(f"{self._rate.value:,.{0 if self._rate.value >= 100 else 1}f} images/s")
         if "train_top1_error" in latest:
             parts.append(f"train error {percent(latest['train_top1_error'])}")

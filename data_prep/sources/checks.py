@@ -40,6 +40,10 @@ def _what_is_short(source: Source) -> Iterator[str]:
         if split not in source.splits:
             continue
         counts = Counter(image.wnid for image in source.splits[split])
+        absent = sorted(wnid for wnid in expected if not counts[wnid])
+        if len(absent) > len(expected) / 2:  # a part that was chosen
+            yield f"note: {len(absent)} of {len(expected)} classes have no {split} pictures here"
+            expected = {wnid: number for wnid, number in expected.items() if counts[wnid]}
         short = [f"{wnid} {counts[wnid]} of {at_least}{expected[wnid]}" for wnid in sorted(expected)
                  if counts[wnid] < expected[wnid]]  # fmt: skip
         if short:

@@ -351,7 +351,7 @@ def test_the_live_line_in_a_file_is_a_plain_line_a_minute() -> None:
     assert len(lines) == 3  # 200 seconds
     # At 90 of 200 batches 5,500 pictures are left at 25 a second: 220 s; then 100 s of validation and two epochs more.
     assert lines[2] == (
-        "epoch 3/5 45 %  step 90  loss 2.000  3 min 40 s left, run 22 min 00 s  25.0 images/s  "
+        "epoch 3/5 45 %  step 90  loss 2.000  left 3 min 40 s (run 22 min 00 s)  25.0 images/s  "
         "train error 70.0 %, top-5 40.0 %  val 62.5 %, top-5 25.0 %  rate 0.01  waits for data 25.0 %"
     )
 
@@ -362,7 +362,7 @@ def test_the_live_line_on_a_terminal_is_one_line_that_vanishes(monkeypatch: pyte
     train_an_epoch(stream)
     drawn = [line for line in stream.getvalue().split("\r") if line.strip()]
     assert "\n" not in stream.getvalue() and stream.getvalue().endswith("\r")
-    assert re.match(r"epoch 3/5  50 % \|\S+ +\|  step 100  loss 2\.000  3 min 20 s left, run 21 min 40 s", drawn[-1])
+    assert re.match(r"epoch 3/5  50 % \|\S+ +\|  step 100  loss 2\.000  left 3 min 20 s \(run 21 min 40 s\)", drawn[-1])
 
 
 def test_the_line_that_closes_an_epoch() -> None:
