@@ -1,8 +1,13 @@
 """What several tests share: the embedded sample in small, prepared, and the real configuration shrunk to it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+# Networks this small gain nothing from a second thread, and beside other programs lose twentyfold by waiting for it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch

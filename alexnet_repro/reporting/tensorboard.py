@@ -77,7 +77,7 @@ class Dashboard:
     """
 
     def __init__(self, folder: Path, step: int, reference: tuple[float, float] | None = None) -> None:
-        self._first = step + 1  # of this session; what is written once a session is written there
+        self._first = step + 1  # of this start; what is written once a start is written there
         self._file = EventFile(folder, self._first)
         self._reference = reference
         self._seen: dict[str, int] = {}  # the curves, and the last step of each
