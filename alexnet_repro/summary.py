@@ -8,6 +8,7 @@ import torch
 from alexnet_repro.config import LAYERS, SummaryConfig
 from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.model.alexnet import Layer, Weights
+from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.reporting.paper_numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
 from data_prep.command import main
 
@@ -44,7 +45,7 @@ def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
 def _costs(layer: Layer, part: Weights, columns: int) -> tuple[int, int, int]:
     """(parameters, multiply-adds for one image, bytes that come from the other columns for one image)."""
     assert part.bias is not None
-    positions = math.prod(layer.map_shape[1:])
+    positions = 1 if isinstance(part, LocalConv2d) else math.prod(layer.map_shape[1:])
     foreign = layer.input_elements * (columns - 1) // columns if layer.reads == "both" else 0
     return part.weight.numel() + part.bias.numel(), part.weight.numel() * positions, foreign * _FLOAT_BYTES
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from alexnet_repro.config.checks import require, require_one_of
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
-STEPS = ("activation", "norm", "same_map_norm", "pool", "dropout")
+STEPS = ("activation", "norm", "same_map_norm", "pool", "mean_pool", "dropout")
 
 
 @dataclass
@@ -42,7 +42,10 @@ class PoolConfig:
 
 @dataclass
 class ConvConfig:
-    """A convolutional layer; `kernels` counts all columns together."""
+    """A convolutional layer; `kernels` counts all columns together.
+
+    `local`: locally connected, with kernels of its own at every place (the CIFAR-10 nets of 2012, not the paper).
+    """
 
     kernels: int
     size: int
@@ -52,11 +55,13 @@ class ConvConfig:
     then: list[str]
     weight_std: float
     bias: float
+    local: bool = False
 
     def check(self, key: str) -> None:
         _check_layer(self, key, "kernels", self.kernels)
         require(self.size >= 1, f"{key}.size", self.size, "1 or more")
         require(self.stride >= 1, f"{key}.stride", self.stride, "1 or more")
+        require(self.stride == 1 or not self.local, f"{key}.stride", self.stride, f"1, because of {key}.local=true")
         require(0 <= self.padding < self.size, f"{key}.padding", self.padding, f"0 to {self.size - 1}, below the size")
 
 
@@ -93,13 +98,19 @@ def _check_layer(layer: ConvConfig | DenseConfig, key: str, width_key: str, widt
     for step in layer.then:
         require_one_of(f"{key}.then", step, STEPS)
     require(len(set(layer.then)) == len(layer.then), f"{key}.then", layer.then, "a list that names each step once")
+    require(not {"pool", "mean_pool"} <= set(layer.then), f"{key}.then", layer.then, "without one of pool, mean_pool")
     require(layer.weight_std >= 0, f"{key}.weight_std", layer.weight_std, "0 or more")
 
 
 @dataclass
 class ModelConfig:
+    """`width` multiplies all kernels and units but fc8's, and divides the spread of the weights that read them by its
+    square root, so that sums over fewer inputs keep their size.
+    """
+
     name: str
     columns: int
+    width: float
     input_size: int
     pad_right_bottom: int
     activation: str
@@ -119,6 +130,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(1 <= self.columns <= 8, "model.columns", self.columns, "1 to 8")
+        require(0 < self.width <= 16, "model.width", self.width, "more than 0, at most 16")
         require(1 <= self.input_size <= 4096, "model.input_size", self.input_size, "1 to 4096")
         require(self.pad_right_bottom >= 0, "model.pad_right_bottom", self.pad_right_bottom, "0 or more")
         require_one_of("model.activation", self.activation, ("relu", "tanh"))

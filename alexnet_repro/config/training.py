@@ -43,21 +43,33 @@ class AugmentConfig:
 
 @dataclass
 class OptimConfig:
+    """`rule`: sgd is section 5's; adam is Kingma and Ba's, whose beta_1 is `momentum` and whose beta_2 is
+    `second_momentum`. `layer_decay`: layers whose weights have a decay of their own.
+    """
+
     name: str
+    rule: str
     batch_size: int
     learning_rate: float
     bias_rate_times: float
     momentum: float
+    second_momentum: float
     weight_decay: float
+    layer_decay: dict[str, float]
     decay_biases: bool
     reshuffle: bool
 
     def __post_init__(self) -> None:
+        require_one_of("optim.rule", self.rule, ("sgd", "adam"))
         require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "1 or more")
         require(0 <= self.learning_rate < math.inf, "optim.learning_rate", self.learning_rate, "0 or more, and finite")
         require(0 <= self.bias_rate_times < math.inf, "optim.bias_rate_times", self.bias_rate_times, "0 or more")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more and less than 1")
-        require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "0 or more, and finite")
+        require(0 <= self.second_momentum < 1, "optim.second_momentum", self.second_momentum, "0 or more and less than 1")
+        for layer, decay in {"": self.weight_decay, **self.layer_decay}.items():
+            key = f"optim.layer_decay.{layer}" if layer else "optim.weight_decay"
+            require(layer in ("", *LAYERS), key, decay, "for a layer, one of " + ", ".join(LAYERS))
+            require(0 <= decay < math.inf, key, decay, "0 or more, and finite")
 
 
 @dataclass
@@ -79,6 +91,7 @@ class ScheduleConfig:
     """The learning rate is divided by `divide_by` each time the validation error has not improved by `min_improvement`
     (a fraction) in `patience` epochs, `divisions` times; the next plateau, or `epochs`, ends the training.
     With patience null: `changes` after fixed epochs, whatever the error.
+    `until_train_error`: the training ends with the first epoch whose training error is no higher (a fraction).
     """
 
     name: str
@@ -87,6 +100,7 @@ class ScheduleConfig:
     divide_by: float
     patience: int | None
     min_improvement: float
+    until_train_error: float | None
     changes: list[ChangeConfig]
 
     def __post_init__(self) -> None:
@@ -95,6 +109,8 @@ class ScheduleConfig:
         require(1 < self.divide_by < math.inf, "schedule.divide_by", self.divide_by, "more than 1, and finite")
         require(self.patience is None or self.patience >= 1, "schedule.patience", self.patience, "1 or more, or null")
         require(0 <= self.min_improvement < 1, "schedule.min_improvement", self.min_improvement, "a fraction below 1")
+        until = self.until_train_error
+        require(until is None or 0 <= until < 1, "schedule.until_train_error", until, "a fraction below 1, or null")
         after = [change.after for change in self.changes]
         require(self.patience is None or not after, "schedule.changes", after, "empty, or schedule.patience=null")
         increasing = after == sorted(set(after)) and all(epoch >= 0 for epoch in after)

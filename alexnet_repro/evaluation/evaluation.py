@@ -82,7 +82,7 @@ class Evaluation:
         self.seconds += done.seconds
         self.computed += done.computed
         self.trained = trained
-        self.checkpoints.append(replace(trained.checkpoint, weights={}, momentum={}))  # of seven, 3 GB
+        self.checkpoints.append(replace(trained.checkpoint, weights={}, buffers={}))  # of seven, 3 GB
         drawn_from = fingerprint(trained.checkpoint)
         facts = measured.member_facts(
             member.run, self.config.checkpoint, config, trained.checkpoint, drawn_from, weight / sum(self.weights)

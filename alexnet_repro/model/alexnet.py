@@ -4,6 +4,7 @@ Names: conv1 ... conv5, fc6 ... fc8 are the paper's layers; column a is the uppe
 the lower. Parameters are `conv3.a.weight` and so on, whatever devices the columns live on.
 """
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.layers import Dropout, SameMapNorm
+from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
 from alexnet_repro.model.response_norm import ResponseNorm
 from data_prep.command import RequestError
 
 COLUMN_NAMES = "abcdefgh"
 
-Weights = nn.Conv2d | nn.Linear
+Weights = nn.Conv2d | nn.Linear | LocalConv2d
 
 
 class Layer(nn.Module):
@@ -118,7 +119,7 @@ class _Builder:
     def __init__(self, config: ModelConfig, channels: int) -> None:
         self.config = config
         self.columns = config.columns
-        self.width = channels  # maps (or units) in one column
+        self.maps = channels  # maps (or units) in one column
         self.spatial: int | None = config.input_size + config.pad_right_bottom  # None once flattened
 
     def conv(self, name: str) -> "Layer | nn.Identity":
@@ -133,13 +134,15 @@ class _Builder:
                 f"{config.padding} on each side; shrink the kernel, or stride less before it"
             )
         incoming = self._incoming(config.reads)
-        parts = [
-            nn.Conv2d(incoming, share, config.size, stride=config.stride, padding=config.padding)
+        read = incoming * self.spatial**2
+        self.spatial = (self.spatial + 2 * config.padding - config.size) // config.stride + 1
+        parts: list[nn.Module] = [
+            LocalConv2d(incoming, share, config.size, config.padding, self.spatial)
+            if config.local
+            else nn.Conv2d(incoming, share, config.size, stride=config.stride, padding=config.padding)
             for _ in range(self.columns)
         ]
-        read = incoming * self.spatial**2
-        self.width = share
-        self.spatial = (self.spatial + 2 * config.padding - config.size) // config.stride + 1
+        self.maps = share
         map_shape = (share, self.spatial, self.spatial)
         return Layer(parts, self._then(name, config.then), config.reads, read, map_shape)
 
@@ -151,7 +154,7 @@ class _Builder:
         share = self._share(name, "units", config.units)
         incoming = self._incoming(config.reads)
         parts = [nn.Linear(incoming, share) for _ in range(self.columns)]
-        self.width = share
+        self.maps = share
         return Layer(parts, self._then(name, config.then), config.reads, incoming, (share,))
 
     def output(self, name: str, classes: int) -> Layer:
@@ -161,31 +164,34 @@ class _Builder:
         return Layer([nn.Linear(incoming, classes)], [nn.Sequential()], reads, incoming, (classes,))
 
     def _incoming(self, reads: str) -> int:
-        return self.width * self.columns if reads == "both" else self.width
+        return self.maps * self.columns if reads == "both" else self.maps
 
-    def _share(self, name: str, key: str, total: int) -> int:
-        if total % self.columns:
+    def _share(self, name: str, key: str, count: int) -> int:
+        width = self.config.width
+        total = round(count * width)
+        if total % self.columns or not math.isclose(total, count * width) or total == 0:
+            times = "" if width == 1 else f" times model.width={width:g}"
             raise RequestError(
-                f"model.{name}.{key}={total}: must be a multiple of model.columns={self.columns}, an equal share each"
+                f"model.{name}.{key}={count}{times}: must be a multiple of model.columns={self.columns}, an equal share each"
             )
         return total // self.columns
 
     def _flatten(self) -> None:
         if self.spatial is not None:
-            self.width *= self.spatial**2
+            self.maps *= self.spatial**2
             self.spatial = None
 
     def _then(self, name: str, steps: Sequence[str]) -> list[nn.Sequential]:
         """One sequence a column. Stateless steps would do for all, but each column draws its own dropout mask."""
         sequences = [nn.Sequential(*(self._step(name, step) for step in steps)) for _ in range(self.columns)]
         for step in steps:
-            if step == "pool":
+            if step in ("pool", "mean_pool"):
                 self._pooled(name)
         return sequences
 
     def _step(self, name: str, step: str) -> nn.Module:
         config = self.config
-        if self.spatial is None and step in ("norm", "same_map_norm", "pool"):
+        if self.spatial is None and step in ("norm", "same_map_norm", "pool", "mean_pool"):
             raise RequestError(f"model.{name}.then: {step!r} needs maps, and a dense layer has none; remove it")
         if step == "activation":
             return nn.ReLU(inplace=True) if config.activation == "relu" else nn.Tanh()
@@ -197,6 +203,8 @@ class _Builder:
             return SameMapNorm(config.same_map_norm)
         if step == "pool":
             return nn.MaxPool2d(config.pool.size, config.pool.stride, ceil_mode=True)
+        if step == "mean_pool":
+            return nn.AvgPool2d(config.pool.size, config.pool.stride, ceil_mode=True)  # over what is inside the map
         return Dropout(config.dropout)
 
     def _pooled(self, name: str) -> None:

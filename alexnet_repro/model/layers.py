@@ -1,10 +1,38 @@
-"""What may follow a layer's weights besides ReLU, max pooling and response normalisation (response_norm.py)."""
+"""Layers and steps that PyTorch has not, or has otherwise; response normalisation is in response_norm.py."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_repro.config import NormConfig
+
+
+class LocalConv2d(nn.Module):
+    """A locally connected layer: a convolution whose kernels and biases are each place's own.
+
+    [N, C, H, W] -> [N, kernels, H', W'], with stride 1. `weight` [kernels, C * size * size, H' * W'], places row by row;
+    `bias` [kernels, H' * W'].
+    """
+
+    def __init__(self, channels: int, kernels: int, size: int, padding: int, side: int) -> None:
+        """`side`: of the square maps that come out."""
+        super().__init__()
+        self.size, self.padding, self.side = size, padding, side
+        self.weight = nn.Parameter(torch.empty(kernels, channels * size * size, side * side))
+        self.bias = nn.Parameter(torch.empty(kernels, side * side))
+        bound = 1 / math.sqrt(channels * size * size)  # as PyTorch's own; `initialise` draws what the paper wants
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = F.unfold(x, self.size, padding=self.padding)  # [N, C * size * size, H' * W']
+        maps = torch.einsum("nip,kip->nkp", windows, self.weight) + self.bias
+        return maps.unflatten(2, (self.side, self.side))
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, padding={self.padding}, side={self.side}"
 
 
 class SameMapNorm(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alexnet_repro.data import InputRule
 from alexnet_repro.model import AlexNet
-from alexnet_repro.training.sgd import PaperSGD
+from alexnet_repro.training.optimiser import Optimiser
 from data_prep.command import RequestError
 from data_prep.format import write_atomically
 
@@ -55,8 +55,8 @@ class Checkpoint:
     step: int  # steps done
     within: dict[str, Any]  # what the epoch that is under way has come to; empty at the end of one
     weights: dict[str, Tensor]
-    momentum: dict[str, Tensor]  # the optimiser's buffers, -v / rate; empty before the first step
-    momentum_rates: dict[str, float]  # the rate of each buffer
+    buffers: dict[str, dict[str, Tensor]]  # the optimiser's, by name and parameter: of SGD, momentum_buffer = -v / rate
+    buffer_rates: dict[str, float]  # the rate of each momentum_buffer
     history: list[dict[str, float]]
     classes: list[str]  # wnids in label order
     words: list[str]  # what people call them
@@ -88,8 +88,11 @@ class Checkpoint:
 
     def copied(self) -> "Checkpoint":
         """With tensors of its own: on a CPU those of a running model go on changing."""
-        weights, momentum = ({name: t.clone() for name, t in d.items()} for d in (self.weights, self.momentum))
-        return Checkpoint(**{**vars(self), "weights": weights, "momentum": momentum, "history": list(self.history)})
+        weights, *buffers = (
+            {name: t.clone() for name, t in tensors.items()} for tensors in (self.weights, *self.buffers.values())
+        )
+        changed = {"weights": weights, "buffers": dict(zip(self.buffers, buffers, strict=True))}
+        return Checkpoint(**{**vars(self), **changed, "history": list(self.history)})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -110,27 +113,17 @@ def weights_of(model: AlexNet) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
-def momentum_of(model: AlexNet, optimiser: PaperSGD) -> dict[str, Tensor]:
-    buffers = {name: optimiser.state[p].get("momentum_buffer") for name, p in model.named_parameters()}
-    return {name: buffer.cpu() for name, buffer in buffers.items() if buffer is not None}
+def buffers_of(model: AlexNet, optimiser: Optimiser) -> dict[str, Any]:
+    """`buffers` and `buffer_rates` of a checkpoint."""
+    buffers, rates = optimiser.buffers(_names(model))
+    return {"buffers": buffers, "buffer_rates": rates}
 
 
-def momentum_rates_of(model: AlexNet, optimiser: PaperSGD) -> dict[str, float]:
-    rates = {parameter: group["buffer_rate"] for group in optimiser.param_groups for parameter in group["params"]}
-    return {name: rates[parameter] for name, parameter in model.named_parameters()}
-
-
-def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: PaperSGD) -> None:
-    """Puts weights and momentum where the columns are; the next step is, to the bit, as if there had been no pause."""
+def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: Optimiser) -> None:
+    """Puts weights and buffers where the columns are; the next step is, to the bit, as if there had been no pause."""
     model.load_state_dict(checkpoint.weights)
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for group in optimiser.param_groups:
-        rates = [checkpoint.momentum_rates[names[parameter]] for parameter in group["params"]]
-        buffers = [checkpoint.momentum.get(names[parameter]) for parameter in group["params"]]
-        if all(buffer is None for buffer in buffers):  # no step yet, or frozen from the first
-            continue
-        group["buffer_rate"] = rates[0]
-        for parameter, rate, buffer in zip(group["params"], rates, buffers, strict=True):
-            # In a group rates differ, or a buffer is missing, only if a run goes on with other groups than it began.
-            kept = torch.zeros_like(parameter) if buffer is None else buffer.to(parameter.device)
-            optimiser.state[parameter]["momentum_buffer"] = kept if rate == rates[0] else kept * rate / rates[0]
+    optimiser.restore(_names(model), checkpoint.buffers, checkpoint.buffer_rates)
+
+
+def _names(model: AlexNet) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}

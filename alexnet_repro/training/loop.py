@@ -29,10 +29,10 @@ from alexnet_repro.ranks import Ranks
 from alexnet_repro.reporting.health import DeadUnits
 from alexnet_repro.reporting.tensorboard import paper_reference
 from alexnet_repro.run_folder import BEST, RunFolder
-from alexnet_repro.training.checkpoint import Checkpoint, Within, momentum_of, momentum_rates_of, restore, weights_of
+from alexnet_repro.training.checkpoint import Checkpoint, Within, buffers_of, restore, weights_of
 from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
-from alexnet_repro.training.sgd import paper_sgd, set_rates
+from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.step import Outcome, Stepper, largest_activations
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.training.watch import Watch
@@ -88,7 +88,7 @@ class Trainer:
             config.runtime, self.inputs.use_gpu, self.ranks.local_size, lambda: bool(self.stop)
         )
         self.train_split, self.val_split = data.split("train"), data.split("val")
-        self.optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
+        self.optimiser = optimiser_for(config.optim, model, layers_with_own_rates(config.schedule))
 
     def resume(self, checkpoint: Checkpoint) -> None:
         if checkpoint.data["plan"] != self.data.identity()["plan"]:
@@ -109,7 +109,8 @@ class Trainer:
             )
 
     def phase(self) -> Phase:
-        return next_phase(self.config.schedule, [row["val_top1_error"] for row in self.history])
+        val_errors, train_errors = ([row[f"{split}_top1_error"] for row in self.history] for split in ("val", "train"))
+        return next_phase(self.config.schedule, val_errors, train_errors)
 
     def run(self) -> None:
         """Until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""
@@ -305,8 +306,7 @@ class Trainer:
             step=self.step,
             within=asdict(self.within) if self.within.batch else {},
             weights=weights_of(self.model),
-            momentum=momentum_of(self.model, self.optimiser),
-            momentum_rates=momentum_rates_of(self.model, self.optimiser),
+            **buffers_of(self.model, self.optimiser),
             history=self.history,
             classes=[info.wnid for info in self.data.manifest.classes],
             words=self.data.classes,

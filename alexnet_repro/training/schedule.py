@@ -24,11 +24,14 @@ class Phase:
         return self.weights if own is None else own
 
 
-def next_phase(config: ScheduleConfig, val_errors: Sequence[float]) -> Phase:
-    """`val_errors`: the validation error (a fraction) after each epoch so far.
+def next_phase(config: ScheduleConfig, val_errors: Sequence[float], train_errors: Sequence[float] = ()) -> Phase:
+    """The errors (fractions) of each epoch so far.
 
     With `patience` by the plateau rule, without by the recorded `changes`.
     """
+    until = config.until_train_error
+    if until is not None and any(error <= until for error in train_errors):
+        return Phase(finished=True)
     if config.patience is None:
         return _recorded(config, len(val_errors))
     divisions = plateaus(config.patience, config.min_improvement, val_errors)

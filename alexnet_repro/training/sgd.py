@@ -1,14 +1,10 @@
 """The update rule of section 5."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from alexnet_repro.config import OptimConfig
-from alexnet_repro.model import AlexNet
-from alexnet_repro.training.schedule import Phase
 
 
 class PaperSGD(torch.optim.SGD):
@@ -56,32 +52,25 @@ class PaperSGD(torch.optim.SGD):
         buffer = self.state[parameter].get("momentum_buffer")
         return None if buffer is None else buffer * -group["buffer_rate"]
 
+    def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+        """What the next step needs besides the weights, by PyTorch's names and then by the parameters' `names`: on the
+        CPU, empty before the first step. And for each parameter the rate of its buffer.
+        """
+        kept = {name: self.state[parameter].get("momentum_buffer") for parameter, name in names.items()}
+        rates = {names[p]: group["buffer_rate"] for group in self.param_groups for p in group["params"]}
+        return {"momentum_buffer": {name: buffer.cpu() for name, buffer in kept.items() if buffer is not None}}, rates
 
-def paper_sgd(config: OptimConfig, model: AlexNet, layers_apart: Iterable[str] = ()) -> PaperSGD:
-    """An optimiser with a group for the weights and one for the biases, and two more for each of `layers_apart`."""
-    members: dict[tuple[str, bool], list[Tensor]] = {}
-    apart = set(layers_apart)
-    for name, parameter in model.named_parameters():
-        layer = name.split(".")[0]
-        key = (layer if layer in apart else "", name.endswith(".bias"))
-        members.setdefault(key, []).append(parameter)
-    groups = [
-        {
-            "name": f"{layer or 'other layers'}, {'biases' if bias else 'weights'}",
-            "layer": layer,
-            "bias": bias,
-            "params": parameters,
-            "first_rate": config.learning_rate * (config.bias_rate_times if bias else 1),
-            "weight_decay": 0.0 if bias and not config.decay_biases else config.weight_decay,
-        }
-        for (layer, bias), parameters in members.items()
-    ]
-    for group in groups:
-        group["lr"] = group["first_rate"]
-    return PaperSGD(groups, config.learning_rate, config.momentum, config.weight_decay)
-
-
-def set_rates(optimiser: PaperSGD, phase: Phase) -> None:
-    """The rates of an epoch, for an optimiser made by `paper_sgd`."""
-    for group in optimiser.param_groups:
-        group["lr"] = group["first_rate"] * phase.rate(group["layer"], group["bias"])
+    def restore(
+        self, names: Mapping[Tensor, str], buffers: Mapping[str, Mapping[str, Tensor]], rates: Mapping[str, float]
+    ) -> None:
+        """Takes what `buffers` gave; the next step is, to the bit, as if there had been no pause."""
+        for group in self.param_groups:
+            kept = [buffers["momentum_buffer"].get(names[parameter]) for parameter in group["params"]]
+            if all(buffer is None for buffer in kept):  # no step yet, or frozen from the first
+                continue
+            rate = group["buffer_rate"] = rates[names[group["params"][0]]]
+            for parameter, buffer in zip(group["params"], kept, strict=True):
+                # In a group rates differ, or a buffer is missing, only if a run goes on with other groups than it began.
+                own = rates[names[parameter]]
+                buffer = torch.zeros_like(parameter) if buffer is None else buffer.to(parameter.device)
+                self.state[parameter]["momentum_buffer"] = buffer if own == rate else buffer * own / rate

@@ -12,7 +12,7 @@ from alexnet_repro.data import Batch, ColumnInputs
 from alexnet_repro.model import AlexNet
 from alexnet_repro.ranks import Ranks
 from alexnet_repro.runtime import autocast
-from alexnet_repro.training.sgd import PaperSGD
+from alexnet_repro.training.optimiser import Optimiser
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Stepper:
     def __init__(
         self,
         model: AlexNet,
-        optimiser: PaperSGD,
+        optimiser: Optimiser,
         inputs: ColumnInputs,
         seed: int,
         ranks: Ranks,
@@ -69,7 +69,7 @@ class Stepper:
         if ranks.size > 1:
             self.network = DistributedDataParallel(model)
         device = model.fc8.parts()[0].weight.device
-        optimiser.found_inf = torch.zeros(1, device=device)
+        optimiser.found_inf = torch.zeros((), device=device)
 
     def columns(self, batches: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
         """The network's input for a step, and its dropout masks."""

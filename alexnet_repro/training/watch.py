@@ -15,7 +15,7 @@ from alexnet_repro.reporting.progress import TrainingBar, epoch_line, with_progr
 from alexnet_repro.reporting.tensorboard import Dashboard, hyper_parameters
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.training.checkpoint import Within
-from alexnet_repro.training.sgd import PaperSGD
+from alexnet_repro.training.optimiser import Optimiser
 
 Row = dict[str, float]
 
@@ -28,7 +28,7 @@ class Watch:
         config: TrainConfig,
         folder: RunFolder,
         model: AlexNet,
-        optimiser: PaperSGD,
+        optimiser: Optimiser,
         rule: InputRule,
         step: int,
         history: Sequence[Row],

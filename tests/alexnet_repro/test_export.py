@@ -43,7 +43,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with folder.locked():
         folder.keep_config(config)
     Checkpoint(
-        epoch=3, step=9, within={}, weights=weights_of(model), momentum={}, momentum_rates={}, history=[],
+        epoch=3, step=9, within={}, weights=weights_of(model), buffers={}, buffer_rates={}, history=[],
         classes=[f"n{i}" for i in range(len(WORDS))], words=WORDS,
         data={"name": "noise", "description": "noise for a test", "plan": "none"},
         mean_image=torch.from_numpy(rng.uniform(90, 150, (75, 75, 3)).astype(np.float32)),

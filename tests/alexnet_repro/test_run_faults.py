@@ -51,7 +51,7 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
         for kind in ("weights", "momentum"):
             for parameter, tensor in getattr(theirs, kind).items():
                 assert torch.equal(getattr(ours, kind)[parameter], tensor), (name, kind, parameter)
-        assert ours.momentum_rates == theirs.momentum_rates
+        assert ours.buffer_rates == theirs.buffer_rates
         assert numbers_of(ours) == numbers_of(theirs)
     lines = [(run / "metrics.jsonl").read_text() for run in (run, undisturbed)]
     steps = [[line.split('"images_per_second"')[0] for line in text.splitlines()] for text in lines]

@@ -8,8 +8,9 @@ import torch
 from networks import small
 
 from alexnet_repro.config import ScheduleConfig, TrainConfig
+from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
-from alexnet_repro.training.sgd import PaperSGD, paper_sgd, set_rates
+from alexnet_repro.training.sgd import PaperSGD
 from data_prep.command import RequestError, load
 
 
@@ -43,7 +44,7 @@ def test_every_parameter_has_the_rate_and_decay_of_its_profile(profile: str) -> 
     """
     config = load("train", TrainConfig, [f"optim={profile}", "schedule=log145_ilsvrc2012"])
     model = small().double()
-    optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
+    optimiser = optimiser_for(config.optim, model, layers_with_own_rates(config.schedule))
     epochs = [0, 24, 25, 50, 51, 66, 67, 71, 72, 78, 79, 90]  # the rates of epochs 1, 25, 26, ...
     weight_rate = [0.01] * 2 + [0.001] * 2 + [0.0001] * 6 + [0.00001] * 2
     conv1_rate = [0.01] * 2 + [0.001] * 2 + [0.0001] * 2 + [0.00001] * 2 + [0.0] * 4
@@ -80,6 +81,7 @@ def plateau(**changes: object) -> ScheduleConfig:
         "divide_by": 10.0,
         "patience": 2,
         "min_improvement": 0.01,
+        "until_train_error": None,
         "changes": [],
     }
     return ScheduleConfig(name="test", **{**settings, **changes})  # type: ignore[arg-type]
