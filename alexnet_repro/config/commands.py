@@ -58,6 +58,25 @@ class EvaluateConfig:
 
 
 @dataclass
+class ClaimsConfig:
+    runs_dir: str
+
+
+@dataclass
+class Figure1Config:
+    """`relu`, `tanh`: runs are called NAME-SEED. `error`: a fraction."""
+
+    runs_dir: str
+    relu: str
+    tanh: str
+    error: float
+    out: str
+
+    def __post_init__(self) -> None:
+        require(0 < self.error < 1, "error", self.error, "a fraction between 0 and 1")
+
+
+@dataclass
 class PredictConfig(RunConfig):
     checkpoint: str
     images: list[str]

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -92,6 +93,21 @@ def save_curves(history: list[dict[str, float]], path: Path, title: str) -> None
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, parse_math=False)
+    save(figure, path)
+
+
+def save_training_errors(curves: Mapping[str, Sequence[Sequence[float]]], error: float, path: Path) -> None:
+    """Figure 1: training errors (fractions) by epoch, for each kind of neuron those of several runs. The first kind is
+    solid, the second dashed; a dotted line at `error`.
+    """
+    figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
+    for (name, runs), style in zip(curves.items(), ("-", "--"), strict=True):
+        for number, errors in enumerate(runs):
+            label = name if number == 0 else None
+            axes.plot(range(1, len(errors) + 1), errors, style, color="black", linewidth=1, label=label)
+    axes.axhline(error, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="epochs", ylabel="training error", xlim=(0, None), ylim=(0, 0.8))
+    axes.legend(frameon=False)
     save(figure, path)
 
 

@@ -49,3 +49,9 @@ def _lines_up_to(path: Path, step: int, epochs: int) -> Iterator[str]:
                 yield line + "\n"
         except (ValueError, KeyError, TypeError):
             continue
+
+
+def epochs_of(path: Path) -> list[dict[str, float]]:
+    """The numbers of every epoch in a metrics.jsonl, in order; [] where there is none."""
+    lines = map(json.loads, _lines_up_to(path, sys.maxsize, sys.maxsize))
+    return [line for line in lines if line["kind"] == "epoch"]

@@ -30,9 +30,9 @@ from alexnet_repro.reporting.health import DeadUnits
 from alexnet_repro.reporting.tensorboard import paper_reference
 from alexnet_repro.run_folder import BEST, RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint, Within, buffers_of, restore, weights_of
+from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
-from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.step import Outcome, Stepper, largest_activations
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.training.watch import Watch

@@ -1,0 +1,58 @@
+"""What the files of conf/experiment say of themselves in their heads, line by line as `# Key: text`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.command import conf_folder
+
+_KEYS = ("claim", "section", "command", "expected", "cost", "needs")
+_FIRST = "# @package _global_"
+_SEED = "${seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One claim of the paper, or one use of the machinery, that a command tries."""
+
+    name: str
+    claim: str
+    section: str  # of the paper, or "none"
+    command: str  # a whole command line
+    expected: str
+    cost: str
+    needs: str  # the data, and what else
+    run: str  # the run's name, with ${seed} where it has one
+
+    def runs_in(self, runs_dir: Path) -> list[Path]:
+        """The folders of its runs, and of ensembles of them, by seed."""
+        one = re.escape(self.run).replace(re.escape(_SEED), "[0-9]+")
+        pattern = re.compile(rf"{one}(\+{one})*")
+        found = [path for path in runs_dir.iterdir() if pattern.fullmatch(path.name)] if runs_dir.is_dir() else []
+        return sorted(found, key=lambda path: [(len(part), part) for part in re.split("[+-]", path.name)])
+
+
+def experiments() -> list[Experiment]:
+    """All of them, in the order of the paper's sections."""
+    found = [_read(path) for path in sorted((conf_folder() / "experiment").glob("*.yaml"))]
+    return sorted(found, key=lambda experiment: (experiment.section == "none", experiment.section))
+
+
+def _read(path: Path) -> Experiment:
+    """ValueError if the head lacks a key: a file of this project that is not as the others are."""
+    text = path.read_text(encoding="utf-8")
+    head = text.partition("\ndefaults:")[0]
+    fields: dict[str, str] = {}
+    key = ""
+    for line in head.splitlines():
+        if match := re.fullmatch(r"# ([A-Z][a-z ]*): (.*)", line):
+            key = match[1].lower()
+            fields[key] = match[2]
+        elif line.startswith("#   ") and key:
+            fields[key] += " " + line[1:].strip()
+    run = re.search(r"^run: (.+)$", text, re.MULTILINE)
+    if missing := [key for key in _KEYS if not fields.get(key)]:
+        raise ValueError(f"{path}: its head lacks {', '.join(missing)}")
+    if not text.startswith(_FIRST) or run is None:
+        raise ValueError(f"{path}: must begin with {_FIRST!r} and set run")
+    return Experiment(path.stem, *(fields[key] for key in _KEYS), run=run[1])
