@@ -55,4 +55,4 @@ def _read(path: Path) -> Experiment:
         raise ValueError(f"{path}: its head lacks {', '.join(missing)}")
     if not text.startswith(_FIRST) or run is None:
         raise ValueError(f"{path}: must begin with {_FIRST!r} and set run")
-    return Experiment(path.stem, *(fields[key] for key in _KEYS), run=run[1])
+    return Experiment(name=path.stem, run=run[1], **{key: fields[key] for key in _KEYS})

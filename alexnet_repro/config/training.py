@@ -65,9 +65,8 @@ class OptimConfig:
         require(0 <= self.learning_rate < math.inf, "optim.learning_rate", self.learning_rate, "0 or more, and finite")
         require(0 <= self.bias_rate_times < math.inf, "optim.bias_rate_times", self.bias_rate_times, "0 or more")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more and less than 1")
-        require(
-            0 <= self.second_momentum < 1, "optim.second_momentum", self.second_momentum, "0 or more and less than 1"
-        )
+        second = self.second_momentum
+        require(0 <= second < 1, "optim.second_momentum", second, "0 or more and less than 1")
         for layer, decay in {"": self.weight_decay, **self.layer_decay}.items():
             key = f"optim.layer_decay.{layer}" if layer else "optim.weight_decay"
             require(layer in ("", *LAYERS), key, decay, "for a layer, one of " + ", ".join(LAYERS))

@@ -12,8 +12,8 @@ from alexnet_repro.config import NormConfig
 class LocalConv2d(nn.Module):
     """A locally connected layer: a convolution whose kernels and biases are each place's own.
 
-    [N, C, H, W] -> [N, kernels, H', W'], with stride 1. `weight` [kernels, C * size * size, H' * W'], places row by row;
-    `bias` [kernels, H' * W'].
+    [N, C, H, W] -> [N, kernels, H', W'], with stride 1. `weight` [kernels, C * size * size, H' * W'], `bias` [kernels,
+    H' * W'], places row by row.
     """
 
     def __init__(self, channels: int, kernels: int, size: int, padding: int, side: int) -> None:

@@ -70,7 +70,7 @@ class PaperSGD(torch.optim.SGD):
                 continue
             rate = group["buffer_rate"] = rates[names[group["params"][0]]]
             for parameter, buffer in zip(group["params"], kept, strict=True):
-                # In a group rates differ, or a buffer is missing, only if a run goes on with other groups than it began.
+                # Rates differ in a group, or a buffer is missing, only if a run goes on with other groups than before.
                 own = rates[names[parameter]]
                 buffer = torch.zeros_like(parameter) if buffer is None else buffer.to(parameter.device)
                 self.state[parameter]["momentum_buffer"] = buffer if own == rate else buffer * own / rate
