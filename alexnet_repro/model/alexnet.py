@@ -172,8 +172,8 @@ class _Builder:
         if total % self.columns or not math.isclose(total, count * width) or total == 0:
             times = "" if width == 1 else f" times model.width={width:g}"
             raise RequestError(
-                f"model.{name}.{key}={count}{times}: must be a multiple of model.columns={self.columns}, an equal share "
-                "each"
+                f"model.{name}.{key}={count}{times}: must be a multiple of model.columns={self.columns}, an equal "
+                "share each"
             )
         return total // self.columns
 

@@ -1,12 +1,15 @@
-"""Same-map normalisation and dropout against their formulas, as plain loops."""
+"""Layers and steps against their formulas, as plain loops."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_repro.config import NormConfig
-from alexnet_repro.model.layers import Dropout, SameMapNorm
+from alexnet_repro.config import NormConfig, TrainConfig
+from alexnet_repro.model import AlexNet, initialise
+from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
+from data_prep.command import load
 
 
 def same_map_by_loops(x: np.ndarray, n: int, alpha: float, beta: float, k: float) -> np.ndarray:
@@ -62,3 +65,41 @@ def test_dropout_does_not_rescale_in_training_and_halves_at_test() -> None:
     assert not torch.equal(layer(x), y)
     layer.eval()
     assert torch.equal(layer(x), x * 0.5)
+
+
+def test_a_locally_connected_layer_is_one_kernel_a_place() -> None:
+    """Place by place in numpy, float64: 1e-12. Catches places or kernels in another order than the weights say."""
+    rng = np.random.default_rng(0)
+    layer = LocalConv2d(channels=3, kernels=4, size=3, padding=1, side=5).double()
+    x = rng.normal(size=(2, 3, 5, 5))
+    weight, bias = (p.detach().numpy() for p in (layer.weight, layer.bias))
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = np.empty((2, 4, 5, 5))
+    for place, (row, column) in enumerate(np.ndindex(5, 5)):
+        window = padded[:, :, row : row + 3, column : column + 3].reshape(2, -1)
+        expected[:, :, row, column] = window @ weight[:, :, place].T + bias[:, place]
+    np.testing.assert_allclose(layer(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_the_cifar10_nets_pool_as_their_code_did() -> None:
+    """Rounded up, and the mean over what lies inside the map: of the last window of 6, over 2 places, not 3."""
+    net = AlexNet(load("train", TrainConfig, ["model=cifar10"]).model, classes=10)
+    mean_pool = net.conv2.then[0][-1]
+    x = torch.arange(6.0).expand(1, 1, 6, 6)
+    assert mean_pool(x)[0, 0, 0].tolist() == [1.0, 3.0, 4.5]
+    assert [tuple(layer.parts()[0].weight.shape) for layer in net.layers().values()] == [
+        (32, 3, 5, 5), (32, 32, 5, 5), (64, 32, 5, 5), (10, 1024),
+    ]  # fmt: skip
+
+
+def test_a_narrower_network_keeps_the_size_of_its_sums() -> None:
+    """A quarter of the kernels and units, and after conv1 weights of twice the spread."""
+    whole, narrow = (
+        initialise(AlexNet(load("train", TrainConfig, [f"model.width={width}"]).model, classes=10), seed=0)
+        for width in (1.0, 0.25)
+    )
+    for (name, layer), thin in zip(whole.layers().items(), narrow.layers().values(), strict=True):
+        weight, thin_weight = layer.parts()[0].weight, thin.parts()[0].weight
+        assert len(thin_weight) == (10 if name == "fc8" else len(weight) // 4), name
+        spread = 1.0 if name == "conv1" else 2.0
+        assert thin_weight.std().item() / weight.std().item() == pytest.approx(spread, rel=0.05), name

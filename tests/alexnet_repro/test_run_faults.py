@@ -48,9 +48,12 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
     for name in ("last", "best"):
         ours, theirs = (load_checkpoint(r / "checkpoints" / f"{name}.pt") for r in (run, undisturbed))
         assert (ours.epoch, ours.step, ours.within) == (theirs.epoch, theirs.step, theirs.within)
-        for kind in ("weights", "momentum"):
-            for parameter, tensor in getattr(theirs, kind).items():
-                assert torch.equal(getattr(ours, kind)[parameter], tensor), (name, kind, parameter)
+        for mine, other in [
+            (ours.weights, theirs.weights),
+            *((ours.buffers[b], theirs.buffers[b]) for b in theirs.buffers),
+        ]:
+            for parameter, tensor in other.items():
+                assert torch.equal(mine[parameter], tensor), (name, parameter)
         assert ours.buffer_rates == theirs.buffer_rates
         assert numbers_of(ours) == numbers_of(theirs)
     lines = [(run / "metrics.jsonl").read_text() for run in (run, undisturbed)]

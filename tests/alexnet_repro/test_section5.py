@@ -8,6 +8,8 @@ import torch
 from networks import small
 
 from alexnet_repro.config import ScheduleConfig, TrainConfig
+from alexnet_repro.model import AlexNet
+from alexnet_repro.training.checkpoint import buffers_of
 from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
 from alexnet_repro.training.sgd import PaperSGD
@@ -72,6 +74,83 @@ def test_every_parameter_has_the_rate_and_decay_of_its_profile(profile: str) -> 
         velocity = optimiser.velocity(parameter)
         assert velocity is not None
         np.testing.assert_allclose(velocity.numpy(), v[name], rtol=1e-9, atol=1e-14, err_msg=name)
+
+
+def test_adam_is_that_of_its_authors_and_survives_a_pause() -> None:
+    """Algorithm 1 of Kingma and Ba in numpy, float64: 1e-12; a pause in the middle, through what a checkpoint keeps.
+
+    Catches moments or step counts that a resumed run begins anew.
+    """
+    config = load("train", TrainConfig, ["optim=adam"]).optim
+    rng = np.random.default_rng(0)
+    model = small()
+    optimiser = optimiser_for(config, model)
+    w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    m, v = ({name: np.zeros_like(value) for name, value in w.items()} for _ in range(2))
+    for step in range(1, 21):
+        if step == 11:
+            kept = buffers_of(model, optimiser)
+            optimiser = optimiser_for(config, model)
+            names = {parameter: name for name, parameter in model.named_parameters()}
+            optimiser.restore(names, kept["buffers"], kept["buffer_rates"])
+        for name, parameter in model.named_parameters():
+            g = rng.normal(size=w[name].shape)
+            parameter.grad = torch.from_numpy(g)
+            m[name] = 0.9 * m[name] + 0.1 * g
+            v[name] = 0.999 * v[name] + 0.001 * g**2
+            step_size = 0.001 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            w[name] = w[name] - step_size * m[name] / (np.sqrt(v[name]) + 1e-8 * np.sqrt(1 - 0.999**step))
+        optimiser.step()
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), w[name], rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("rule", ["paper", "adam"])
+def test_a_loss_that_is_no_number_changes_nothing(rule: str) -> None:
+    """found_inf on the device: neither weights nor what the optimiser keeps, its count of steps included."""
+    model = small()
+    optimiser = optimiser_for(load("train", TrainConfig, [f"optim={rule}"]).optim, model)
+    optimiser.found_inf = torch.zeros(())
+
+    def step() -> dict[str, torch.Tensor]:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step()
+        kept = buffers_of(model, optimiser)["buffers"]
+        return {
+            f"{b} {n}": t.clone()
+            for b, tensors in {"w": model.state_dict(), **kept}.items()
+            for n, t in tensors.items()
+        }
+
+    first = step()
+    optimiser.found_inf.fill_(1.0)
+    second = step()
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+    optimiser.found_inf.fill_(0.0)
+    assert not any(torch.equal(tensor, first[name]) for name, tensor in step().items() if name.startswith("w "))
+
+
+def test_a_layer_may_have_a_decay_of_its_own() -> None:
+    """The CIFAR-10 nets of 2012: none in the convolutional layers, 0.004 in local ones, 0.01 in the last; biases none."""
+    config = load("train", TrainConfig, ["experiment=cifar10_lrn"])
+    model = AlexNet(config.model, classes=10)
+    optimiser = optimiser_for(config.optim, model)
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    found = {name: (decay[id(p)], rate[id(p)]) for name, p in model.named_parameters()}
+    expected = {"conv1": 0.0, "conv2": 0.0, "conv3": 0.004, "conv4": 0.004, "fc8": 0.01}
+    assert found == {
+        f"{layer}.a.{kind}": (wc, 0.001) if kind == "weight" else (0.0, 0.002)
+        for layer, wc in expected.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def test_training_ends_at_a_training_error() -> None:
+    config = plateau(patience=None, until_train_error=0.25)
+    assert not next_phase(config, [0.5, 0.1], [0.5, 0.26]).finished  # the val error does not count
+    assert next_phase(config, [0.5, 0.5], [0.5, 0.25]).finished
 
 
 def plateau(**changes: object) -> ScheduleConfig:
