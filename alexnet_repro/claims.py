@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alexnet_repro.config import ClaimsConfig
 from alexnet_repro.experiments import Experiment, experiments
-from alexnet_repro.reporting.metrics_log import epochs_of
+from alexnet_repro.reporting.metrics_log import read_metrics
 from alexnet_repro.reporting.progress import percent
 from alexnet_repro.reporting.report import FACTS, read_facts, report_folder
 from alexnet_repro.run_folder import RunFolder
@@ -54,7 +54,7 @@ def _result(folder: Path) -> str:
     if told:
         return f"{folder.name}: " + "; ".join(told)
     run = RunFolder(folder)
-    history = epochs_of(run.metrics)
+    history = read_metrics(run.metrics, "epoch")
     if not history:
         return f"{folder.name}: begun, no epoch done yet"
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alexnet_repro.config import Figure1Config
 from alexnet_repro.reporting.figures import save_training_errors
-from alexnet_repro.reporting.metrics_log import epochs_of
+from alexnet_repro.reporting.metrics_log import read_metrics
 from alexnet_repro.run_folder import RunFolder
 from data_prep.command import RequestError, main
 
@@ -60,7 +60,7 @@ def _errors(runs_dir: Path, kind: str, name: str) -> dict[str, Errors]:
     found = {}
     for folder in sorted(runs_dir.glob(f"{name}-*")):
         seed = folder.name.removeprefix(f"{name}-")
-        if seed.isdigit() and (history := epochs_of(RunFolder(folder).metrics)):
+        if seed.isdigit() and (history := read_metrics(RunFolder(folder).metrics, "epoch")):
             found[seed] = [row["train_top1_error"] for row in history]
     if not found:
         raise RequestError(

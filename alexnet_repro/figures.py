@@ -15,7 +15,7 @@ from alexnet_repro.reporting.embedding import save_embedding
 from alexnet_repro.reporting.figure4 import choose
 from alexnet_repro.reporting.figure_store import FigureStore
 from alexnet_repro.reporting.report import FACTS, read_facts, render, report_folder
-from alexnet_repro.run_folder import LAST, RunFolder
+from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.trained import load_trained, prepared_for
 from data_prep.command import RequestError, main
 from data_prep.reader import SplitReader
@@ -70,7 +70,7 @@ class _Drawing:
         return str(illustrations.draw_kernels(self.store, self.trained))
 
     def curves(self) -> str:
-        return str(illustrations.draw_curves(self.store, self.folder.checkpoint(LAST).history, self.config.run))
+        return str(illustrations.draw_curves(self.store, self.folder, self.config.run))
 
     def labels(self) -> str:
         numbers = self.numbers(self.config.pictures)

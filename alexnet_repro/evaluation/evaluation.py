@@ -20,7 +20,7 @@ from alexnet_repro.reporting.environment import environment
 from alexnet_repro.reporting.figure4 import choose
 from alexnet_repro.reporting.figure_store import FigureStore
 from alexnet_repro.reporting.report import report_folder
-from alexnet_repro.run_folder import LAST, RunFolder
+from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.trained import TrainedModel, load_trained
 from alexnet_repro.training.checkpoint import Checkpoint
 from data_prep.command import RunError
@@ -125,8 +125,7 @@ class Evaluation:
         store = FigureStore(out, drawn_from)
         if len(self.members) == 1:
             assert self.trained is not None
-            history = RunFolder(self.members[0].folder).checkpoint(LAST).history
-            illustrations.draw_curves(store, history, self.members[0].run)
+            illustrations.draw_curves(store, RunFolder(self.members[0].folder), self.members[0].run)
             if illustrations.kernels_can_be_shown(self.trained):
                 illustrations.draw_kernels(store, self.trained)
         numbers = choose(kept.labels, _SHOWN, _SHOWN_SEED)

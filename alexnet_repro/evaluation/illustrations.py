@@ -14,18 +14,22 @@ from alexnet_repro.evaluation.split_pass import chosen
 from alexnet_repro.reporting import figure4
 from alexnet_repro.reporting.figure_store import FigureStore
 from alexnet_repro.reporting.figures import colourfulness, save_curves, save_kernels
+from alexnet_repro.reporting.metrics_log import read_metrics
+from alexnet_repro.run_folder import LAST, RunFolder
 from alexnet_repro.trained import TrainedModel
 from data_prep.reader import SplitReader
 
 _GUESSES = 5
 
 
-def draw_curves(store: FigureStore, history: list[dict[str, float]], run: str) -> Path:
+def draw_curves(store: FigureStore, folder: RunFolder, run: str) -> Path:
     caption = (
-        "Loss and errors after each epoch. Training: mean over the epoch, with augmentation and dropout. Validation: "
-        "the centre patch. Dotted: the learning rate changed to the value beside the line."
+        "Loss and errors after each epoch. Training: mean over the epoch, with augmentation and dropout; thin: the loss, "
+        "a few steps at a time. Validation: the centre patch. Dotted: the learning rate changed to the value beside the "
+        "line."
     )
-    return store.add("curves", "Learning curves", caption, lambda path: save_curves(history, path, run))
+    history, steps = folder.checkpoint(LAST).history, read_metrics(folder.metrics, "steps")
+    return store.add("curves", "Learning curves", caption, lambda path: save_curves(history, steps, path, run))
 
 
 def kernels_can_be_shown(trained: TrainedModel) -> bool:

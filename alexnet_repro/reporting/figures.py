@@ -68,10 +68,16 @@ def save_kernels(model: AlexNet, path: Path) -> None:
     save(figure, path)
 
 
-def save_curves(history: list[dict[str, float]], path: Path, title: str) -> None:
-    """Loss and errors by epoch; dotted lines where the learning rate changed, with what it changed to."""
+def save_curves(history: list[dict[str, float]], steps: list[dict[str, float]], path: Path, title: str) -> None:
+    """Loss and errors by epoch; dotted lines where the learning rate changed, with what it changed to.
+
+    `history`: the entries of the epochs; `steps`: those between them, whose loss is drawn thin.
+    """
     epochs = [row["epoch"] for row in history]
+    steps_an_epoch = history[-1]["step"] / history[-1]["epoch"] if history else 1
     figure, (loss_axes, error_axes) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    between = [row["step"] / steps_an_epoch for row in steps]
+    loss_axes.plot(between, [row["loss"] for row in steps], color="C0", linewidth=0.6, alpha=0.5)
     for name, label in (("train_loss", "training"), ("val_loss", "validation, centre patch")):
         loss_axes.plot(epochs, [row[name] for row in history], marker="o", markersize=3, label=label)
     for name, label in (
@@ -91,7 +97,10 @@ def save_curves(history: list[dict[str, float]], path: Path, title: str) -> None
                     fontsize=8, color="dimgrey", va="top",
                 )  # fmt: skip
         axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines["top"].set_visible(False)
+    loss_axes.spines["right"].set_visible(False)
+    accuracy = error_axes.secondary_yaxis("right", functions=(lambda e: 100 - e, lambda a: 100 - a))
+    accuracy.set_ylabel("accuracy (%)")
     figure.suptitle(title, parse_math=False)
     save(figure, path)
 

@@ -51,7 +51,7 @@ def _lines_up_to(path: Path, step: int, epochs: int) -> Iterator[str]:
             continue
 
 
-def epochs_of(path: Path) -> list[dict[str, float]]:
-    """The numbers of every epoch in a metrics.jsonl, in order; [] where there is none."""
+def read_metrics(path: Path, kind: str) -> list[dict[str, float]]:
+    """The entries of one `kind`, steps or epoch, in a metrics.jsonl, in order; [] where there is none."""
     lines = map(json.loads, _lines_up_to(path, sys.maxsize, sys.maxsize))
-    return [line for line in lines if line["kind"] == "epoch"]
+    return [line for line in lines if line["kind"] == kind]

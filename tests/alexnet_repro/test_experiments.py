@@ -1,0 +1,122 @@
+"""Every file of conf/experiment: what its head says, and the very command that it gives, for two steps."""
+
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import prepare_config
+
+from alexnet_repro.claims import claims
+from alexnet_repro.config import ClaimsConfig, Figure1Config, TrainConfig
+from alexnet_repro.data import PreparedData
+from alexnet_repro.experiments import Experiment, experiments
+from alexnet_repro.figure1 import epochs_until, figure1
+from alexnet_repro.model import AlexNet
+from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.train import train
+from data_prep.command import RequestError, load
+from data_prep.prepare import prepare
+from data_prep.sample import write_sample
+
+_TRAIN = "python -m alexnet_repro.train "
+
+
+def overrides_of(experiment: Experiment) -> list[str]:
+    """The command's own; of a sweep its first run."""
+    words = [word for word in shlex.split(experiment.command.removeprefix(_TRAIN)) if word != "--multirun"]
+    return [re.sub(r"=([^\[{,]+),.*", r"=\1", word) for word in words]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Path]:
+    """Twenty training pictures in ten classes, prepared by side and channels as the experiments want them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_sample(folder / "archives", train_per_class=2, val_per_class=1)
+    made = {}
+    for side in (256, 32):
+        made[side, 3] = folder / str(side)
+        prepare(prepare_config(folder / "archives", made[side, 3], image_size=side))
+    rng = np.random.default_rng(0)
+    idx = folder / "fashion"
+    idx.mkdir()
+    for split, count in (("train", 25), ("t10k", 5)):
+        images, labels = rng.integers(0, 256, (count, 28, 28)), np.arange(count) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (idx / f"{split}-{name}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+    made[227, 1] = folder / "grey"
+    prepare(prepare_config(idx, made[227, 1], image_size=227, val_from_train=0.2))
+    return made
+
+
+DATA = {"cifar10": (32, 3), "fashion_mnist": (227, 1)}  # by the end of data.path; else 256 in colour
+
+
+@pytest.mark.parametrize("experiment", experiments(), ids=lambda experiment: experiment.name)
+def test_the_command_of_every_experiment_trains(
+    experiment: Experiment, pictures: dict[tuple[int, int], Path], tmp_path: Path
+) -> None:
+    """At full size it is built; two steps are taken at an eighth of the width."""
+    assert experiment.command.startswith(_TRAIN)
+    overrides = overrides_of(experiment)
+    assert f"experiment={experiment.name}" in overrides
+    config = load("train", TrainConfig, overrides)
+    assert re.fullmatch(re.escape(experiment.run).replace(r"\$\{seed\}", "0"), config.run)
+    side, channels = DATA.get(Path(config.data.path).name, (256, 3))
+    data = PreparedData(pictures[side, channels])
+    assert (data.image_size, data.channels) == (side, channels)
+    with torch.device("meta"):
+        AlexNet(config.model, len(data.classes), channels)
+    here = [f"data.path={data.folder}", f"runs_dir={tmp_path}", "devices=[cpu]", "runtime.workers=0", "model.width=0.125",
+            "optim.batch_size=10", "schedule.epochs=1"]  # fmt: skip
+    small = load("train", TrainConfig, [*overrides, *here])
+    train(small)
+    checkpoint = RunFolder(small.folder).checkpoint("last")
+    assert (checkpoint.step, checkpoint.epoch) == (2, 1)
+
+
+def test_figure_1_counts_epochs_on_a_straight_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    errors = [0.6, 0.4, 0.3, 0.2]
+    assert epochs_until(0.25, errors) == pytest.approx(3.5)
+    assert epochs_until(0.3, errors) == pytest.approx(3.0)
+    assert epochs_until(0.7, errors) == 1.0
+    assert epochs_until(0.1, errors) is None
+    for kind, seed, shown in (("relu", 0, [0.5, 0.2]), ("relu", 1, [0.4, 0.1]), ("tanh", 0, [0.9, 0.5, 0.3, 0.2])):
+        folder = tmp_path / f"cifar10_{kind}-{seed}"
+        folder.mkdir()
+        lines = (
+            f'{{"kind": "epoch", "epoch": {i}, "step": {i}, "train_top1_error": {e}}}' for i, e in enumerate(shown, 1)
+        )
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+    figure1(load("figure1", Figure1Config, [f"runs_dir={tmp_path}"]))
+    said = capsys.readouterr().out
+    # 1 + 0.25 / 0.3 and 1 + 0.15 / 0.3 epochs; 3 + 0.05 / 0.1
+    assert "mean: relu 1.7, tanh 3.5 epochs; ratio 2.1 (by seed: 1.9)" in said
+    assert (tmp_path / "figure1.png").is_file()
+    with pytest.raises(RequestError, match="no run cifar10_relu-SEED with an epoch done"):
+        figure1(load("figure1", Figure1Config, [f"runs_dir={tmp_path / 'none'}"]))
+
+
+def test_claims_tell_how_far_each_was_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "no_lrn-3"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text(
+        '{"kind": "epoch", "epoch": 2, "step": 9, "train_top1_error": 0.5, "val_top1_error": 0.625}\n'
+    )
+    claims(load("claims", ClaimsConfig, [f"runs_dir={tmp_path}"]))
+    said = capsys.readouterr().out
+    told = {text.split(":")[0].split()[-1]: text for text in said.split("\n\n") if text}
+    assert list(told) == [experiment.name for experiment in experiments()]
+    assert "run here: no_lrn-3: 2 epochs, training error 50.0 %, val error 62.5 %" in told["no_lrn"]
+    assert "needs ImageNet\n" in told["one_column"] + "\n" or "needs ImageNet; two GPUs" in told["one_column"]
+    sections = [experiment.section for experiment in experiments() if experiment.section != "none"]
+    assert all(before <= after for before, after in pairwise(sections))
+
+
+def test_the_table_of_claims_has_every_experiment() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+    assert [e.name for e in experiments() if f"`{e.name}`" not in table] == []
