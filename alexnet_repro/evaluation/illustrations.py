@@ -24,9 +24,9 @@ _GUESSES = 5
 
 def draw_curves(store: FigureStore, folder: RunFolder, run: str) -> Path:
     caption = (
-        "Loss and errors after each epoch. Training: mean over the epoch, with augmentation and dropout; thin: the loss, "
-        "a few steps at a time. Validation: the centre patch. Dotted: the learning rate changed to the value beside the "
-        "line."
+        "Loss and errors after each epoch. Training: mean over the epoch, with augmentation and dropout; thin: the "
+        "loss, a few steps at a time. Validation: the centre patch. Dotted: the learning rate changed to the value "
+        "beside it."
     )
     history, steps = folder.checkpoint(LAST).history, read_metrics(folder.metrics, "steps")
     return store.add("curves", "Learning curves", caption, lambda path: save_curves(history, steps, path, run))
