@@ -64,13 +64,13 @@ class OptimConfig:
 class ChangeConfig:
     """What changes once `after` epochs are done. Rates are multiples of the first ones; what is left out stays.
 
-    `layers`: weights with a rate of their own, from here on; 0 freezes the layer, biases and all.
+    `layers`: weights with a rate of their own, from here on; 0 freezes the layer, biases and all; null ends it.
     """
 
     after: int
     weights: float | None = None
     biases: float | None = None
-    layers: dict[str, float] | None = None
+    layers: dict[str, float | None] | None = None
     colour_noise: bool | None = None
 
 
