@@ -21,6 +21,7 @@ _LOCK = "lock"
 _MAY_CHANGE = (
     "gpus", "devices", "runtime", "runs_dir", "keep_every", "save_minutes", "log_every", "allow_changes", "data",
 )  # fmt: skip
+_OF_THE_BEGINNING = ("init_from", "init_checkpoint")  # another value would change nothing but what config.yaml says
 
 
 class RunFolder:
@@ -34,6 +35,10 @@ class RunFolder:
 
     def exists(self) -> bool:
         return self._config.is_file()
+
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from, or what is left of one."""
+        return any(self.checkpoint_path(name).is_file() for name in (LAST, PREVIOUS))
 
     def locked(self) -> AbstractContextManager[None]:
         """Held while a run is trained; makes the folder. RequestError if another process trains it, or if the folder
@@ -97,8 +102,14 @@ class RunFolder:
         before = flat(self._raw_config())
         for key in sorted(before.keys() | now.keys()):
             allowed = any(key == name or key.startswith(name + ".") for name in (*_MAY_CHANGE, *config.allow_changes))
-            if not allowed and before.get(key) != now.get(key):
+            if (not allowed or key in _OF_THE_BEGINNING) and before.get(key) != now.get(key):
                 changed.append(f"{key} was {before.get(key)}, now {now.get(key)}")
+        early = [change for change in changed if change.startswith(_OF_THE_BEGINNING)]
+        if early:
+            raise RequestError(
+                f"{self.path}: was started with another beginning ({'; '.join(early)}), which is past; choose another "
+                "run=NAME, or give the same setting to continue it"
+            )
         if changed:
             names = ",".join(change.split(" was ")[0] for change in changed)
             raise RequestError(

@@ -15,6 +15,7 @@ from alexnet_repro.reporting.progress import duration, percent
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.training.loop import Stopped, Trainer
 from alexnet_repro.training.stop import StopRequest
+from alexnet_repro.transfer import take_weights
 from data_prep.command import main
 
 
@@ -26,8 +27,10 @@ def train(config: TrainConfig) -> None:
     devices, warning = choose_devices(
         config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
     )
-    model = place(initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed), devices)
+    model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
+    taken = take_weights(config, data, model, folder)
+    place(model, devices)
     runtime.configure(config.runtime)
     runtime.compile_network(model, config.runtime, devices)
     stop = StopRequest(same_within=3.0 if ranks.size > 1 else 0.0)
@@ -50,6 +53,9 @@ def train(config: TrainConfig) -> None:
         if checkpoint:
             trainer.resume(checkpoint)
             say(f"continuing after {_position(trainer)}")
+        elif taken:
+            trainer.init_from = taken.facts
+            say(taken.told)
         trainer.agree()
         if ranks.first:
             folder.keep_config(config)

@@ -175,7 +175,8 @@ class SplitReader:
     def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
         """RequestError if the data set has no such split, or an index that does not fit its manifest."""
         if split not in manifest.splits:
-            raise RequestError(f"{folder}: has no split {split!r}; it has {', '.join(manifest.splits)}")
+            remedy = "; prepare the data again with val_from_train=0.01, say" if split == "val" else ""
+            raise RequestError(f"{folder}: has no split {split!r}; it has {', '.join(manifest.splits)}{remedy}")
         self.folder = folder / split
         self.encoding = manifest.encoding
         self.channels = manifest.channels

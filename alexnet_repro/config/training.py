@@ -77,13 +77,13 @@ class OptimConfig:
 class ChangeConfig:
     """What changes once `after` epochs are done. Rates are multiples of the first ones; what is left out stays.
 
-    `layers`: weights with a rate of their own, from here on; 0 freezes the layer, biases and all.
+    `layers`: weights with a rate of their own, from here on; 0 freezes the layer, biases and all; null ends it.
     """
 
     after: int
     weights: float | None = None
     biases: float | None = None
-    layers: dict[str, float] | None = None
+    layers: dict[str, float | None] | None = None
     colour_noise: bool | None = None
 
 
@@ -181,6 +181,8 @@ class TrainConfig(RunConfig):
     save_minutes: float
     log_every: int
     allow_changes: list[str]
+    init_from: str | None = None  # the configurations of older runs lack both
+    init_checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,3 +190,14 @@ class TrainConfig(RunConfig):
         require(self.keep_every >= 1, "keep_every", self.keep_every, "1 or more")
         require(self.save_minutes > 0, "save_minutes", self.save_minutes, "more than 0")
         require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
+        source, name = self.source_folder, self.init_checkpoint
+        require(name is None or source is not None, "init_checkpoint", name, "given with init_from=RUN")
+        itself = source is not None and source.resolve() == self.folder.resolve()
+        require(not itself, "init_from", self.init_from, "another run than the one that begins")
+
+    @property
+    def source_folder(self) -> Path | None:
+        """Of the run whose weights this one begins with: named like runs in runs_dir, or by a path."""
+        if self.init_from is None:
+            return None
+        return Path(self.init_from) if "/" in self.init_from else Path(self.runs_dir) / self.init_from

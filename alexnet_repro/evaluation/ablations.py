@@ -10,7 +10,7 @@ from alexnet_repro.run_folder import flat
 from data_prep.command import load
 
 _NOISE = "augment.colour_noise"
-_GROUPS = ("augment", "optim", "schedule")
+_GROUPS = ("augment", "optim", "schedule", "init_from")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,9 @@ def setting_facts(
     same_data = all(checkpoint.data["plan"] == plan for checkpoint in checkpoints)
     release = data.whole_release() if same_data else None
     sixth = [config.model.conv6 is not None for config in configs]
-    rows = {views: setting.paper_row(release, split, views, sixth) for views in (1, 10)}
+    # The paper's networks with a sixth layer, and no others, had seen other pictures before.
+    before = [checkpoint.init_from is not None for checkpoint in checkpoints]
+    rows = {views: setting.paper_row(release, split, views, sixth) if before == sixth else None for views in (1, 10)}
     differences: dict[str, None] = {}
     for config, checkpoint in zip(configs, checkpoints, strict=True):
         lines = setting.differences_from_paper(config, checkpoint, data, release)

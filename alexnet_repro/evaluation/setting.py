@@ -52,6 +52,7 @@ def differences_from_paper(
     side, paper_side = checkpoint.mean_image.shape[0], load("prepare", PrepareConfig, ["src=-", "out=-"]).image_size
     if side != paper_side:
         differences.append(f"pictures: {side}x{side} pixels (paper: {paper_side}x{paper_side})")
+    differences += _taken_from(checkpoint.init_from, config.model.conv6 is not None)
     if release and (rejected := len(data.manifest.rejected)):
         differences.append(f"pictures that preparation could not read, and left out: {rejected}")
     if checkpoint.epoch != paper.schedule.epochs:
@@ -62,3 +63,16 @@ def differences_from_paper(
         if (named or key == _PRECISION) and ours.get(key) != theirs.get(key):
             differences.append(f"{key}: {ours.get(key)} (paper: {theirs.get(key)})")
     return differences
+
+
+def _taken_from(init_from: dict[str, Any] | None, sixth_layer: bool) -> list[str]:
+    """Where the weights come from that training began with, and theirs; only CNN* had any."""
+    paper = "paper, CNN*: a run on the whole Fall-2011 release" if sixth_layer else "paper: none"
+    if init_from is None:
+        return [f"weights taken from: none ({paper})"] if sixth_layer else []
+    lines = []
+    while init_from:
+        trained = f"{init_from['model']} trained on {init_from['data']['description']} for {init_from['epoch']} epochs"
+        lines.append(f"weights taken from: run {init_from['run']}, {trained} ({paper})")
+        init_from = init_from["init_from"]
+    return lines

@@ -64,6 +64,7 @@ class Checkpoint:
     mean_image: Tensor  # float32 [S, S, C]
     inputs: dict[str, Any]  # how pictures become the network's input: `mean` and `scale` of InputRule
     model: dict[str, Any]  # the model's configuration: a checkpoint can be used without the data set
+    init_from: dict[str, Any] | None = None  # the run whose weights it began with, as it was then
 
     def save(self, path: Path) -> None:
         """Atomically. OSError if the disk does not take it."""
@@ -98,7 +99,7 @@ class Checkpoint:
 def load_checkpoint(path: Path) -> Checkpoint:
     """RequestError if there is none, or if it is damaged: not as it was written, to the bit."""
     if not path.is_file():
-        raise RequestError(f"{path}: no such checkpoint; train the run first, or name another with checkpoint=...")
+        raise RequestError(f"{path}: no such checkpoint; train the run first, or name another checkpoint")
     try:
         with zipfile.ZipFile(path) as file:  # torch.load takes changed numbers as they are
             if (member := file.testzip()) is not None:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -72,6 +73,7 @@ class Trainer:
         self.stop = StopRequest() if stop is None else stop  # which is false until it is asked
         self.epoch, self.step, self.within = 0, 0, Within()
         self.history: list[dict[str, float]] = []
+        self.init_from: dict[str, Any] | None = None  # what the weights of `model` were taken from
         if config.model.input_size > data.image_size:
             raise RequestError(
                 f"model.input_size={config.model.input_size}: larger than the {data.image_size} pixels of "
@@ -97,7 +99,7 @@ class Trainer:
                 "data set; choose another run=NAME"
             )
         self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
-        self.within = Within(**checkpoint.within)
+        self.within, self.init_from = Within(**checkpoint.within), checkpoint.init_from
         restore(checkpoint, self.model, self.optimiser)
 
     def agree(self) -> None:
@@ -106,6 +108,12 @@ class Trainer:
             raise RunError(
                 f"{self.folder.path}: process {self.ranks.rank} goes on from step {self.step}, and the first one from "
                 "another; all machines must see the same runs_dir"
+            )
+        begun = self.init_from["step"] if self.init_from else 0
+        if not self.ranks.same_everywhere(torch.tensor([begun], device=self.devices[0])):
+            raise RunError(
+                f"init_from={self.config.init_from}: process {self.ranks.rank} took its weights of step {begun}, and "
+                "the first one those of another; wait until that run has ended, or name an init_checkpoint that stays"
             )
 
     def phase(self) -> Phase:
@@ -314,4 +322,5 @@ class Trainer:
             mean_image=torch.from_numpy(self.data.mean_image),
             inputs={"mean": self.rule.mean, "scale": self.rule.scale},
             model=asdict(self.config.model),
+            init_from=self.init_from,
         )

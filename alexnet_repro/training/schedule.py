@@ -64,7 +64,8 @@ def _recorded(config: ScheduleConfig, epochs_done: int) -> Phase:
             break
         weights = weights if change.weights is None else change.weights
         biases = biases if change.biases is None else change.biases
-        layers = layers | (change.layers or {})
+        own = layers | (change.layers or {})
+        layers = {layer: rate for layer, rate in own.items() if rate is not None}
         colour_noise = colour_noise if change.colour_noise is None else change.colour_noise
     return Phase(epochs_done >= config.epochs, weights, biases, layers, colour_noise)
 

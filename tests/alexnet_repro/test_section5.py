@@ -234,3 +234,34 @@ def test_recorded_schedules_epoch_by_epoch(name: str) -> None:
         assert math.isclose(first_bias * phase.rate("fc8", bias=True), bias), done
         assert math.isclose(first_bias * phase.rate("conv1", bias=True), bias if done < frozen else 0.0), done
         assert phase.colour_noise == (done < slow)
+
+
+# Net 146 on ILSVRC-2012. First epoch (from 1) and last: rates of the weights of conv1, of fc8, of the others; of the
+# biases of conv1, of the others; whether colour noise.
+LOG146 = {
+    (1, 5): (0.0001, 0.01, 0.001, 0.002, 0.002, True),
+    (6, 7): (0.00001, 0.001, 0.001, 0.002, 0.002, True),
+    (8, 22): (0.0, 0.001, 0.001, 0.0, 0.002, True),
+    (23, 38): (0.0, 0.0001, 0.0001, 0.0, 0.002, True),
+    (39, 42): (0.0, 0.0001, 0.0001, 0.0, 0.002, False),
+    (43, 54): (0.0, 0.00001, 0.00001, 0.0, 0.002, False),
+}
+
+
+def test_recorded_schedule_of_cnn_star_epoch_by_epoch() -> None:
+    """In the optimiser's groups. Catches a change after 0 epochs that comes late, and an own rate that never ends."""
+    config = load("train", TrainConfig, ["experiment=cnn_star"])
+    model = small("model=code2012_six_conv")
+    optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
+    found = phases(config.schedule, [math.nan] * 200)
+    assert len(found) == 54
+    for (first, last), (conv1, fc8, weights, conv1_bias, biases, noise) in LOG146.items():
+        for epoch in range(first, last + 1):
+            assert found[epoch - 1].colour_noise == noise, epoch
+            set_rates(optimiser, found[epoch - 1])
+            rate_of = {p: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+            for name, parameter in model.named_parameters():
+                bias, first_layer = name.endswith("bias"), name.startswith("conv1")
+                own = conv1 if first_layer else fc8 if name.startswith("fc8") else weights
+                expected = (conv1_bias if first_layer else biases) if bias else own
+                assert math.isclose(rate_of[parameter], expected), (epoch, name)

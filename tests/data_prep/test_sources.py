@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from conftest import prepare_config
 from layouts import LAYOUTS, Pictures
-from test_prepare import independent_reading
+from test_prepare import by_pillow, independent_reading
 
 from data_prep.command import RequestError
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
+from data_prep.reader import SplitReader
 from data_prep.sources import Source, find_source
 from data_prep.sources.checks import say_what_was_understood
+from data_prep.verify import check
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,35 @@ def test_every_layout_gives_the_same_data_set(
         assert "honeycomb" in [c.words for c in ours.classes]
     assert ours.statistics == theirs.statistics
     assert (out / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["fall2011", "fall2011_unpacked"])
+def test_a_source_that_has_only_train_gives_a_val(
+    layout: str, pictures: tuple[Pictures, Pictures], tmp_path: Path
+) -> None:
+    """Mean and covariance are of the pictures that stay in train, without tolerance for the mean: sums of integers."""
+    LAYOUTS[layout](tmp_path / "src", *pictures)
+    out = tmp_path / "out"
+    prepare(prepare_config(tmp_path / "src", out, encoding="raw", val_from_train=0.2))
+    assert check(out).problems == []
+    manifest = Manifest.load(out)
+    assert {split: info.images for split, info in manifest.splits.items()} == {"train": 48, "val": 12}
+    pixels = {}
+    for split in manifest.splits:
+        reader = SplitReader(out, manifest, split)
+        pixels[split] = np.stack([reader[i][0] for i in range(len(reader))])
+    whole = {(wnid, by_pillow(data, 75)) for wnid, data in pictures[0].values()}
+    wnids = [info.wnid for info in manifest.classes]
+    labelled = {
+        (wnids[label], picture.tobytes())
+        for split in pixels
+        for picture, label in zip(pixels[split], SplitReader(out, manifest, split).labels, strict=True)
+    }
+    assert labelled == whole
+    mean = (pixels["train"].sum(axis=0, dtype=np.int64) / 48).astype(np.float32)
+    np.testing.assert_array_equal(np.load(out / "mean.npy"), mean)
+    covariance = np.cov(pixels["train"].reshape(-1, 3).astype(np.float64).T, bias=True)
+    np.testing.assert_allclose(manifest.statistics["rgb_covariance"], covariance, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
