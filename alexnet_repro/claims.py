@@ -3,6 +3,7 @@
 What came of those that were run for this project stands in docs/claims.md.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ _WIDTH, _INDENT = 110, " " * 9
 def claims(config: ClaimsConfig) -> None:
     runs_dir = Path(config.runs_dir)
     for experiment in experiments():
-        section = "" if experiment.section == "none" else experiment.section.split(",")[0]
+        section = "" if experiment.section == "none" else re.split("[, ]", experiment.section)[0]
         print(_wrapped(f"{section:<9}{experiment.name}: {experiment.claim}"))
         print(_wrapped(f"{_INDENT}expected: {experiment.expected}"))
         for line in _status(experiment, runs_dir):

@@ -252,7 +252,7 @@ def test_recorded_schedule_of_cnn_star_epoch_by_epoch() -> None:
     """In the optimiser's groups. Catches a change after 0 epochs that comes late, and an own rate that never ends."""
     config = load("train", TrainConfig, ["experiment=cnn_star"])
     model = small("model=code2012_six_conv")
-    optimiser = paper_sgd(config.optim, model, layers_with_own_rates(config.schedule))
+    optimiser = optimiser_for(config.optim, model, layers_with_own_rates(config.schedule))
     found = phases(config.schedule, [math.nan] * 200)
     assert len(found) == 54
     for (first, last), (conv1, fc8, weights, conv1_bias, biases, noise) in LOG146.items():

@@ -65,7 +65,7 @@ def test_all_but_fc8_is_taken_to_the_bit_and_the_source_may_go(
     done = run_module(TRAIN, *arguments, "optim.learning_rate=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     source, ours = (RunFolder(runs / name).checkpoint("last") for name in ("before", "after"))
-    assert source.momentum and ours.buffers == {"momentum_buffer": {}}
+    assert source.buffers["momentum_buffer"] and ours.buffers == {"momentum_buffer": {}}
     drawn = initialise(AlexNet(config_for(prepared, runs).model, classes=10), seed=3).state_dict()
     assert ours.weights.keys() == source.weights.keys()
     for name, tensor in ours.weights.items():
@@ -104,7 +104,7 @@ def test_all_but_fc8_is_taken_to_the_bit_and_the_source_may_go(
     assert again.returncode == 0, again.stderr
     assert "continuing after 1 epochs" in again.stdout and "weights of run" not in again.stdout
     continued = RunFolder(runs / "after").checkpoint("last")
-    assert continued.init_from == ours.init_from and continued.momentum
+    assert continued.init_from == ours.init_from and continued.buffers["momentum_buffer"]
     for allowed in ("[]", "[init_from]"):
         with pytest.raises(RequestError, match=r"another beginning \(init_from was before, now None\), which is past"):
             train(config_for(prepared, runs, "seed=3", *more[:2], f"allow_changes={allowed}"))
