@@ -6,10 +6,13 @@ OUT ?= data/ilsvrc2012
 SAMPLE_ARCHIVES := data/sample-archives
 RUNS ?= runs
 PORT ?= 6006
+CIFAR10_EPOCHS ?= 10
+ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv4,no_fc7
+SMALL ?= model.width=0.25 model.input_size=112 schedule=constant schedule.epochs=10
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo sample test lint prepare-imagenet tensorboard clean
+.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test lint prepare-imagenet tensorboard clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +43,39 @@ demo: sample  ## the main job on the embedded sample: prepare, train, evaluate, 
 sample: $(VENV)/installed  ## draw the embedded sample and prepare it in data/sample
 	$(RUN) -m data_prep.sample $(SAMPLE_ARCHIVES)
 	$(RUN) -m data_prep.prepare src=$(SAMPLE_ARCHIVES) out=data/sample
+
+claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need no ImageNet (520: section 3.3 whole), list all
+	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_relu,cifar10_tanh seed=0,1,2
+	$(RUN) -m alexnet_repro.figure1
+	$(RUN) -m alexnet_repro.train experiment=fashion_mnist
+	$(RUN) -m alexnet_repro.evaluate run=fashion_mnist-0 split=test views=1
+	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_lrn,cifar10_no_lrn schedule.epochs=$(CIFAR10_EPOCHS)
+	$(RUN) -m alexnet_repro.evaluate --multirun run=cifar10_lrn-0,cifar10_no_lrn-0
+	$(RUN) -m alexnet_repro.compare 'runs=[cifar10_lrn-0,cifar10_no_lrn-0]'
+	$(RUN) -m alexnet_repro.claims
+
+cifar10: data/cifar10/manifest.json
+
+fashion-mnist: data/fashion_mnist/manifest.json
+
+data/cifar10/manifest.json: | $(VENV)/installed
+	mkdir -p data/downloads/cifar10
+	$(RUN) -m data_prep.prepare src=data/downloads/cifar10 layout=cifar10 out=data/cifar10 image_size=32 encoding=raw
+
+data/fashion_mnist/manifest.json: | $(VENV)/installed
+	mkdir -p data/downloads/fashion-mnist
+	$(RUN) -m data_prep.prepare src=data/downloads/fashion-mnist layout=fashion_mnist out=data/fashion_mnist \
+	  image_size=227 val_from_train=0.2
+
+ablations: $(if $(DATA),$(VENV)/installed)  ## DATA=data/mine [SMALL=settings] [ABLATIONS=names]: the ablations on any prepared data
+ifndef DATA
+	@echo 'make ablations: give DATA=FOLDER, a prepared data set of pictures of 128 pixels or more, and if you like' >&2
+	@echo 'ABLATIONS=paper,no_lrn and SMALL= for the whole network and schedule' >&2
+	@exit 2
+else
+	$(RUN) -m alexnet_repro.train --multirun experiment=$(ABLATIONS) seed=0,1,2 data.path='$(DATA)' runs_dir=$(RUNS)/ablations $(SMALL)
+	$(RUN) -m alexnet_repro.ablations runs_dir=$(RUNS)/ablations baseline=paper
+endif
 
 # Through the environment, where quotes and spaces in a path mean nothing.
 prepare-imagenet: export SRC := $(SRC)
