@@ -29,11 +29,6 @@ _DAMAGE = (
     AttributeError, IndexError, KeyError, TypeError, ValueError,
 )  # fmt: skip
 
-LOOKS_LIKE_FASHION_MNIST = (
-    "Fashion-MNIST's idx files below a folder with 'fashion' in its name (elsewhere: layout=fashion_mnist)"
-)
-LOOKS_LIKE_CIFAR10 = f"CIFAR-10's {CIFAR_FOLDER}/ or {CIFAR_ARCHIVE}"
-
 
 def recognises_fashion_mnist(src: Path) -> bool:
     """MNIST's files have the same names: only what the folder is called tells the two apart."""
