@@ -22,8 +22,9 @@ MOST_BYTES = 64 << 20  # of one picture file; anything larger is no photograph
 def central_square(picture: Image.Image, size: int) -> Image.Image:
     """Shorter side to `size`, the other side rounded, then the centre `size` x `size`. `picture`: RGB or grey.
 
-    Pillow resizes along the rows, rounds to 8 bits, then along the columns. Here these are two calls, so that of the
-    rows only the centre goes into the second: the same pixels, in less time.
+    Of a wide picture Pillow resizes along the rows, rounds to 8 bits, then along the columns. Here these are two calls,
+    so that of the rows only the centre goes into the second: the same pixels, in less time. A high one stays one call:
+    Pillow takes some of them the other way round.
     """
     width, height = picture.size
     scale = size / min(width, height)
