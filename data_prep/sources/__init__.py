@@ -54,5 +54,5 @@ def find_source(src: Path, layout: str | None = None) -> Source:
     shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "") or "nothing"
     raise RequestError(
         f"src={src}: found {shown}, but no layout known here: the official archives, Kaggle's ILSVRC/, Hugging Face's "
-        "parquet files, train/<class>/ and val/<class>/; docs/preparing.md has the others"
+        "parquet files, train/<class>/ and val/<class>/, idx files with layout=fashion_mnist; more in docs/preparing.md"
     )
