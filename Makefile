@@ -59,11 +59,9 @@ cifar10: data/cifar10/manifest.json
 fashion-mnist: data/fashion_mnist/manifest.json
 
 data/cifar10/manifest.json: | $(VENV)/installed
-	mkdir -p data/downloads/cifar10
 	$(RUN) -m data_prep.prepare src=data/downloads/cifar10 layout=cifar10 out=data/cifar10 image_size=32 encoding=raw
 
 data/fashion_mnist/manifest.json: | $(VENV)/installed
-	mkdir -p data/downloads/fashion-mnist
 	$(RUN) -m data_prep.prepare src=data/downloads/fashion-mnist layout=fashion_mnist out=data/fashion_mnist \
 	  image_size=227 val_from_train=0.2
 

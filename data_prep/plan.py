@@ -98,45 +98,65 @@ class Plan:
 
     def is_finished_in(self, out: Path) -> bool:
         """Whether this very data set is there. RequestError if OUT holds another, or anything that is not ours."""
+        check_settings(out, self.settings)
         if (out / MANIFEST).is_file():
             manifest = Manifest.load(out)
             if manifest.preparation.get("plan") != self.plan:
                 pictures = {split: info.images for split, info in manifest.splits.items()}
                 for rejected in manifest.rejected:
                     pictures[rejected.split] += 1
-                self._refuse(out, "holds a data set", manifest.preparation, pictures, "choose another folder")
+                self._refuse(out, _HOLDS, pictures)
             _refuse_if_damaged(out, manifest)
             return True
-        record = out / UNFINISHED / _RECORD
-        if record.is_file():
-            begun = json.loads(record.read_text())
-            if begun.get("version") != _VERSION:
-                raise RequestError(
-                    f"out={out}: was begun by another version of this program; delete it and start again"
-                )
+        if begun := _begun_in(out):
             if begun["plan"] != self.plan:
-                remedy = f"choose another folder, or delete {out} and start again"
-                self._refuse(out, "a data set was begun there", begun["settings"], begun["pictures"], remedy)
+                self._refuse(out, _BEGUN, begun["pictures"])
             if begun["in_source_order"] != self.in_source_order:
                 then = str(begun["in_source_order"]).lower()
                 raise RequestError(f"out={out}: was begun with in_source_order={then}; go on with that")
-        elif out.exists() and not out.is_dir():
-            raise RequestError(f"out={out}: is a file; give a folder")
-        elif out.exists() and any(entry.name != UNFINISHED for entry in out.iterdir()):
-            raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
         return False
 
-    def _refuse(self, out: Path, what: str, settings: dict[str, Any], pictures: dict[str, int], remedy: str) -> None:
-        changed = [f"{key}={_typed(settings.get(key))}, not {_typed(self.settings.get(key))}" for key in _ALL_SETTINGS
-                   if settings.get(key) != self.settings.get(key)]  # fmt: skip
-        if changed:
-            raise RequestError(f"out={out}: {what} with {'; '.join(changed)}; {remedy}")
+    def _refuse(self, out: Path, found: tuple[str, str], pictures: dict[str, int]) -> None:
+        what, remedy = found
         if pictures != self.pictures:
             then, now = (", ".join(f"{n:,} {split}" for split, n in p.items()) for p in (pictures, self.pictures))
             raise RequestError(f"out={out}: {what} from other pictures ({then}; src has {now}); {remedy}")
         raise RequestError(
             f"out={out}: {what} from other pictures (as many, but not the same names, classes and sizes); {remedy}"
         )
+
+
+# What OUT may hold already, and what to do then.
+_HOLDS = ("holds a data set", "choose another folder")
+_BEGUN = ("a data set was begun there", "choose another folder, or delete that one and start again")
+
+
+def check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """RequestError if OUT holds what was made with other settings, or is not ours; needs no look at the source."""
+    if (out / MANIFEST).is_file():
+        (what, remedy), then = _HOLDS, Manifest.load(out).preparation
+    elif begun := _begun_in(out):
+        (what, remedy), then = _BEGUN, begun["settings"]
+    elif out.exists() and not out.is_dir():
+        raise RequestError(f"out={out}: is a file; give a folder")
+    elif out.exists() and any(entry.name != UNFINISHED for entry in out.iterdir()):
+        raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
+    else:
+        return
+    changed = [f"{key}={_typed(then.get(key))}, not {_typed(settings.get(key))}" for key in _ALL_SETTINGS
+               if then.get(key) != settings.get(key)]  # fmt: skip
+    if changed:
+        raise RequestError(f"out={out}: {what} with {'; '.join(changed)}; {remedy}")
+
+
+def _begun_in(out: Path) -> dict[str, Any] | None:
+    record = out / UNFINISHED / _RECORD
+    if not record.is_file():
+        return None
+    begun: dict[str, Any] = json.loads(record.read_text())
+    if begun.get("version") != _VERSION:
+        raise RequestError(f"out={out}: was begun by another version of this program; delete it and start again")
+    return begun
 
 
 _ALL_SETTINGS = ("image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed", "val_from_train",

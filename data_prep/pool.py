@@ -1,4 +1,4 @@
-"""Several processes that work off a list, and the progress bar that a person watches meanwhile."""
+"""Several processes that work off a list, and move the progress bar meanwhile."""
 
 import multiprocessing
 import os

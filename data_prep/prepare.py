@@ -4,19 +4,19 @@ Shards are planned first and then made in any order by any number of processes, 
 recorded in OUT/.unfinished; a preparation that was stopped goes on with the shards that have no record.
 """
 
+import contextlib
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_prep.command import RequestError, main
 from data_prep.finish import finish, say_what_was_done
 from data_prep.format import Manifest, exclusive, shard_name
-from data_prep.plan import UNFINISHED, Plan, Splits, check_free_space, divided, in_shard_order
+from data_prep.plan import UNFINISHED, Plan, Splits, check_free_space, check_settings, divided, in_shard_order
 from data_prep.pool import run_tasks
+from data_prep.progress import progress_bar
 from data_prep.settings import PrepareConfig
 from data_prep.sources import Source, SourceImage, find_source
 from data_prep.sources.checks import check_md5, say_what_was_understood
@@ -29,6 +29,11 @@ def prepare(config: PrepareConfig) -> None:
     """Makes the data set, or what is missing of it. RequestError and RunError as everywhere."""
     started = time.monotonic()
     out = Path(config.out)
+    lock = out / UNFINISHED / "lock"
+    # What can be refused at once, before the source is listed, which takes minutes for the archives of ImageNet.
+    check_settings(out, config.pixels_follow_from())
+    with contextlib.suppress(FileNotFoundError), exclusive(lock, f"out={out}"):
+        pass
     source = find_source(Path(config.src), config.layout)
     if not source.splits.get("train"):
         raise RequestError(f"src={source.path}: no training pictures")
@@ -43,7 +48,7 @@ def prepare(config: PrepareConfig) -> None:
     check_free_space(out, config, images, source.channels, plan.in_source_order)
     try:
         (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
-        with exclusive(out / UNFINISHED / "lock", f"out={out}"):
+        with exclusive(lock, f"out={out}"):
             if plan.is_finished_in(out):  # once more: another process may have been there since
                 return _nothing_to_do(out)
             plan.save(out)
@@ -81,7 +86,7 @@ def _run(tasks: Sequence[Task], config: PrepareConfig, what: str) -> None:
     total = sum(len(task.images) for task in tasks)
     done = total - sum(len(task.images) for task in unfinished)
     workers = config.workers or os.cpu_count() or 1
-    with tqdm(total=total, initial=done, unit=" images", desc=what) as bar:
+    with progress_bar(total, what, done=done) as bar:
         run_tasks(unfinished, workers, bar)
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from tqdm import tqdm
 
 from data_prep import drawing as drawing_program
 from data_prep.command import DONE, WRONG_REQUEST, plain_main
 from data_prep.drawing import CLASSES, picture
 from data_prep.format import write_atomically
+from data_prep.progress import progress_bar
 from data_prep.sources.ilsvrc import ILSVRC2012
 
 # (ILSVRC2012_ID in this devkit, words) by wnid. As in the real devkit, ids are not in the order of the wnids.
@@ -70,7 +70,11 @@ def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None
     val: list[_Drawn] = [(wnids[chosen % len(wnids)], (1, int(chosen))) for chosen in order]
     with multiprocessing.get_context("spawn").Pool() as pool:
         drawn = pool.imap(_drawn, train + val, chunksize=16)
-        files = list(tqdm(drawn, total=len(train) + len(val), desc="draw", unit=" images"))
+        files = []
+        with progress_bar(len(train) + len(val), "draw") as bar:
+            for data in drawn:
+                files.append(data)
+                bar.update()
     inner: dict[str, list[tuple[str, bytes]]] = {wnid: [] for wnid in wnids}
     for (wnid, seed), data in zip(train, files, strict=False):
         inner[wnid].append((f"{wnid}_{seed[-1]}.JPEG", data))

@@ -25,6 +25,7 @@ class RunningSums:
         self._size, self._images = size, 0
         padded = -(-(size**2) // _BLOCK) * _BLOCK  # the zeros at the end add nothing
         self._image = np.zeros((channels, padded), np.float32)  # room for one image, used again
+        self._signed = np.empty(size**2, np.uint8)
         self._pixels = np.zeros((channels, padded), np.float32)
         # For each channel the products with it and those before; float64 holds integers up to 2^53.
         self._products = [np.zeros((a + 1, padded // _BLOCK, 1, 1)) for a in range(channels)]
@@ -34,7 +35,8 @@ class RunningSums:
         assert self._images < _MOST_IMAGES
         self._images += 1
         for values, plane in zip(self._image, planes, strict=True):
-            np.copyto(values[: self._size**2], (plane ^ _MIDDLE).view(np.int8))  # which is plane - 128
+            np.bitwise_xor(plane, _MIDDLE, out=self._signed)
+            values[: self._size**2] = self._signed.view(np.int8)  # which is plane - 128
         self._pixels += self._image
         blocks = self._image.reshape(len(self._image), -1, _BLOCK)  # [C, blocks, 1024]
         for a, products in enumerate(self._products):

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data_prep.command import DONE, FAILED, WRONG_REQUEST, RequestError, plain_main
 from data_prep.format import INDEX, MEAN, Manifest, ShardInfo, decode, encoding_suffix, sha256_of
+from data_prep.progress import progress_bar
 from data_prep.reader import SplitReader
 
 _MOST_OF_A_SHARD = 20  # problems named one by one; more are counted
@@ -98,8 +98,7 @@ def _split(folder: Path, manifest: Manifest, split: str, problems: list[str]) ->
     # Checksums and decoding leave Python's lock, so threads are enough.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         look = partial(_checked_shard, reader, manifest)
-        bar = tqdm(total=len(reader), desc=f"verify {split}", unit=" images")
-        with bar:
+        with progress_bar(len(reader), f"verify {split}") as bar:
             for info, shard in zip(reader.info.shards, pool.map(look, range(len(reader.info.shards))), strict=True):
                 bar.update(info.images)
                 yield info.file, shard
@@ -160,9 +159,11 @@ def _read_shard(path: Path, rows: np.ndarray, info: ShardInfo, manifest: Manifes
 
 def main(arguments: list[str]) -> int:
     """Prints what `check` found; an exit code."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m data_prep.verify DIR", file=sys.stderr)
-        return WRONG_REQUEST
+    asked = arguments in (["-h"], ["--help"])
+    if asked or len(arguments) != 1 or arguments[0].startswith("-"):
+        usage = "usage: python -m data_prep.verify DIR    exit code 0: the prepared data set DIR is OK, 1: it is not"
+        print(usage, file=sys.stdout if asked else sys.stderr)
+        return DONE if asked else WRONG_REQUEST
     found = check(Path(arguments[0]))
     for note in found.notes:
         print(f"note: {note}")

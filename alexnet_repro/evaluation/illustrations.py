@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from alexnet_repro.data import Batch, Loading, PreparedData, views_of, whole_images
 from alexnet_repro.evaluation.predict import predict
@@ -17,6 +16,7 @@ from alexnet_repro.reporting.figures import colourfulness, save_curves, save_ker
 from alexnet_repro.reporting.metrics_log import read_metrics
 from alexnet_repro.run_folder import LAST, RunFolder
 from alexnet_repro.trained import TrainedModel
+from data_prep.progress import progress_bar
 from data_prep.reader import SplitReader
 
 _GUESSES = 5
@@ -115,7 +115,7 @@ def draw_neighbours(
     queries = hidden_of(trained, data, chosen(reader, numbers), batch_size, 0)
     train = data.split("train")
     nearest = Nearest(np.concatenate(list(queries)), count)
-    with tqdm(total=len(train), desc="training pictures", unit=" images", leave=False) as bar:
+    with progress_bar(len(train), "training pictures", stays=False) as bar:
         for features in hidden_of(trained, data, train, batch_size, workers):
             nearest.add(features)
             bar.update(len(features))

@@ -10,6 +10,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from alexnet_repro.data import Batch
+from data_prep.progress import progress_bar
 
 _SECONDS_BETWEEN_REDRAWS = 0.2
 _SECONDS_BETWEEN_LINES = 60.0  # where stderr is no terminal
@@ -148,10 +149,8 @@ def epoch_line(row: Mapping[str, float], epochs: int) -> str:
 
 
 def with_progress(batches: Iterable[Batch], images: int, what: str) -> Iterator[Batch]:
-    """The same batches, with a bar on stderr that counts images and vanishes at the end; none where stderr is no
-    terminal.
-    """
-    with tqdm(total=images, desc=what, unit=" images", leave=False, dynamic_ncols=True, disable=None) as bar:
+    """The same batches, with a bar on stderr that counts images and vanishes at the end."""
+    with progress_bar(images, what, stays=False) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch.labels))

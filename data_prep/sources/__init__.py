@@ -14,7 +14,6 @@ __all__ = ["LAYOUTS", "Source", "SourceImage", "find_source"]
 
 @dataclass(frozen=True)
 class Layout:
-    looks_like: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Source]
     downloads: bool = False  # asked for by name, its folder need not be there
@@ -22,14 +21,14 @@ class Layout:
 
 # In the order in which they are looked for, by the names that the key `layout` takes.
 LAYOUTS = {
-    "ilsvrc2012": Layout(ILSVRC2012.looks_like, ILSVRC2012.recognises, ILSVRC2012.read),
-    "ilsvrc2010": Layout(ILSVRC2010.looks_like, ILSVRC2010.recognises, ILSVRC2010.read),
-    "kaggle": Layout(kaggle.LOOKS_LIKE, kaggle.recognises, kaggle.read),
-    "parquet": Layout(parquet.LOOKS_LIKE, parquet.recognises, parquet.read),
-    "folders": Layout(imagefolder.LOOKS_LIKE, imagefolder.recognises, imagefolder.read),
-    "fall2011": Layout(fall2011.LOOKS_LIKE, fall2011.recognises, fall2011.read),
-    "fashion_mnist": Layout(fashion_mnist.LOOKS_LIKE, fashion_mnist.recognises, fashion_mnist.read, downloads=True),
-    "cifar10": Layout(cifar10.LOOKS_LIKE, cifar10.recognises, cifar10.read, downloads=True),
+    "ilsvrc2012": Layout(ILSVRC2012.recognises, ILSVRC2012.read),
+    "ilsvrc2010": Layout(ILSVRC2010.recognises, ILSVRC2010.read),
+    "kaggle": Layout(kaggle.recognises, kaggle.read),
+    "parquet": Layout(parquet.recognises, parquet.read),
+    "folders": Layout(imagefolder.recognises, imagefolder.read),
+    "fall2011": Layout(fall2011.recognises, fall2011.read),
+    "fashion_mnist": Layout(fashion_mnist.recognises, fashion_mnist.read, downloads=True),
+    "cifar10": Layout(cifar10.recognises, cifar10.read, downloads=True),
 }
 
 
@@ -52,6 +51,8 @@ def find_source(src: Path, layout: str | None = None) -> Source:
         raise RequestError(
             f"src={src}: {error.filename or src} cannot be read ({error.strerror or error}); mend it, or copy it anew"
         ) from None
-    shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "") or "nothing"
-    looked_for = "; ".join(candidate.looks_like for candidate in LAYOUTS.values())
-    raise RequestError(f"src={src}: found {shown}, but no layout known here: {looked_for}")
+    shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "") or "nothing"
+    raise RequestError(
+        f"src={src}: found {shown}, but no layout known here: the official archives, Kaggle's ILSVRC/, Hugging Face's "
+        "parquet files, train/<class>/ and val/<class>/, idx files with layout=fashion_mnist; more in docs/preparing.md"
+    )

@@ -24,9 +24,11 @@ class SourceImage:
     def read(self, most: int) -> bytes:
         """The bytes of a picture file: all, or the first `most`. OSError if the file is shorter than it was."""
         length = min(self.size, most)
-        with Path(self.path).open("rb") as file:
+        with Path(self.path).open("rb", buffering=0) as file:
             file.seek(self.offset)
             data = file.read(length)
+            while len(data) < length and (more := file.read(length - len(data))):  # some network drives give less
+                data += more
         if len(data) != length:
             raise OSError(f"it ends after {len(data)} of the {self.size} bytes of {self.name}")
         return data

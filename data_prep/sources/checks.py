@@ -4,9 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
 from data_prep.command import RequestError
+from data_prep.progress import progress_bar
 from data_prep.sources.base import Source, SourceImage
 
 _NAMED = 5  # classes that a warning names
@@ -58,7 +57,7 @@ def check_md5(source: Source) -> None:
         print("note: no official md5 is known for these files")
     for path, official in source.md5.items():
         digest = hashlib.md5(usedforsecurity=False)
-        bar = tqdm(total=path.stat().st_size, desc=f"md5 of {path.name}", unit="B", unit_scale=True, leave=False)
+        bar = progress_bar(path.stat().st_size, f"md5 of {path.name}", unit="B", scaled=True, stays=False)
         with path.open("rb") as file, bar:
             while block := file.read(1 << 22):
                 digest.update(block)

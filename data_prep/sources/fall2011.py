@@ -8,7 +8,6 @@ from data_prep.sources import folders, tars
 from data_prep.sources.base import Source
 
 ARCHIVE = "fall11_whole.tar"
-LOOKS_LIKE = f"the Fall-2011 release {ARCHIVE}, or its n<number>.tar or n<number>/ in one folder"
 _WNID = re.compile(r"n\d{8}(\.tar)?")
 
 

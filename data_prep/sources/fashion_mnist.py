@@ -15,7 +15,6 @@ from data_prep.sources.base import Source
 GARMENTS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 IDX = {"train": "train", "val": "t10k"}  # <name>-images-idx3-ubyte and <name>-labels-idx1-ubyte, or the same with .gz
 LOCAL = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
-LOOKS_LIKE = "Fashion-MNIST's idx files below a folder with 'fashion' in its name (elsewhere: layout=fashion_mnist)"
 
 
 def recognises(src: Path) -> bool:

@@ -27,10 +27,6 @@ class Release:
     test_truth: str = ""
     patches: str = ""  # replacements for blank pictures
 
-    @property
-    def looks_like(self) -> str:
-        return "the official archives " + ", ".join([*self.archives.values(), self.devkits[0]])
-
     def recognises(self, src: Path) -> bool:
         named = any((src / name).is_file() or (src / Path(name).stem).is_dir() for name in self.archives.values())
         flat_val = src / "val"

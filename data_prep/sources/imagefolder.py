@@ -6,7 +6,6 @@ from data_prep.command import RequestError
 from data_prep.sources import folders
 from data_prep.sources.base import Source
 
-LOOKS_LIKE = "folders train/<class>/ and val/<class>/ of pictures"
 _SPLITS = ("train", "val", "test")
 
 

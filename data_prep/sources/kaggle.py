@@ -12,7 +12,6 @@ from data_prep.sources.ilsvrc import ILSVRC2012
 
 IMAGES, SOLUTION, WORDS = Path("ILSVRC/Data/CLS-LOC"), "LOC_val_solution.csv", "LOC_synset_mapping.txt"
 TRAIN_LIST = Path("ILSVRC/ImageSets/CLS-LOC/train_cls.txt")  # n01440764/n01440764_10026 1, a line a picture
-LOOKS_LIKE = f"Kaggle's tree {IMAGES}/ with {SOLUTION}"
 
 
 def recognises(src: Path) -> bool:

@@ -18,7 +18,6 @@ from data_prep.command import RequestError
 from data_prep.sources.base import Source, SourceImage, printable
 from data_prep.sources.ilsvrc import ILSVRC2012
 
-LOOKS_LIKE = "Hugging Face parquet files train*.parquet and validation*.parquet"
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
 _BATCH_BYTES = 1 << 20  # of pictures decoded at a time
 

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from data_prep.command import RequestError
+from data_prep.progress import progress_bar
 from data_prep.sources.base import SourceImage, printable
 
 _AGAIN = "download it again"
@@ -15,7 +14,7 @@ _AGAIN = "download it again"
 
 def pictures_by_class(path: Path) -> Iterator[SourceImage]:
     """A tar of tars, one a class and named after it (the official train archives): every picture, with its class."""
-    bar = tqdm(total=path.stat().st_size, desc=f"list {path.name}", unit="B", unit_scale=True, leave=False)
+    bar = progress_bar(path.stat().st_size, f"list {path.name}", unit="B", scaled=True, stays=False)
     with path.open("rb") as file, bar:
         for inner in members(file, path):
             bar.update(inner.offset_data - bar.n)

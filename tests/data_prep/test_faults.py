@@ -144,8 +144,8 @@ def test_a_source_that_changes_between_runs(archives: Path, tmp_path: Path, monk
     with pytest.raises(RequestError, match=r"from other pictures \(60 train, 30 val; src has 59 train, 30 val\)"):
         prepare(prepare_config(src, out))
     picture.write_bytes(data)
-    with pytest.raises(RequestError, match=r"with encoding=jpeg, not raw; choose another folder, or delete .*/out and"):
-        prepare(prepare_config(src, out, encoding="raw"))
+    with pytest.raises(RequestError, match=r"with encoding=jpeg, not raw; choose another folder, or delete that one"):
+        prepare(prepare_config(tmp_path / "not even looked at", out, encoding="raw"))
     with pytest.raises(RequestError, match="was begun with in_source_order=false; go on with that"):
         prepare(prepare_config(src, out, in_source_order=True))
     assert contents(out) == before
@@ -182,13 +182,14 @@ except RequestError as error:
 
 
 def test_two_at_once_on_one_folder(archives: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    """The second is refused before it lists the source, which is not even there."""
+    out, nowhere = tmp_path / "out", tmp_path / "nowhere"
     (out / ".unfinished").mkdir(parents=True)
     with (
         exclusive(out / ".unfinished" / "lock", "the other"),
         pytest.raises(RequestError, match=f"out={out}: another process is at work on it"),
     ):
-        prepare(prepare_config(archives, out))
+        prepare(prepare_config(nowhere, out))
     prepare(prepare_config(archives, out))
     assert check(out).problems == []
 
@@ -303,7 +304,7 @@ def test_verify_as_typed(damaged: Path, prepared: Path, tmp_path: Path) -> None:
     assert main([str(prepared)]) == 0
     (damaged / "train" / "shard-00001.tar").unlink()
     assert main([str(damaged)]) == 1
-    assert main([]) == 2
+    assert main([]) == 2 and main(["--help"]) == 0
     with pytest.raises(RequestError, match="no prepared data set here"):
         main([str(tmp_path)])
     (damaged / "manifest.json").write_text(json.dumps([1]))
