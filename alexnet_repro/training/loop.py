@@ -39,6 +39,14 @@ from alexnet_repro.training.watch import Watch
 from data_prep.command import RequestError, RunError
 
 
+def refuse_small_pictures(config: TrainConfig, data: PreparedData) -> None:
+    if config.model.input_size > data.image_size:
+        raise RequestError(
+            f"model.input_size={config.model.input_size}: larger than the {data.image_size} pixels of "
+            f"{data.folder}; prepare the data with a larger image_size"
+        )
+
+
 class Stopped(Exception):
     """The run was asked to stop, and has saved all it did."""
 
@@ -72,11 +80,7 @@ class Trainer:
         self.stop = StopRequest() if stop is None else stop  # which is false until it is asked
         self.epoch, self.step, self.within = 0, 0, Within()
         self.history: list[dict[str, float]] = []
-        if config.model.input_size > data.image_size:
-            raise RequestError(
-                f"model.input_size={config.model.input_size}: larger than the {data.image_size} pixels of "
-                f"{data.folder}; prepare the data with a larger image_size"
-            )
+        refuse_small_pictures(config, data)
         if config.optim.batch_size < self.ranks.size:
             raise RequestError(f"optim.batch_size={config.optim.batch_size}: must be {self.ranks.size} or more, one "
                                "picture for each process")  # fmt: skip
