@@ -5,6 +5,7 @@ Unknown keys and wrong types fail before any work; a value that makes no sense r
 
 from alexnet_repro.config.commands import (
     FIGURES,
+    AblationsConfig,
     BenchmarkConfig,
     CompareConfig,
     EvaluateConfig,
@@ -38,6 +39,7 @@ from alexnet_repro.config.training import (
 __all__ = [
     "FIGURES",
     "LAYERS",
+    "AblationsConfig",
     "AugmentConfig",
     "BenchmarkConfig",
     "ChangeConfig",
