@@ -1,6 +1,7 @@
 """python -m alexnet_repro.evaluate run=NAME [split=val] [views=10|1]: errors, predictions and the report.
 
-With runs=[a,b,c] [weights=[...]], of the ensemble. What was stopped goes on where it was.
+With runs=[a,b,c] [weights=[...]], of the ensemble; with --multirun run=a,b,c, of one after the other. What was stopped
+goes on where it was.
 """
 
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ def evaluate(config: EvaluateConfig) -> None:
     reader = data.split(config.split)
     ids = _ids(config, [info.wnid for info in data.manifest.classes])
     name = "+".join(config.names())
-    out = Path(config.out) if config.out else report_folder(Path(config.runs_dir) / name, config.split)
+    out = _out(config)
     with ExitStack() as locks:
         for folder in sorted({out, *(report_folder(member.folder, config.split) for member in members)}):
             _make(folder)
@@ -48,6 +49,22 @@ def evaluate(config: EvaluateConfig) -> None:
         _submit(Path(config.submission), kept, ids, data, config.split)
     seconds = duration(facts["seconds"])
     print(f"{len(reader)} images of {data.manifest.name} in {seconds}; predictions: {out / FILE}; report: {report}")
+
+
+def check(config: EvaluateConfig) -> None:
+    """RequestError for whatever can be known to be wrong before one of several jobs begins."""
+    folders = [RunFolder(member.folder) for member in config.members()]
+    data = prepared_for(folders[0].config(), config.data_path)
+    data.split(config.split)
+    for folder in folders:
+        if not (path := folder.checkpoint_path(config.checkpoint)).is_file():
+            raise RequestError(f"{path}: no such checkpoint; train the run first, or name another with checkpoint=...")
+    _ids(config, [info.wnid for info in data.manifest.classes])
+
+
+def _out(config: EvaluateConfig) -> Path:
+    name = "+".join(config.names())
+    return Path(config.out) if config.out else report_folder(Path(config.runs_dir) / name, config.split)
 
 
 def _ids(config: EvaluateConfig, classes: list[str]) -> dict[str, int]:
@@ -75,4 +92,4 @@ def _make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main("evaluate", EvaluateConfig, evaluate)
+    main("evaluate", EvaluateConfig, evaluate, check, writes=_out)

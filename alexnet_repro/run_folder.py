@@ -18,7 +18,7 @@ _LOCK = "lock"
 
 # Where and how fast a run computes may change between its sessions; what it computes may not, unless allowed by name.
 # The data may move: a checkpoint knows which pictures it was trained on.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "gpus", "devices", "runtime", "runs_dir", "keep_every", "save_minutes", "log_every", "allow_changes", "data",
 )  # fmt: skip
 _OF_THE_BEGINNING = ("init_from", "init_checkpoint")  # another value would change nothing but what config.yaml says
@@ -101,7 +101,7 @@ class RunFolder:
         changed = []
         before = flat(self._raw_config())
         for key in sorted(before.keys() | now.keys()):
-            allowed = any(key == name or key.startswith(name + ".") for name in (*_MAY_CHANGE, *config.allow_changes))
+            allowed = any(key == name or key.startswith(name + ".") for name in (*MAY_CHANGE, *config.allow_changes))
             if (not allowed or key in _OF_THE_BEGINNING) and before.get(key) != now.get(key):
                 changed.append(f"{key} was {before.get(key)}, now {now.get(key)}")
         early = [change for change in changed if change.startswith(_OF_THE_BEGINNING)]

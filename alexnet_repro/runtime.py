@@ -56,6 +56,8 @@ def compile_network(model: nn.Module, config: RuntimeConfig, devices: Sequence[t
             "runtime.cuda_graphs=true: needs all columns on one GPU, and they are on "
             f"{', '.join(map(str, devices))}; give runtime.cuda_graphs=false, or devices=[cuda:0]"
         )
+    if config.cuda_graphs or config.compile:
+        torch.compiler.reset()  # what networks before this one in the process left counts against a limit
     if config.cuda_graphs:
         model.compile(mode="reduce-overhead")
     elif config.compile:

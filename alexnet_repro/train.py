@@ -1,10 +1,15 @@
 """python -m alexnet_repro.train +gpus=2 [data=...] [model=...] [experiment=...] [run=NAME]
 
+--multirun experiment=a,b seed=0,1,2      one run after the other, in one process; what is finished is passed over
+
 torchrun --nproc-per-node=N -m alexnet_repro.train ...    N copies of the columns, each with its share of every batch
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+
+import torch
 
 from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
@@ -12,18 +17,36 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.ranks import Ranks
 from alexnet_repro.reporting.progress import duration, percent
-from alexnet_repro.run_folder import RunFolder
-from alexnet_repro.training.loop import Stopped, Trainer
+from alexnet_repro.run_folder import LAST, RunFolder
+from alexnet_repro.training.checkpoint import load_checkpoint
+from alexnet_repro.training.loop import Stopped, Trainer, refuse_small_pictures
+from alexnet_repro.training.schedule import phase_after
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.transfer import take_weights
-from data_prep.command import main
+from data_prep.command import STOPPED, RequestError, main
 
 
-def train(config: TrainConfig) -> None:
+def check(config: TrainConfig) -> None:
+    """RequestError for whatever can be known to be wrong before one of several jobs begins."""
+    if Ranks.of_environment().size > 1:
+        raise RequestError("--multirun: not under torchrun; start torchrun once for each job")
+    data = PreparedData(config.data.path)
+    refuse_small_pictures(config, data)
+    devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
+    with torch.device("meta"):
+        model = AlexNet(config.model, len(data.classes), data.channels)
+    runtime.compile_network(model, config.runtime, devices)
+    RunFolder(config.folder).refuse_changes(config)
+
+
+def train(config: TrainConfig) -> int | None:
     started = time.monotonic()
     ranks = Ranks.of_environment()
     # Everything that can be wrong with the request is found out before the run folder is touched.
     data = PreparedData(config.data.path)
+    if ranks.size == 1 and (history := _finished(config, data)):
+        print(f"finished before: {_result(config, history)}")
+        return None
     devices, warning = choose_devices(
         config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
     )
@@ -65,10 +88,32 @@ def train(config: TrainConfig) -> None:
         except Stopped:
             say(f"stopped by {stop.by or 'another process'} after {_position(trainer)}; all is saved, and the same "
                 "command continues")  # fmt: skip
-            return
-    best = min(trainer.history, key=lambda row: row["val_top1_error"])
-    say(
-        f"done: {trainer.epoch} epochs, {trainer.step} steps, {duration(time.monotonic() - started)} since this start; "
+            return STOPPED
+    took = f"{duration(time.monotonic() - started)} since this start"
+    say(f"done: {_result(config, trainer.history, took)}")
+    return STOPPED if stop else None  # asked when there was nothing left to stop, but perhaps another job
+
+
+def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, float]] | None:
+    """The epochs of a run that its schedule has ended, with these settings on these pictures. None for any other, and
+    where that is not sure at a glance.
+    """
+    folder = RunFolder(config.folder)
+    if config.allow_changes or not folder.exists():
+        return None
+    folder.refuse_changes(config)
+    try:
+        last = load_checkpoint(folder.checkpoint_path(LAST), on_disk=True)
+    except RequestError:  # damaged, say, and the one before may go on
+        return None
+    same = last.data["plan"] == data.identity()["plan"]
+    return last.history if same and phase_after(config.schedule, last.history).finished else None
+
+
+def _result(config: TrainConfig, history: Sequence[dict[str, float]], took: str = "") -> str:
+    best = min(history, key=lambda row: row["val_top1_error"])
+    return (
+        f"{len(history)} epochs, {history[-1]['step']} steps{took and ', '}{took}; "
         f"best val top-1 error {percent(best['val_top1_error'])} (centre patch) after epoch {best['epoch']}\n"
         f"next: python -m alexnet_repro.evaluate run={config.run}"
         + (f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else "")
@@ -85,4 +130,4 @@ def _silent(_text: str) -> None:
 
 
 if __name__ == "__main__":
-    main("train", TrainConfig, train)
+    main("train", TrainConfig, train, check, writes=lambda config: config.folder)

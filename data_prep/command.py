@@ -1,49 +1,50 @@
-"""How every command of the project starts and ends: Hydra composes conf/, a typed schema checks it, and whatever goes
-wrong ends in one line and an exit code: 0 done, 1 failed while running, 2 the request itself was wrong.
+"""How every command of the project starts: Hydra composes conf/, and a typed schema checks it. How it ends: endings.py;
+several jobs of one command: sweep.py.
 """
 
-import difflib
 import os
-import re
+import shutil
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
+
+from data_prep import sweep
+from data_prep.endings import (
+    DONE,
+    FAILED,
+    STOPPED,
+    WRONG_REQUEST,
+    RequestError,
+    RunError,
+    conf_folder,
+    one_line_for,
+    outcome,
+)
+
+__all__ = [
+    "DONE", "FAILED", "STOPPED", "WRONG_REQUEST", "RequestError", "RunError", "checked", "compose", "conf_folder",
+    "load", "main", "plain_main",
+]  # fmt: skip
 
 Schema = TypeVar("Schema")
-
-DONE, FAILED, WRONG_REQUEST = 0, 1, 2
-_INTERRUPTED = 130
 
 # Commands write only where they say: no folder, no log file of Hydra's own.
 _QUIET_HYDRA = [
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
-    "hydra.sweep.dir=runs",
     "hydra.sweep.subdir=.",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 ]
-
-
-class RequestError(ValueError):
-    """The request was wrong. The message names the key or path, what was found and what to do, in one line."""
-
-
-class RunError(RuntimeError):
-    """The request was right, but the run cannot go on. One line, as above."""
-
-
-def conf_folder() -> Path:
-    """conf/: beside the packages in a checkout, inside alexnet_repro once installed."""
-    packages = Path(__file__).resolve().parent.parent
-    installed = packages / "alexnet_repro" / "conf"
-    return installed if installed.is_dir() else packages / "conf"
+_MULTIRUN = ("--multirun", "-m")
 
 
 def checked(config: DictConfig, schema: type[Schema]) -> Schema:
@@ -55,106 +56,94 @@ def checked(config: DictConfig, schema: type[Schema]) -> Schema:
         typed = OmegaConf.merge(OmegaConf.structured(schema), config)
         result = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
-        raise RequestError(_one_line_for(error)) from None
+        raise RequestError(one_line_for(error)) from None
     assert isinstance(result, schema)
     return result
 
 
-def main(config_name: str, schema: type[Schema], run: Callable[[Schema], int | None]) -> NoReturn:
-    """Entry point of a command: composes conf/<config_name>.yaml with the command line, checks it, calls `run`."""
+def main(
+    config_name: str,
+    schema: type[Schema],
+    run: Callable[[Schema], int | None],
+    check: Callable[[Schema], None] | None = None,
+    writes: Callable[[Schema], Path] | None = None,
+) -> NoReturn:
+    """Entry point of a command: composes conf/<config_name>.yaml with the command line, checks it, calls `run`.
+
+    With --multirun it calls `run` for one job after the other, in this process, once every one of them has passed: its
+    schema, `check` (RequestError for what else can be found out without doing it), and that no two of them write into
+    the same folder, `writes`.
+    """
     program = f"python -m {_module_name()}"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, so that they end as ours do
+    jobs: list[sweep.Job[Schema]] = []
 
-    sys.argv[1:1] = _QUIET_HYDRA
+    def ask() -> None:
+        composed = _composed(config_name)
+        jobs.extend(sweep.checked_jobs(composed, lambda config: checked(config, schema), check, writes))
 
-    composed: list[DictConfig] = []
-
-    def task(config: DictConfig) -> None:
-        composed.append(config)
-        _guarded(program, lambda: run(checked(config, schema)))
-
-    entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(task)
-    try:
-        _guarded(program, entry)
-    except ValueError as error:  # how Hydra refuses some values of config groups; `task` handles its own errors
-        if composed:
-            raise
-        _leave(program, " ".join(str(error).split()), WRONG_REQUEST)
-    sys.exit(DONE)
+    code, message = outcome(ask)
+    if message is None and len(jobs) == 1:
+        code, message = outcome(lambda: run(jobs[0].config))
+    elif message is None and jobs:
+        code, message = sweep.run_jobs(program, jobs, run)
+    _leave(program, code, message)
 
 
 def plain_main(call: Callable[[], int | None]) -> NoReturn:
     """Entry point of a command without configuration: the same endings as `main`."""
-    _guarded(f"python -m {_module_name()}", call)
-    sys.exit(DONE)
+    _leave(f"python -m {_module_name()}", *outcome(call))
 
 
-def _guarded(program: str, call: Callable[[], int | None]) -> None:
+def _composed(config_name: str) -> list[tuple[DictConfig, list[str]]]:
+    """What the command line asks for: the configuration of each job, and the job's overrides. Hydra does no more than
+    this: jobs run when it is done, so that none begins before all are known. None for --cfg, --help and the like.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, so that they end as ours do
+    composed: list[tuple[DictConfig, list[str]]] = []
+
+    def task(config: DictConfig) -> None:
+        composed.append((config, list(HydraConfig.get().overrides.task)))
+
+    # Made by Hydra for its multirun.yaml, where there are several jobs.
+    scratch = Path(tempfile.gettempdir()) / f"hydra-{uuid.uuid4().hex}"
+    quoted = str(scratch).replace("\\", "\\\\").replace("'", "\\'")
+    sys.argv[1:] = _arguments(sys.argv[1:], [*_QUIET_HYDRA, f"hydra.sweep.dir='{quoted}'"])
     try:
-        code = call()
-    except RequestError as error:
-        _leave(program, str(error), WRONG_REQUEST)
-    except (HydraException, OmegaConfBaseException) as error:
-        _leave(program, _one_line_for(error), WRONG_REQUEST)
-    except RunError as error:
-        _leave(program, str(error), FAILED)
-    except KeyboardInterrupt:
-        _leave(program, "interrupted; what was finished is kept, and the same command goes on from there", _INTERRUPTED)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's
-            raise
-        _leave(program, "out of GPU memory; use a smaller batch, or a GPU with more memory", FAILED)
-    except OSError as error:
-        _leave(program, f"{error.filename or 'input/output'}: {error.strerror or error}", FAILED)
-    if code:
-        sys.exit(code)
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(task)()
+    except OmegaConfBaseException:
+        raise
+    except ValueError as error:  # how Hydra refuses some values of config groups
+        raise RequestError(" ".join(str(error).split())) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if not composed and set(_MULTIRUN) & set(sys.argv):
+        raise RequestError("--multirun: no job was composed here; leave hydra/launcher and hydra/sweeper as they are")
+    return composed
 
 
-def _leave(program: str, message: str, code: int) -> NoReturn:
-    sys.stdout.flush()
-    print(f"{program}: error: {message}", file=sys.stderr)
-    sys.exit(code)
+def _arguments(given: list[str], ours: list[str]) -> list[str]:
+    """With our overrides before the first that was given, which may change them, and options not in between: Hydra does
+    not take overrides in two places.
+    """
+    multirun = [argument for argument in given if argument in _MULTIRUN]
+    others = [argument for argument in given if argument not in _MULTIRUN]
+    overrides = [place for place, argument in enumerate(others) if argument[0:1] != "-" and "=" in argument]
+    first = overrides[0] if overrides else len(others)
+    if others and not others[0].startswith("-"):
+        first = 0
+    return [*multirun, *others[:first], *ours, *others[first:]]
+
+
+def _leave(program: str, code: int, message: str | None) -> NoReturn:
+    if message:
+        sys.stdout.flush()
+        print(f"{program}: error: {message}", file=sys.stderr)
+    sys.exit(DONE if code == STOPPED else code)
 
 
 def _module_name() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return str(spec.name) if spec else Path(sys.argv[0]).stem
-
-
-def _one_line_for(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
-        return f"unknown key {match[1]!r}{_nearest(match[1])}; --cfg job lists every key"
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search", text):
-        return f"{match[1]}={match[2]}: no such choice; there are {', '.join(match[3].split())}"
-    if isinstance(error, OverrideParseException):
-        return f"cannot understand {error.override!r}; give key=value, with quotes around odd characters"
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        reason = " ".join(str(error.msg or "").split())
-        if "not in" in reason and "Key" in reason:
-            return f"unknown key {error.full_key!r}{_nearest(error.full_key)}; --cfg job lists every key"
-        if isinstance(error, MissingMandatoryValue) or "missing mandatory value" in reason.lower():
-            return f"{error.full_key}: needs a value; give {error.full_key}=..."
-        if "is not Optional" in reason or "value 'None' for field" in reason:
-            return f"{error.full_key}=null: cannot be left out; give it a value"
-        if "not a ListConfig" in reason:
-            return f"{error.full_key}: must be a list; write {error.full_key}=[first,second]"
-        if "of type 'ListConfig'" in reason:
-            return f"{error.full_key}: must be one value, not a list"
-        if "is not a subclass of" in reason:
-            return f"{error.full_key}: has settings of its own; give those, {error.full_key}.KEY=..."
-        return f"{error.full_key}: {reason.split(' full_key:')[0]}"
-    return text
-
-
-def _nearest(key: str) -> str:
-    """', did you mean ...' where some file of conf/ has a key that looks like the last part of `key`."""
-    words: set[str] = set()
-    for path in conf_folder().rglob("*.yaml"):
-        words.update(re.findall(r"[{,\s]([a-z_0-9]+):", "\n" + path.read_text()))
-    last = key.split(".")[-1].lstrip("+~")
-    close = [] if last in words else difflib.get_close_matches(last, sorted(words), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def load(config_name: str, schema: type[Schema], overrides: list[str] | None = None) -> Schema:

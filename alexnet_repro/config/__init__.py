@@ -5,6 +5,7 @@ Unknown keys and wrong types fail before any work; a value that makes no sense r
 
 from alexnet_repro.config.commands import (
     FIGURES,
+    AblationsConfig,
     BenchmarkConfig,
     ClaimsConfig,
     CompareConfig,
@@ -40,6 +41,7 @@ from alexnet_repro.config.training import (
 __all__ = [
     "FIGURES",
     "LAYERS",
+    "AblationsConfig",
     "AugmentConfig",
     "BenchmarkConfig",
     "ChangeConfig",

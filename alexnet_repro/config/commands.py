@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from alexnet_repro.config.checks import require, require_one_of
 from alexnet_repro.config.model import ModelConfig
@@ -141,8 +140,24 @@ class CompareConfig:
         require(100 <= self.resamples <= 10_000_000, "resamples", self.resamples, "100 to 10,000,000")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
 
-    def folder(self, name: str) -> Path:
-        return Path(self.runs_dir) / name
+
+@dataclass
+class AblationsConfig:
+    """All runs of a folder, those together that differ in the seed alone, against the group `baseline`."""
+
+    runs_dir: str
+    baseline: str
+    split: str
+    views: int
+    resamples: int
+    seed: int
+    json: bool
+
+    def __post_init__(self) -> None:
+        require_one_of("split", self.split, ("val", "test"))
+        require(self.views in (1, 10), "views", self.views, "1 or 10")
+        require(100 <= self.resamples <= 10_000_000, "resamples", self.resamples, "100 to 10,000,000")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
 @dataclass

@@ -34,6 +34,21 @@ def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
     return None
 
 
+def claim_facts(first: TrainConfig, second: TrainConfig) -> dict[str, Any] | None:
+    """The paper's difference, second minus first, as fractions, and what else sets the two apart."""
+    claim = claim_for(first, second)
+    if claim is None:
+        return None
+    ablation = claim.ablation
+    return {
+        "section": ablation.section,
+        "claim": ablation.claim,
+        "top1_difference": claim.sign * ablation.top1 / 100,
+        "top5_difference": None if ablation.top5 is None else claim.sign * ablation.top5 / 100,
+        "also_different": list(claim.otherwise),
+    }
+
+
 def _is_network(config: TrainConfig, name: str) -> bool:
     return _unnamed(config.model) == _network(name)
 

@@ -14,7 +14,7 @@ from data_prep.settings import PrepareConfig
 
 _GROUPS = ("model", "augment", "optim", "schedule")
 _PRECISION = "runtime.precision"
-_ROUNDING = 0.05  # points: the paper prints one digit after the point
+ROUNDING = 0.05  # points: the paper prints one digit after the point
 
 
 def paper_row(release: str | None, split: str, views: int, sixth_layers: Sequence[bool]) -> PaperRow | None:
@@ -35,7 +35,7 @@ def beside(row: PaperRow, errors: dict[str, float], intervals: dict[str, tuple[f
     for key, theirs in (("top1", row.top1), ("top5", row.top5)):
         if theirs is not None:
             low, high = (100 * end for end in intervals[key])
-            within = low - _ROUNDING <= theirs <= high + _ROUNDING
+            within = low - ROUNDING <= theirs <= high + ROUNDING
             result |= {key: theirs, f"{key}_difference": 100 * errors[key] - theirs, f"{key}_within": within}
     return result
 

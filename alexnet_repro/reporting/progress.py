@@ -160,6 +160,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
+def points(fraction: float) -> str:
+    """A difference, in percentage points."""
+    return f"{100 * fraction:+.1f}".replace("-", "−")
+
+
 def duration(seconds: float) -> str:
     """12 s, 3 min 05 s, 2 h 07 min, 5 d 03 h."""
     if round(seconds) < 60:

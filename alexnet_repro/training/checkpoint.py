@@ -96,15 +96,18 @@ class Checkpoint:
         return Checkpoint(**{**vars(self), **changed, "history": list(self.history)})
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """RequestError if there is none, or if it is damaged: not as it was written, to the bit."""
+def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
+    """RequestError if there is none, or if it is damaged: not as it was written, to the bit.
+
+    `on_disk`: the weights stay there, for who wants the rest.
+    """
     if not path.is_file():
         raise RequestError(f"{path}: no such checkpoint; train the run first, or name another checkpoint")
     try:
         with zipfile.ZipFile(path) as file:  # torch.load takes changed numbers as they are
             if (member := file.testzip()) is not None:
                 raise ValueError(f"{member} has another checksum than when it was written")
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk))
     except Exception as error:  # a damaged file can fail in any way
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RequestError(f"{path}: cannot be read as a checkpoint ({reason}); use another") from None

@@ -33,11 +33,19 @@ from alexnet_repro.run_folder import BEST, RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint, Within, buffers_of, restore, weights_of
 from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.saver import Saver
-from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
+from alexnet_repro.training.schedule import Phase, layers_with_own_rates, phase_after
 from alexnet_repro.training.step import Outcome, Stepper, largest_activations
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.training.watch import Watch
 from data_prep.command import RequestError, RunError
+
+
+def refuse_small_pictures(config: TrainConfig, data: PreparedData) -> None:
+    if config.model.input_size > data.image_size:
+        raise RequestError(
+            f"model.input_size={config.model.input_size}: larger than the {data.image_size} pixels of "
+            f"{data.folder}; prepare the data with a larger image_size"
+        )
 
 
 class Stopped(Exception):
@@ -74,11 +82,7 @@ class Trainer:
         self.epoch, self.step, self.within = 0, 0, Within()
         self.history: list[dict[str, float]] = []
         self.init_from: dict[str, Any] | None = None  # what the weights of `model` were taken from
-        if config.model.input_size > data.image_size:
-            raise RequestError(
-                f"model.input_size={config.model.input_size}: larger than the {data.image_size} pixels of "
-                f"{data.folder}; prepare the data with a larger image_size"
-            )
+        refuse_small_pictures(config, data)
         if config.optim.batch_size < self.ranks.size:
             raise RequestError(f"optim.batch_size={config.optim.batch_size}: must be {self.ranks.size} or more, one "
                                "picture for each process")  # fmt: skip
@@ -117,8 +121,7 @@ class Trainer:
             )
 
     def phase(self) -> Phase:
-        val_errors, train_errors = ([row[f"{split}_top1_error"] for row in self.history] for split in ("val", "train"))
-        return next_phase(self.config.schedule, val_errors, train_errors)
+        return phase_after(self.config.schedule, self.history)
 
     def run(self) -> None:
         """Until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""

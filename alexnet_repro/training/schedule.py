@@ -1,6 +1,6 @@
 """What holds in an epoch, as a pure function of the past (section 5): learning rates, and whether colour noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alexnet_repro.config import ScheduleConfig
@@ -37,6 +37,11 @@ def next_phase(config: ScheduleConfig, val_errors: Sequence[float], train_errors
     divisions = plateaus(config.patience, config.min_improvement, val_errors)
     rate = 1 / config.divide_by ** min(divisions, config.divisions)
     return Phase(divisions > config.divisions or len(val_errors) >= config.epochs, rate, rate)
+
+
+def phase_after(config: ScheduleConfig, history: Sequence[Mapping[str, float]]) -> Phase:
+    """As next_phase, from a run's history."""
+    return next_phase(config, *([row[f"{split}_top1_error"] for row in history] for split in ("val", "train")))
 
 
 def plateaus(patience: int, min_improvement: float, val_errors: Sequence[float]) -> int:
