@@ -11,6 +11,7 @@ from data_prep.command import load
 
 _NOISE = "augment.colour_noise"
 _GROUPS = ("augment", "optim", "schedule", "init_from")
+_SCALE = ("width", "input_size")  # a pair in small is the same pair
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Claim:
 
 
 def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
-    """By the networks themselves, not by what the runs are called."""
+    """By the networks themselves, not by what the runs are called, and whatever their scale."""
     for sign, better, worse in ((1, first, second), (-1, second, first)):
         for ablation in ABLATIONS:
             if not (_is_network(better, ablation.better) and _is_network(worse, ablation.worse)):
@@ -60,10 +61,11 @@ def _network(name: str) -> dict[str, Any]:
 
 
 def _unnamed(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in asdict(config).items() if key != "name"}
+    return {key: value for key, value in asdict(config).items() if key not in ("name", *_SCALE)}
 
 
 def _settings_apart(first: TrainConfig, second: TrainConfig) -> list[str]:
     a, b = flat(asdict(first)), flat(asdict(second))
-    keys = sorted(key for key in a.keys() | b.keys() if key.split(".")[0] in _GROUPS and not key.endswith(".name"))
+    groups = (key for key in a.keys() | b.keys() if key.split(".")[0] in _GROUPS and not key.endswith(".name"))
+    keys = sorted([*groups, *(f"model.{key}" for key in _SCALE)])
     return [key for key in keys if a.get(key) != b.get(key)]

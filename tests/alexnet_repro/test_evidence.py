@@ -380,6 +380,11 @@ def test_ablations_are_known_by_their_networks() -> None:
     assert claim and claim.ablation.section == "4.1" and claim.sign == -1 and not claim.otherwise
     assert claim_for(config(), config("seed=1")) is None
     assert claim_for(config(), config("model=one_column", "model.fc6.units=8")) is None  # no longer the paper's pair
+    narrow = ["model.width=0.25", "model.input_size=112"]
+    claim = claim_for(config(*narrow), config("model=no_lrn", *narrow))
+    assert claim and claim.ablation.section == "3.3" and not claim.otherwise
+    claim = claim_for(config(*narrow), config("model=no_lrn", narrow[0]))
+    assert claim and claim.otherwise == ("model.input_size",)
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
             assert (conf_folder() / "model" / f"{name}.yaml").is_file()
