@@ -8,7 +8,7 @@ RUNS ?= runs
 PORT ?= 6006
 CIFAR10_EPOCHS ?= 10
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv4,no_fc7
-SMALL ?= model.width=0.25 model.input_size=112 schedule=constant schedule.epochs=10
+SMALL ?= model.width=0.25 model.input_size=112 schedule=constant schedule.epochs=8
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
