@@ -7,7 +7,9 @@ SAMPLE_ARCHIVES := data/sample-archives
 RUNS ?= runs
 PORT ?= 6006
 CIFAR10_EPOCHS ?= 10
+comma := ,
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv4,no_fc7
+ABLATION_RUNS = $(foreach name,$(subst $(comma), ,$(ABLATIONS)),$(name)-0 $(name)-1 $(name)-2)
 SMALL ?= model.width=0.25 model.input_size=112 schedule=constant schedule.epochs=8
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
@@ -72,6 +74,7 @@ ifndef DATA
 	@exit 2
 else
 	$(RUN) -m alexnet_repro.train --multirun experiment=$(ABLATIONS) seed=0,1,2 data.path='$(DATA)' runs_dir=$(RUNS)/ablations $(SMALL)
+	$(RUN) -m alexnet_repro.evaluate --multirun run=$(subst $() ,$(comma),$(strip $(ABLATION_RUNS))) runs_dir=$(RUNS)/ablations
 	$(RUN) -m alexnet_repro.ablations runs_dir=$(RUNS)/ablations baseline=paper
 endif
 
