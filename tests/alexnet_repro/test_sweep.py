@@ -133,7 +133,7 @@ def test_stopped_in_the_middle_and_continued(prepared: Path, tmp_path: Path) -> 
     ("overrides", "said"),
     [
         (["seed=0,x", "run=r-${seed}"], "job 2 of 2 (seed=x): seed: Value 'x'"),
-        (["seed=0,1", "run=r-${seed}", "model.input_size=67,80"], "job 2 of 4 (seed=0 model.input_size=80): model.inp"),
+        (["seed=0,1", "run=r-${seed}", "model.input_size=67,80"], "job 3 of 4 (model.input_size=80 seed=0): model.inp"),
         (["seed=0,1", "run=same"], "job 1 of 2 (seed=0) and job 2 of 2 (seed=1) would both write into runs/same"),
         (["experiment=demo,none"], "experiment=none: no such choice; there are "),
     ],
