@@ -10,7 +10,7 @@ CIFAR10_EPOCHS ?= 10
 comma := ,
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv4,no_fc7
 ABLATION_RUNS = $(foreach name,$(subst $(comma), ,$(ABLATIONS)),$(name)-0 $(name)-1 $(name)-2)
-SMALL ?= model.width=0.25 model.input_size=112 schedule=constant schedule.epochs=8
+SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs=8
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
@@ -50,8 +50,9 @@ claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need 
 	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_relu,cifar10_tanh seed=0,1,2
 	$(RUN) -m alexnet_repro.figure1
 	$(RUN) -m alexnet_repro.train experiment=fashion_mnist
-	$(RUN) -m alexnet_repro.evaluate run=fashion_mnist-0 split=test views=1
-	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_lrn,cifar10_no_lrn schedule.epochs=$(CIFAR10_EPOCHS)
+	$(RUN) -m alexnet_repro.evaluate run=fashion_mnist-0 checkpoint=best split=test views=1
+	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_lrn,cifar10_no_lrn schedule.epochs=$(CIFAR10_EPOCHS) \
+	  'allow_changes=[schedule.epochs]'
 	$(RUN) -m alexnet_repro.evaluate --multirun run=cifar10_lrn-0,cifar10_no_lrn-0
 	$(RUN) -m alexnet_repro.compare 'runs=[cifar10_lrn-0,cifar10_no_lrn-0]'
 	$(RUN) -m alexnet_repro.claims

@@ -23,11 +23,13 @@ class Experiment:
     cost: str
     needs: str  # the data, and what else
     run: str  # the run's name, with ${seed} where it has one
+    then: str = ""  # command lines that follow
+    members: str = "1"  # of the ensemble that it is about
 
     def runs_in(self, runs_dir: Path) -> list[Path]:
-        """The folders of its runs, and of ensembles of them, by seed."""
+        """The folders of its runs by seed, or of its ensembles."""
         one = re.escape(self.run).replace(re.escape(_SEED), "[0-9]+")
-        pattern = re.compile(rf"{one}(\+{one})*")
+        pattern = re.compile(r"\+".join([one] * int(self.members)))
         found = [path for path in runs_dir.iterdir() if pattern.fullmatch(path.name)] if runs_dir.is_dir() else []
         return sorted(found, key=lambda path: [(len(part), part) for part in re.split("[+-]", path.name)])
 
@@ -55,4 +57,5 @@ def _read(path: Path) -> Experiment:
         raise ValueError(f"{path}: its head lacks {', '.join(missing)}")
     if not text.startswith(_FIRST) or run is None:
         raise ValueError(f"{path}: must begin with {_FIRST!r} and set run")
-    return Experiment(name=path.stem, run=run[1], **{key: fields[key] for key in _KEYS})
+    known = {key: fields[key] for key in (*_KEYS, "then", "members") if key in fields}
+    return Experiment(name=path.stem, run=run[1], **known)

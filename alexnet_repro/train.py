@@ -32,6 +32,8 @@ def check(config: TrainConfig) -> None:
         raise RequestError("--multirun: not under torchrun; start torchrun once for each job")
     data = PreparedData(config.data.path)
     refuse_small_pictures(config, data)
+    for split in ("train", "val"):
+        data.split(split)
     devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
     with torch.device("meta"):
         model = AlexNet(config.model, len(data.classes), data.channels)

@@ -20,6 +20,7 @@ from data_prep import sweep
 from data_prep.endings import (
     DONE,
     FAILED,
+    INTERRUPTION,
     STOPPED,
     WRONG_REQUEST,
     RequestError,
@@ -85,7 +86,10 @@ def main(
     if message is None and len(jobs) == 1:
         code, message = outcome(lambda: run(jobs[0].config))
     elif message is None and jobs:
-        code, message = sweep.run_jobs(program, jobs, run)
+        try:
+            code, message = sweep.run_jobs(program, jobs, run)
+        except KeyboardInterrupt:  # between two jobs
+            code, message = INTERRUPTION
     _leave(program, code, message)
 
 
@@ -96,7 +100,7 @@ def plain_main(call: Callable[[], int | None]) -> NoReturn:
 
 def _composed(config_name: str) -> list[tuple[DictConfig, list[str]]]:
     """What the command line asks for: the configuration of each job, and the job's overrides. Hydra does no more than
-    this: jobs run when it is done, so that none begins before all are known. None for --cfg, --help and the like.
+    this: jobs run when it is done, so that none begins before all are known. Empty for --cfg, --help and the like.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, so that they end as ours do
     composed: list[tuple[DictConfig, list[str]]] = []

@@ -11,6 +11,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+INTERRUPTION = INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on from there"
 STOPPED = -1  # what a command returns that was asked to stop and has saved all; its exit code is that of DONE
 
 
@@ -40,7 +41,7 @@ def outcome(call: Callable[[], int | None]) -> tuple[int, str | None]:
     except RunError as error:
         return FAILED, str(error)
     except KeyboardInterrupt:
-        return INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on from there"
+        return INTERRUPTION
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's
             raise

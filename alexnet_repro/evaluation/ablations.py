@@ -4,7 +4,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from alexnet_repro.config import SummaryConfig, TrainConfig
+import torch
+
+from alexnet_repro.config import ModelConfig, SummaryConfig, TrainConfig
+from alexnet_repro.model import AlexNet
 from alexnet_repro.reporting.paper_numbers import ABLATIONS, Ablation
 from alexnet_repro.run_folder import flat
 from data_prep.command import load
@@ -27,7 +30,7 @@ def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
         for ablation in ABLATIONS:
             if not (_is_network(better, ablation.better) and _is_network(worse, ablation.worse)):
                 continue
-            others = _settings_apart(better, worse)
+            others = [*_settings_apart(better, worse), *_maps_apart(better, worse, ablation)]
             if ablation.better != ablation.worse:
                 return Claim(ablation, sign, tuple(others))
             if better.augment.colour_noise > 0 and worse.augment.colour_noise == 0:
@@ -50,8 +53,31 @@ def claim_facts(first: TrainConfig, second: TrainConfig) -> dict[str, Any] | Non
     }
 
 
+def without_seed(run: str | None, seed: int) -> str | None:
+    """NAME of NAME-SEED."""
+    return run and run.removesuffix(f"-{seed}")
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """All settings by their dotted names; where a run begins with another of the same seed, without that seed."""
+    return flat(asdict(config)) | {"init_from": without_seed(config.init_from, config.seed)}
+
+
 def _is_network(config: TrainConfig, name: str) -> bool:
     return _unnamed(config.model) == _network(name)
+
+
+def _maps_apart(better: TrainConfig, worse: TrainConfig, ablation: Ablation) -> list[str]:
+    """In small, the two may end in maps of other sizes, though at full size they end in the same."""
+    whole = [load("summary", SummaryConfig, [f"model={name}"]).model for name in (ablation.better, ablation.worse)]
+    (a, b), (whole_a, whole_b) = ([_dense_input(m) for m in pair] for pair in ((better.model, worse.model), whole))
+    return [] if a * whole_b == b * whole_a else ["the size of the maps that the first dense layer reads"]
+
+
+def _dense_input(model: ModelConfig) -> int:
+    with torch.device("meta"):
+        layers = AlexNet(model, classes=10).layers()
+    return next(layer.input_elements for name, layer in layers.items() if name.startswith("fc"))
 
 
 @cache
@@ -65,7 +91,7 @@ def _unnamed(config: Any) -> dict[str, Any]:
 
 
 def _settings_apart(first: TrainConfig, second: TrainConfig) -> list[str]:
-    a, b = flat(asdict(first)), flat(asdict(second))
+    a, b = (settings_of(config) for config in (first, second))
     groups = (key for key in a.keys() | b.keys() if key.split(".")[0] in _GROUPS and not key.endswith(".name"))
     keys = sorted([*groups, *(f"model.{key}" for key in _SCALE)])
     return [key for key in keys if a.get(key) != b.get(key)]

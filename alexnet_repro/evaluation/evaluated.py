@@ -57,5 +57,6 @@ def refuse_other_pictures(runs: Sequence[EvaluatedRun]) -> None:
         if not same or a.classes != b.classes or not np.array_equal(a.labels, b.labels):
             raise RequestError(
                 f"runs: {first.name} was evaluated on {a.about['data']['description']}, {other.name} on "
-                f"{b.about['data']['description']}: not the same pictures; evaluate both on one data set, data_path=..."
+                f"{b.about['data']['description']}: not the same pictures; evaluate both on one data set, "
+                "evaluate data_path=..."
             )

@@ -1,18 +1,17 @@
 """Runs that differ in the seed alone, and how such groups differ from one of them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from alexnet_repro.config import AblationsConfig, TrainConfig
-from alexnet_repro.evaluation.ablations import claim_facts
+from alexnet_repro.evaluation.ablations import claim_facts, settings_of, without_seed
 from alexnet_repro.evaluation.evaluated import EvaluatedRun, evaluate_command
 from alexnet_repro.evaluation.intervals import crossed_interval, paired_bootstrap
 from alexnet_repro.evaluation.metrics import TOP_K
 from alexnet_repro.evaluation.setting import ROUNDING
-from alexnet_repro.run_folder import MAY_CHANGE, flat
+from alexnet_repro.run_folder import MAY_CHANGE
 from data_prep.command import RequestError
 
 Group = dict[int, EvaluatedRun]  # by seed
@@ -20,7 +19,7 @@ _OWN = ("run", "seed", *MAY_CHANGE)  # of each run of a group
 
 
 def group_name(config: TrainConfig) -> str:
-    return config.run.removesuffix(f"-{config.seed}")
+    return without_seed(config.run, config.seed) or ""
 
 
 def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
@@ -41,9 +40,9 @@ def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
 
 
 def _apart(first: TrainConfig, second: TrainConfig) -> list[str]:
-    a, b = flat(asdict(first)), flat(asdict(second))
+    a, b = (settings_of(config) for config in (first, second))
     keys = [key for key in sorted(a.keys() | b.keys()) if key.split(".")[0] not in _OWN]
-    return [key for key in [*keys, "runtime.precision"] if a.get(key) != b.get(key)]
+    return [key for key in [*keys, "runtime.precision", "data.path"] if a.get(key) != b.get(key)]
 
 
 def ablation_facts(config: AblationsConfig, groups: dict[str, Group], lacking: Sequence[str]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class _Builder:
         width = self.config.width
         total = round(count * width)
         if total % self.columns or not math.isclose(total, count * width) or total == 0:
-            times = "" if width == 1 else f" times model.width={width:g}"
+            times = "" if width == 1 else f" times model.width={width:g} is {count * width:g}"
             raise RequestError(
                 f"model.{name}.{key}={count}{times}: must be a multiple of model.columns={self.columns}, an equal "
                 "share each"

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BUFFERS = ("exp_avg", "exp_avg_sq", "step")
-
 
 class Adam(torch.optim.Adam):
     """PyTorch's, with what training asks of PaperSGD too: a group whose rate is 0 is frozen, and where `found_inf` is 1
     when the step runs on the device, nothing is changed.
     """
 
+    BUFFERS = ("exp_avg", "exp_avg_sq", "step")
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
 
@@ -38,7 +37,7 @@ class Adam(torch.optim.Adam):
 
     def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
         """As PaperSGD's; no rates."""
-        kept: dict[str, dict[str, Tensor]] = {buffer: {} for buffer in _BUFFERS}
+        kept: dict[str, dict[str, Tensor]] = {buffer: {} for buffer in self.BUFFERS}
         for parameter, name in names.items():
             for buffer, tensor in self.state[parameter].items():
                 kept[buffer][name] = tensor.cpu()
@@ -51,5 +50,5 @@ class Adam(torch.optim.Adam):
         for parameter, name in names.items():
             if name in buffers["step"]:
                 self.state[parameter] = {
-                    buffer: buffers[buffer][name].to(parameter.device, copy=True) for buffer in _BUFFERS
+                    buffer: buffers[buffer][name].to(parameter.device, copy=True) for buffer in self.BUFFERS
                 }

@@ -1,7 +1,7 @@
 """Checkpoints: plain tensors and containers, by the paper's names of layer and column whatever the placement."""
 
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -107,7 +107,12 @@ def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
         with zipfile.ZipFile(path) as file:  # torch.load takes changed numbers as they are
             if (member := file.testzip()) is not None:
                 raise ValueError(f"{member} has another checksum than when it was written")
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk))
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk)
+        known = {entry.name: entry for entry in fields(Checkpoint)}
+        needed = {name for name, entry in known.items() if entry.default is MISSING}
+        if not needed <= loaded.keys() <= known.keys():
+            raise ValueError("written by another version of this project")
+        return Checkpoint(**loaded)
     except Exception as error:  # a damaged file can fail in any way
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RequestError(f"{path}: cannot be read as a checkpoint ({reason}); use another") from None
@@ -124,7 +129,12 @@ def buffers_of(model: AlexNet, optimiser: Optimiser) -> dict[str, Any]:
 
 
 def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: Optimiser) -> None:
-    """Puts weights and buffers where the columns are; the next step is, to the bit, as if there had been no pause."""
+    """Puts weights and buffers where the columns are; the next step is, to the bit, as if there had been no pause.
+
+    RequestError if the checkpoint is of another rule.
+    """
+    if set(checkpoint.buffers) != set(optimiser.BUFFERS):
+        raise RequestError("optim.rule: cannot change within a run; init_from=RUN begins another with its weights")
     model.load_state_dict(checkpoint.weights)
     optimiser.restore(_names(model), checkpoint.buffers, checkpoint.buffer_rates)
 

@@ -159,7 +159,7 @@ class Trainer:
                 self.watch.close()
 
     def _watch(self) -> Watch:
-        paper = paper_reference(self.data)
+        paper = paper_reference(self.data, self.config.model.conv6 is not None)
         return Watch(self.config, self.folder, self.model, self.optimiser, self.rule, self.step, self.history, paper)
 
     def _train_epoch(self, phase: Phase) -> None:

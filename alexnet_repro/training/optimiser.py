@@ -9,14 +9,17 @@ from alexnet_repro.model import AlexNet
 from alexnet_repro.training.adam import Adam
 from alexnet_repro.training.schedule import Phase
 from alexnet_repro.training.sgd import PaperSGD
+from data_prep.command import RequestError
 
 Optimiser = PaperSGD | Adam
 
 
 def optimiser_for(config: OptimConfig, model: AlexNet, layers_apart: Iterable[str] = ()) -> Optimiser:
     """A group for the weights and one for the biases, and two more for each of `layers_apart` and for each layer with a
-    decay of its own.
+    decay of its own. RequestError if the network lacks one of these.
     """
+    if unknown := sorted(config.layer_decay.keys() - model.layers().keys()):
+        raise RequestError(f"optim.layer_decay.{unknown[0]}: the network has no {unknown[0]}; remove it")
     members: dict[tuple[str, bool], list[Tensor]] = {}
     apart = {*layers_apart, *config.layer_decay}
     for name, parameter in model.named_parameters():

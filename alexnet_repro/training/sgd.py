@@ -18,6 +18,7 @@ class PaperSGD(torch.optim.SGD):
     host need not know (PyTorch's fused kernels have this for mixed precision).
     """
 
+    BUFFERS = ("momentum_buffer",)
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
 

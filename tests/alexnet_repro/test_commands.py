@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import SMALL, run_module
 
-from alexnet_repro.config import SummaryConfig, TrainConfig
+from alexnet_repro.config import SummaryConfig
 from alexnet_repro.model import AlexNet
 from data_prep.command import conf_folder, load
 
@@ -135,12 +135,6 @@ def test_every_model_composes_and_builds(path: Path) -> None:
     config = load("summary", SummaryConfig, [f"model={path.stem}"])
     assert config.model.name == path.stem
     AlexNet(config.model, classes=10)
-
-
-@pytest.mark.parametrize("path", sorted((conf_folder() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_composes(path: Path) -> None:
-    config = load("train", TrainConfig, [f"experiment={path.stem}"])
-    assert config.run in (path.stem, f"{path.stem}-{config.seed}")
 
 
 def test_every_setting_is_read() -> None:

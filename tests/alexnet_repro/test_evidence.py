@@ -17,7 +17,7 @@ from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig, P
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation import setting, split_pass
-from alexnet_repro.evaluation.ablations import claim_for
+from alexnet_repro.evaluation.ablations import claim_for, settings_of
 from alexnet_repro.evaluation.intervals import paired_bootstrap
 from alexnet_repro.evaluation.predictions import KeptPredictions, picture_names
 from alexnet_repro.figures import figures
@@ -384,7 +384,15 @@ def test_ablations_are_known_by_their_networks() -> None:
     claim = claim_for(config(*narrow), config("model=no_lrn", *narrow))
     assert claim and claim.ablation.section == "3.3" and not claim.otherwise
     claim = claim_for(config(*narrow), config("model=no_lrn", narrow[0]))
-    assert claim and claim.otherwise == ("model.input_size",)
+    assert claim and "model.input_size" in claim.otherwise
+    # At 112 the paper's net ends in maps of 3x3 and the other in 2x2; at 120 both do in 3x3, as both do in 6x6 at 224.
+    for side, apart in (("112", ("the size of the maps that the first dense layer reads",)), ("120", ())):
+        pair = (config(f"model={name}", f"model.input_size={side}") for name in ("paper", "pool_non_overlapping"))
+        claim = claim_for(*pair)
+        assert claim and claim.otherwise == apart
+    seeds = (config("experiment=cnn_star", f"seed={seed}") for seed in (0, 1))
+    one, other = (settings_of(each) for each in seeds)
+    assert {key for key in one if one[key] != other[key]} == {"seed", "run"}
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
             assert (conf_folder() / "model" / f"{name}.yaml").is_file()

@@ -16,7 +16,7 @@ from alexnet_repro.config import ClaimsConfig, Figure1Config, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.experiments import Experiment, experiments
 from alexnet_repro.figure1 import epochs_until, figure1
-from alexnet_repro.model import AlexNet
+from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.train import train
 from data_prep.command import RequestError, load
@@ -70,6 +70,9 @@ def test_the_command_of_every_experiment_trains(
     side, channels = DATA.get(Path(config.data.path).name, (256, 3))
     data = PreparedData(pictures[side, channels])
     assert (data.image_size, data.channels) == (side, channels)
+    choose_devices(
+        config.model.columns, config.gpus, config.devices
+    )  # the very request, before a CPU is put in its place
     with torch.device("meta"):
         AlexNet(config.model, len(data.classes), channels)
     here = [f"data.path={data.folder}", f"runs_dir={tmp_path}", "devices=[cpu]", "runtime.workers=0"]
@@ -99,21 +102,44 @@ def test_figure_1_counts_epochs_on_a_straight_line(tmp_path: Path, capsys: pytes
     # 1 + 0.25 / 0.3 and 1 + 0.15 / 0.3 epochs; 3 + 0.05 / 0.1
     assert "mean: relu 1.7, tanh 3.5 epochs; ratio 2.1 (by seed: 1.9)" in said
     assert (tmp_path / "figure1.png").is_file()
+    folder = tmp_path / "cifar10_tanh-1"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"kind": "epoch", "epoch": 1, "step": 1, "train_top1_error": 0.9}')
+    figure1(load("figure1", Figure1Config, [f"runs_dir={tmp_path}"]))
+    said = capsys.readouterr().out
+    assert "no ratio before all are there: tanh, seed 1" in said and "mean" not in said
     with pytest.raises(RequestError, match="no run cifar10_relu-SEED with an epoch done"):
         figure1(load("figure1", Figure1Config, [f"runs_dir={tmp_path / 'none'}"]))
 
 
 def test_claims_tell_how_far_each_was_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "no_lrn-3"
-    run.mkdir()
-    (run / "metrics.jsonl").write_text(
+    """A run in small is told as such; one network is no ensemble, and two are not the five of Table 2."""
+    for name in ("no_lrn-3", "paper-0"):
+        config = load("train", TrainConfig, [f"experiment={name[:-2]}", f"seed={name[-1]}", f"runs_dir={tmp_path}",
+                                             "model.width=0.25"])  # fmt: skip
+        folder = RunFolder(config.folder)
+        folder.checkpoints.mkdir(parents=True)
+        folder.keep_config(config)
+    folder.metrics.with_name("metrics.jsonl").write_text("")
+    (tmp_path / "no_lrn-3" / "metrics.jsonl").write_text(
         '{"kind": "epoch", "epoch": 2, "step": 9, "train_top1_error": 0.5, "val_top1_error": 0.625}\n'
     )
+    five = "+".join(f"paper-{seed}" for seed in range(5))
+    facts = {"data": {"name": "mine"}, "results": [{"views": 10, "top1_error": 0.25, "top5_error": 0.125}]}
+    for name in (five, "paper-0+paper-1"):
+        (tmp_path / name / "report").mkdir(parents=True)
+        (tmp_path / name / "report" / "report.json").write_text(json.dumps(facts))
     claims(load("claims", ClaimsConfig, [f"runs_dir={tmp_path}"]))
     said = capsys.readouterr().out
     told = {text.split(":")[0].split()[-1]: text for text in said.split("\n\n") if text}
     assert list(told) == [experiment.name for experiment in experiments()]
-    assert "run here: no_lrn-3: 2 epochs, training error 50.0 %, val error 62.5 %" in told["no_lrn"]
+    small = "training error 50.0 %, val error 62.5 % (centre patch); not evaluated yet; with model.width=0.25\n"
+    assert f"run here: no_lrn-3: 2 epochs, {small}" in told["no_lrn"] + "\n"
+    assert (
+        "run here: paper-0: begun, no epoch done yet" in told["paper"] and "+" not in told["paper"].split("run here")[1]
+    )
+    assert told["ensemble"].count("run here") == 1
+    assert f"run here: {five}: top-1 error 25.0 %, top-5 12.5 % on mine val, 10 views" in told["ensemble"]
     assert "needs ImageNet; two GPUs for the claim about time" in told["one_column"]
     sections = [experiment.section for experiment in experiments() if experiment.section != "none"]
     assert all(before <= after for before, after in pairwise(sections))
@@ -122,3 +148,4 @@ def test_claims_tell_how_far_each_was_tried(tmp_path: Path, capsys: pytest.Captu
 def test_the_table_of_claims_has_every_experiment() -> None:
     table = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
     assert [e.name for e in experiments() if f"`{e.name}`" not in table] == []
+    assert "@" not in table

@@ -147,6 +147,12 @@ def test_a_layer_may_have_a_decay_of_its_own() -> None:
     }
 
 
+def test_what_an_optimiser_cannot_do_is_refused() -> None:
+    config = load("train", TrainConfig, ["+optim.layer_decay.fc6=0.1", "model=cifar10"])
+    with pytest.raises(RequestError, match=r"optim\.layer_decay\.fc6: the network has no fc6"):
+        optimiser_for(config.optim, AlexNet(config.model, classes=10))
+
+
 def test_training_ends_at_a_training_error() -> None:
     config = plateau(patience=None, until_train_error=0.25)
     assert not next_phase(config, [0.5, 0.1], [0.5, 0.26]).finished  # the val error does not count
