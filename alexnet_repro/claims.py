@@ -56,9 +56,10 @@ def _reported(folder: Path) -> Iterator[str]:
             continue
         facts = read_facts(report)
         for row in facts["results"][-1:]:
+            views = f"{row['views']} view{'s' * (row['views'] > 1)}"
             yield (
                 f"top-1 error {percent(row['top1_error'])}, top-5 {percent(row['top5_error'])} on "
-                f"{facts['data']['name']} {split}, {row['views']} view{'s' * (row['views'] > 1)}, {report / 'report.html'}"
+                f"{facts['data']['name']} {split}, {views}, {report / 'report.html'}"
             )
 
 

@@ -178,8 +178,8 @@ class Dashboard:
 
 
 def paper_reference(data: PreparedData, sixth_layer: bool) -> tuple[float, float] | None:
-    """The paper's top-1 and top-5 error of one CNN, or of one CNN* for a sixth layer, with ten views, in percent, for runs
-    on the whole of ILSVRC-2012 (its validation split) or ILSVRC-2010 (its test split).
+    """The paper's top-1 and top-5 error of one CNN (one CNN* for a sixth layer) with ten views, in percent, for runs on
+    the whole of ILSVRC-2012 (its validation split) or ILSVRC-2010 (its test split).
 
     The curves beside them are of the centre patch, which costs 1.5 and 1.3 points in section 6.
     """

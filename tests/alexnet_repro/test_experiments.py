@@ -61,7 +61,7 @@ DATA = {"cifar10": (32, 3), "fashion_mnist": (227, 1)}  # by the end of data.pat
 def test_the_command_of_every_experiment_trains(
     experiment: Experiment, pictures: dict[tuple[int, int], Path], tmp_path: Path
 ) -> None:
-    """At full size it is built; two steps are taken at an eighth of the width."""
+    """At full size it is built, on whatever devices it asks for; two steps are taken at an eighth of the width."""
     assert experiment.command.startswith(_TRAIN)
     overrides = overrides_of(experiment)
     assert f"experiment={experiment.name}" in overrides
@@ -70,9 +70,7 @@ def test_the_command_of_every_experiment_trains(
     side, channels = DATA.get(Path(config.data.path).name, (256, 3))
     data = PreparedData(pictures[side, channels])
     assert (data.image_size, data.channels) == (side, channels)
-    choose_devices(
-        config.model.columns, config.gpus, config.devices
-    )  # the very request, before a CPU is put in its place
+    choose_devices(config.model.columns, config.gpus, config.devices)
     with torch.device("meta"):
         AlexNet(config.model, len(data.classes), channels)
     here = [f"data.path={data.folder}", f"runs_dir={tmp_path}", "devices=[cpu]", "runtime.workers=0"]
