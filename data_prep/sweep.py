@@ -35,11 +35,13 @@ def checked_jobs(
     """`composed`: of each job, its configuration and overrides. RequestError, which names the job, if one is wrong, and
     if two would write into one folder. One job alone makes its checks itself, as it begins.
     """
+    if not composed:  # --cfg, --help and the like
+        return []
     if len(composed) == 1:
         return [Job(checked(composed[0][0]), "job 1 of 1", " ".join(composed[0][1]))]
     jobs: list[Job[Schema]] = []
     writers: dict[Path, Job[Schema]] = {}
-    for number, (config, overrides) in enumerate(_apart([overrides for _, overrides in composed], composed), 1):
+    for number, (config, overrides) in enumerate(_apart(composed), 1):
         name = f"job {number} of {len(composed)}"
         try:
             job = Job(checked(config), name, overrides)
@@ -87,10 +89,9 @@ def _survived(run: Callable[[Schema], int | None], job: Job[Schema]) -> tuple[in
         return FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _apart(
-    overrides: Sequence[list[str]], composed: Sequence[tuple[DictConfig, list[str]]]
-) -> list[tuple[DictConfig, str]]:
+def _apart(composed: Sequence[tuple[DictConfig, list[str]]]) -> list[tuple[DictConfig, str]]:
     """Of each job its configuration and the overrides that are not those of all; all of them if nothing differs."""
+    overrides = [given for _, given in composed]
     differ = [place for place, column in enumerate(zip(*overrides, strict=True)) if len(set(column)) > 1]
     shown = differ or range(len(overrides[0]))
     return [(config, " ".join(given[place] for place in shown)) for config, given in composed]

@@ -162,6 +162,7 @@ TALKS = {  # the layers that read both columns; nothing else may cross over
     "cifar10": set(),
     "cifar10_local": set(),
     "code2012": {"conv3", "fc6", "fc7", "fc8"},
+    "code2012_six_conv": {"conv3", "conv6", "fc6", "fc7", "fc8"},
     "exchange_at_conv4": {"conv4", "fc6", "fc7", "fc8"},
     "input_227": {"conv3", "fc6", "fc7", "fc8"},
     "no_conv3": {"conv4", "fc6", "fc7", "fc8"},
