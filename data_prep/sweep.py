@@ -39,7 +39,7 @@ def checked_jobs(
         return [Job(checked(composed[0][0]), "job 1 of 1", " ".join(composed[0][1]))]
     jobs: list[Job[Schema]] = []
     writers: dict[Path, Job[Schema]] = {}
-    for number, (config, overrides) in enumerate(_apart([overrides for _, overrides in composed], composed), 1):
+    for number, (config, overrides) in enumerate(_apart(composed), 1):
         name = f"job {number} of {len(composed)}"
         try:
             job = Job(checked(config), name, overrides)
@@ -87,10 +87,9 @@ def _survived(run: Callable[[Schema], int | None], job: Job[Schema]) -> tuple[in
         return FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _apart(
-    overrides: Sequence[list[str]], composed: Sequence[tuple[DictConfig, list[str]]]
-) -> list[tuple[DictConfig, str]]:
+def _apart(composed: Sequence[tuple[DictConfig, list[str]]]) -> list[tuple[DictConfig, str]]:
     """Of each job its configuration and the overrides that are not those of all; all of them if nothing differs."""
-    differ = [place for place, column in enumerate(zip(*overrides, strict=True)) if len(set(column)) > 1]
-    shown = differ or range(len(overrides[0]))
-    return [(config, " ".join(given[place] for place in shown)) for config, given in composed]
+    columns = list(zip(*(overrides for _, overrides in composed), strict=True))
+    differ = [place for place, column in enumerate(columns) if len(set(column)) > 1]
+    shown = differ or range(len(columns))
+    return [(config, " ".join(overrides[place] for place in shown)) for config, overrides in composed]
