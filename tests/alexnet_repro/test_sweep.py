@@ -164,6 +164,7 @@ def test_a_job_that_fails_does_not_keep_the_others_from_running(capsys: pytest.C
 
     composed = [(OmegaConf.create({"n": n}), ["lr=1", f"seed={n}"]) for n in range(6)]
     jobs = sweep.checked_jobs(composed, lambda config: int(config.n), None, None)
+    assert sweep.checked_jobs([], lambda config: int(config.n), None, None) == []  # --cfg job
     code, message = sweep.run_jobs("program", jobs, run)
     assert done == [0, 1, 2, 3, 4]
     assert (code, message) == (FAILED, "2 of 6 jobs failed: job 2 of 6 (seed=1), job 3 of 6 (seed=2)")
