@@ -64,7 +64,8 @@ def save_kernels(model: AlexNet, path: Path) -> None:
     for axis, grid, (name, (mean, deviation)) in zip(axes[:, 0], grids, colourfulness(model).items(), strict=True):
         axis.imshow(grid, interpolation="nearest")
         axis.set_axis_off()
-        axis.set_title(f"column {name}: colourfulness {mean:.2f} ± {deviation:.2f}", fontsize=10, loc="left")
+        colours = f": colourfulness {mean:.2f} ± {deviation:.2f}" if mean or deviation else ""  # grey kernels have none
+        axis.set_title(f"column {name}{colours}", fontsize=10, loc="left")
     save(figure, path)
 
 
@@ -89,6 +90,7 @@ def save_curves(history: list[dict[str, float]], steps: list[dict[str, float]], 
     for axes, ylabel in ((loss_axes, "log-loss (nats)"), (error_axes, "error (%)")):
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         for before, after in itertools.pairwise(history):
             if after["learning_rate"] != before["learning_rate"]:
                 axes.axvline(before["epoch"] + 0.5, color="grey", linestyle=":")
