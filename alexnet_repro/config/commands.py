@@ -118,10 +118,9 @@ class FiguresConfig(RunConfig):
 
 
 @dataclass
-class CompareConfig:
-    """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same pictures."""
+class Differences:
+    """What the commands share that set runs beside each other; `resamples` and `seed` are of the bootstrap."""
 
-    runs: list[str]
     runs_dir: str
     split: str
     views: int
@@ -130,11 +129,6 @@ class CompareConfig:
     json: bool
 
     def __post_init__(self) -> None:
-        require(len(self.runs) >= 2, "runs", self.runs, "two runs or more, runs=[a,b]")
-        require(len(set(self.runs)) == len(self.runs), "runs", self.runs, "different runs")
-        for name in self.runs:
-            plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name) is not None
-            require(plain, "runs", repr(name), "names of folders in runs_dir")
         require_one_of("split", self.split, ("val", "test"))
         require(self.views in (1, 10), "views", self.views, "1 or 10")
         require(100 <= self.resamples <= 10_000_000, "resamples", self.resamples, "100 to 10,000,000")
@@ -142,22 +136,25 @@ class CompareConfig:
 
 
 @dataclass
-class AblationsConfig:
-    """All runs of a folder, those together that differ in the seed alone, against the group `baseline`."""
+class CompareConfig(Differences):
+    """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same pictures."""
 
-    runs_dir: str
-    baseline: str
-    split: str
-    views: int
-    resamples: int
-    seed: int
-    json: bool
+    runs: list[str]
 
     def __post_init__(self) -> None:
-        require_one_of("split", self.split, ("val", "test"))
-        require(self.views in (1, 10), "views", self.views, "1 or 10")
-        require(100 <= self.resamples <= 10_000_000, "resamples", self.resamples, "100 to 10,000,000")
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        super().__post_init__()
+        require(len(self.runs) >= 2, "runs", self.runs, "two runs or more, runs=[a,b]")
+        require(len(set(self.runs)) == len(self.runs), "runs", self.runs, "different runs")
+        for name in self.runs:
+            plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name) is not None
+            require(plain, "runs", repr(name), "names of folders in runs_dir")
+
+
+@dataclass
+class AblationsConfig(Differences):
+    """All runs of a folder, those together that differ in the seed alone, against the group `baseline`."""
+
+    baseline: str
 
 
 @dataclass
