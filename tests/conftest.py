@@ -31,6 +31,21 @@ SMALL = [
     "devices=[cpu]",
 ]
 
+EPOCH_ROW = {  # of a run's history
+    "epoch": 1,
+    "step": 4,
+    "learning_rate": 0.01,
+    "train_loss": 2.25,
+    "train_top1_error": 0.75,
+    "train_top5_error": 0.375,
+    "val_loss": 2.5,
+    "val_top1_error": 0.625,
+    "val_top5_error": 0.25,
+    "images_per_second": 50.0,
+    "data_wait": 0.5,
+    "seconds": 64.0,
+}
+
 
 @pytest.fixture(autouse=True)
 def _the_same_random_numbers_every_time() -> None:
@@ -63,3 +78,11 @@ def run_module(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedP
     return subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def world(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose classes have hostile names, and two small runs on it, for the tests of one file."""
+    from evidence import make_world  # which lies beside those tests, and is found from them alone
+
+    return make_world(prepared, tmp_path_factory.mktemp("world"))

@@ -49,7 +49,7 @@ class Evaluation:
             ensemble.add(self._member(member, config, weight))
         mean = ensemble.mean()
         classes = [info.wnid for info in self.data.manifest.classes]
-        kept_of_member = ("run", "checkpoint", "weight", "fingerprint")
+        kept_of_member = ("run", "checkpoint", "weight", "fingerprint", "trained_on")
         about = {
             "members": [{key: one[key] for key in kept_of_member} for one in self.described],
             "data": self.data.identity(),

@@ -31,18 +31,26 @@ def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
         if other := group.get(run.config.seed):
             raise RequestError(f"{other.name}, {run.name}: both have seed={run.config.seed}; move one elsewhere")
         for other in group.values():
-            assert other.config is not None
-            if apart := _apart(other.config, run.config):
+            if apart := _apart(other, run):
                 raise RequestError(f"{other.name}, {run.name}: by their names they differ in the seed alone, but also "
                                    f"in {', '.join(apart)}; move one elsewhere")  # fmt: skip
         group[run.config.seed] = run
     return {name: dict(sorted(group.items())) for name, group in groups.items()}
 
 
-def _apart(first: TrainConfig, second: TrainConfig) -> list[str]:
-    a, b = (settings_of(config) for config in (first, second))
+def _apart(first: EvaluatedRun, second: EvaluatedRun) -> list[str]:
+    assert first.config is not None and second.config is not None
+    a, b = (settings_of(config) for config in (first.config, second.config))
     keys = [key for key in sorted(a.keys() | b.keys()) if key.split(".")[0] not in _OWN]
-    return [key for key in [*keys, "runtime.precision", "data.path"] if a.get(key) != b.get(key)]
+    apart = [key for key in [*keys, "runtime.precision"] if a.get(key) != b.get(key)]
+    same_data = _trained_on(first) == _trained_on(second)
+    return apart if same_data else [*apart, "the pictures that they were trained on"]
+
+
+def _trained_on(run: EvaluatedRun) -> str | None:
+    """The data set's fingerprint; None in predictions that were kept before it was."""
+    (member,) = run.kept.about["members"]
+    return member["trained_on"]["plan"] if "trained_on" in member else None
 
 
 def ablation_facts(config: AblationsConfig, groups: dict[str, Group], lacking: Sequence[str]) -> dict[str, Any]:

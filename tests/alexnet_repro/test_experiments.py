@@ -12,7 +12,7 @@ import torch
 from conftest import prepare_config
 
 from alexnet_repro.claims import claims
-from alexnet_repro.config import ClaimsConfig, Figure1Config, TrainConfig
+from alexnet_repro.config import ClaimsConfig, CompareConfig, EvaluateConfig, Figure1Config, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.experiments import Experiment, experiments
 from alexnet_repro.figure1 import epochs_until, figure1
@@ -82,6 +82,22 @@ def test_the_command_of_every_experiment_trains(
     train(small)
     checkpoint = RunFolder(small.folder).checkpoint("last")
     assert (checkpoint.step, checkpoint.epoch) == (2, 1)
+
+
+def test_what_follows_an_experiment_are_commands_about_its_runs() -> None:
+    schemas = {"evaluate": EvaluateConfig, "compare": CompareConfig, "figure1": Figure1Config}
+    runs = [re.escape(experiment.run).replace(r"\$\{seed\}", "[0-9]+") for experiment in experiments()]
+    followed = [experiment for experiment in experiments() if experiment.then]
+    assert len(followed) > 20
+    for experiment in followed:
+        commands = re.findall(r"python -m alexnet_repro\.(\w+)((?: '[^']*'| --\w+| [^ ]*=[^ ]*)*)", experiment.then)
+        assert commands, experiment.name
+        for name, words in commands:
+            overrides = [word for word in shlex.split(words.rstrip(",")) if word != "--multirun"]
+            load(name, schemas[name], [re.sub(r"=([^\[{,]+),.*", r"=\1", word) for word in overrides])
+            listed = re.findall(r"runs?=\[?([^\] ]+)", " ".join(overrides))
+            for run in ",".join(listed).split(",") if listed else ():
+                assert any(re.fullmatch(pattern, run) for pattern in runs), f"{experiment.name}: {run}"
 
 
 def test_figure_1_counts_epochs_on_a_straight_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,7 +189,10 @@ def test_tables_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixtur
         _evaluated(runs, name, seed, overrides)
     with pytest.raises(RequestError, match=r"tiny-0, tiny-1: .*also in optim.momentum; move one elsewhere"):
         _table(capsys, runs)
-    _evaluated(runs, "tiny-1", 1, [])
+    _evaluated(runs, "tiny-1", 1, [], trained_on="q")
+    with pytest.raises(RequestError, match=r"tiny-0, tiny-1: .*also in the pictures that they were trained on"):
+        _table(capsys, runs)
+    _evaluated(runs, "tiny-1", 1, [f"data.path={runs / 'moved'}"])  # the same pictures in another place
     with pytest.raises(RequestError, match=r"baseline=tin: no such group with predictions .*; there are one, tiny"):
         _table(capsys, runs, "baseline=tin")
     facts = json.loads(_table(capsys, runs, "json=true"))
@@ -202,7 +205,7 @@ def test_tables_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixtur
         _table(capsys, runs)
 
 
-def _evaluated(runs: Path, name: str, seed: int, overrides: list[str], plan: str = "p") -> None:
+def _evaluated(runs: Path, name: str, seed: int, overrides: list[str], plan: str = "p", trained_on: str = "p") -> None:
     """A run's folder with a configuration and made-up predictions."""
     from alexnet_repro.config import TrainConfig
     from alexnet_repro.evaluation.predictions import KeptView
@@ -212,7 +215,8 @@ def _evaluated(runs: Path, name: str, seed: int, overrides: list[str], plan: str
     RunFolder(runs / name).keep_config(load("train", TrainConfig, [*SMALL, *where, *overrides]))
     probabilities = np.random.default_rng(seed + len(name)).random((40, 7)).astype(np.float32)
     labels = np.arange(40) % 7
-    about = {"members": [{"checkpoint": "last"}], "data": {"name": "d", "plan": plan, "description": "d"}}
+    member = {"checkpoint": "last", "trained_on": {"plan": trained_on}}
+    about = {"members": [member], "data": {"name": "d", "plan": plan, "description": "d"}}
     names = np.array([f"val/{i}" for i in range(40)])
     view = {10: KeptView.of(probabilities, labels, 7)}
     KeptPredictions(about, names, labels, list("abcdefg"), list("abcdefg"), view).save(runs / name / "report" / FILE)

@@ -1,9 +1,10 @@
 """python tests/data_prep/speed_benchmark.py FOLDER [ROUNDS]: preparation against the loop that a user would write.
 
 FOLDER holds pictures, at any depth. In each round, one after the other so that what else the machine does strikes all:
-the plain loop (Pillow: open, convert, resize, crop, save), this project's work on one core within a process, then the
-shards with one and with two worker processes. Medians of the ratios within a round; of the CPU time as well, which
-other programs on the machine disturb less.
+the plain loop (Pillow: open, convert, resize, crop, save) in a process of its own, this project's work in another that
+is set up as a worker is, then the shards with one and with two worker processes. Medians of the ratios within a round;
+of the CPU time as well, which other programs on the machine disturb less. Every picture is done TIMES over, or the
+start of the workers would weigh more than it does in a preparation of a million.
 """
 
 import os
@@ -13,19 +14,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 from PIL import Image
 
 from data_prep.command import load
+from data_prep.memory import keep_freed_memory
 from data_prep.plan import in_shard_order
-from data_prep.pool import run_tasks
+from data_prep.pool import KEPT, run_tasks
 from data_prep.prepare import PrepareConfig, _shards
 from data_prep.sources import find_source
 from data_prep.sources.folders import ENDINGS
 from data_prep.work import PictureFormat, ShardTask
+
+TIMES = 3
 
 
 class NoBar:
@@ -55,8 +61,24 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock and of processor time."""
+    before, started = cpu_seconds(), time.perf_counter()
+    call()
+    return time.perf_counter() - started, cpu_seconds() - before
+
+
+def in_a_process(call: Callable[[], object], setup: Callable[[], object]) -> tuple[float, float]:
+    """`timed` in a process of its own, started and set up before."""
+    with ProcessPoolExecutor(1, get_context("spawn"), setup) as pool:
+        return pool.submit(timed, call).result()
+
+
+def nothing() -> None: ...
+
+
 def main(folder: Path, rounds: int) -> None:
-    files = sorted(path.resolve() for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    files = TIMES * sorted(path.resolve() for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
     work = Path(tempfile.mkdtemp(prefix="speed-"))
     try:
         for split, chosen in (("train", files), ("val", files[:1])):
@@ -79,18 +101,18 @@ def main(folder: Path, rounds: int) -> None:
         wall: dict[str, list[float]] = {}
         busy: dict[str, list[float]] = {}
 
-        def measure(way: str, images: int, call: Callable[[], object]) -> None:
-            before, started = cpu_seconds(), time.perf_counter()
-            call()
-            wall.setdefault(way, []).append(images / (time.perf_counter() - started))
-            busy.setdefault(way, []).append(images / (cpu_seconds() - before))
+        def keep(way: str, images: int, seconds: tuple[float, float]) -> None:
+            for rates, taken in zip((wall, busy), seconds, strict=True):
+                rates.setdefault(way, []).append(images / taken)
 
         for number in range(rounds):
-            measure("plain loop", len(files), partial(plain_loop, files, work / f"plain-{number}"))
-            measure("one core", count, partial(one_after_the_other, tasks(f"own-{number}", 1024)))
+            plain = partial(plain_loop, files, work / f"plain-{number}")
+            keep("plain loop", len(files), in_a_process(plain, nothing))
+            own = partial(one_after_the_other, tasks(f"own-{number}", 1024))
+            keep("one core", count, in_a_process(own, partial(keep_freed_memory, KEPT)))
             for workers, way in ((1, "1 worker"), (2, "2 workers")):
                 shards = tasks(f"{workers}-{number}", 20)  # so small that the last ones to finish weigh little
-                measure(way, count, partial(run_tasks, shards, workers, NoBar()))
+                keep(way, count, timed(partial(run_tasks, shards, workers, NoBar())))
             print("  ".join(f"{way} {rates[-1]:.1f}/s" for way, rates in wall.items()), flush=True)
         for what, ways in (("second", wall), ("second of CPU time", busy)):
             print(f"pictures a {what}:", ", ".join(f"{way} {median(rates):.1f}" for way, rates in ways.items()))

@@ -1,0 +1,62 @@
+"""Two small trained runs, and what evaluate makes of them."""
+
+import json
+import shutil
+from pathlib import Path
+
+from conftest import SMALL
+
+from alexnet_repro.config import EvaluateConfig, TrainConfig
+from alexnet_repro.evaluate import evaluate
+from alexnet_repro.evaluation.predictions import KeptPredictions
+from alexnet_repro.train import train
+from data_prep.command import load
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "a|b *c* _d_ `e` [f](http://g.example)",
+    "$\\frac{1}{0}$, maths",
+    "\x1b[31mred\x07",
+    "line\nbreak",
+    "\u202egnihtemos",
+    "漢字 العربية",
+]
+
+
+def make_world(prepared: Path, folder: Path) -> Path:
+    """A data set whose classes have hostile names, and two small runs on it."""
+    shutil.copytree(prepared, folder / "data")
+    manifest = json.loads((folder / "data" / "manifest.json").read_text())
+    for info, words in zip(manifest["classes"], HOSTILE, strict=False):
+        info["words"] = words
+    (folder / "data" / "manifest.json").write_text(json.dumps(manifest))
+    # Weights large enough for pictures to differ in the last hidden layer; a rate that leaves them as they are.
+    apart = [f"model.{layer}.weight_std=0.1" for layer in ("conv3", "conv4", "conv5", "fc6", "fc7", "fc8")]
+    apart.append("optim.learning_rate=1e-5")
+    for run, extra in (("one", apart), ("two", [*apart, "seed=1", "model.norm.k=1"])):
+        where = [f"data.path={folder / 'data'}", f"runs_dir={folder / 'runs'}", f"run={run}", "schedule.epochs=1"]
+        train(load("train", TrainConfig, [*where, *SMALL, *extra]))
+    return folder
+
+
+def evaluate_in(world: Path, *overrides: str, run: str = "run=one") -> None:
+    where = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]"]
+    evaluate(load("evaluate", EvaluateConfig, [run, *where, *overrides]))
+
+
+def kept_of(world: Path, run: str = "one") -> KeptPredictions:
+    return KeptPredictions.load(world / "runs" / run / "report" / "predictions.npz")
+
+
+def evaluated(world: Path, *runs: str) -> None:
+    """With the usual ten views, unless an earlier test has left them."""
+    for run in runs:
+        path = world / "runs" / run / "report" / "predictions.npz"
+        if not path.is_file() or 10 not in KeptPredictions.load(path).views:
+            evaluate_in(world, run=f"run={run}")
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

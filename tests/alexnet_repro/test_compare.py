@@ -1,0 +1,77 @@
+"""compare: differences between runs, and which of them the paper measured too."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import prepare_config
+from evidence import evaluate_in, evaluated, kept_of
+
+from alexnet_repro.compare import compare
+from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
+from alexnet_repro.evaluate import evaluate
+from alexnet_repro.evaluation.ablations import claim_for, settings_of
+from alexnet_repro.evaluation.intervals import paired_bootstrap
+from alexnet_repro.reporting.paper_numbers import ABLATIONS
+from data_prep.command import RequestError, conf_folder, load
+from data_prep.prepare import prepare
+
+
+def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated(world, "one", "two")
+
+    def compared(*overrides: str) -> Any:
+        capsys.readouterr()
+        compare(load("compare", CompareConfig, [f"runs_dir={world / 'runs'}", "runs=[one,two]", *overrides]))
+        return capsys.readouterr().out
+
+    facts = json.loads(compared("json=true", "seed=5"))
+    (pair,) = facts["differences"]
+    wrong = [kept_of(world, run).views[10].rank >= 1 for run in ("one", "two")]
+    assert pair["top1_difference"] == pytest.approx(wrong[1].mean() - wrong[0].mean())
+    assert pair["top1_interval"] == list(paired_bootstrap(wrong[0], wrong[1], 10_000, 5))
+    assert "paper" not in pair
+    text = compared()
+    assert "two − one" in text and "30 pictures of data, split val, views=10" in text.replace("small", "data")
+
+    evaluate_in(world, "views=1", run="run=two")
+    with pytest.raises(RequestError, match=r"has no predictions of views=10; make them with .*evaluate run=two"):
+        compared()
+    shutil.copytree(world / "runs" / "one", world / "runs" / "elsewhere")
+    prepare(prepare_config(archives, tmp_path / "other", encoding="raw"))
+    where = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]", f"data_path={tmp_path / 'other'}"]
+    evaluate(load("evaluate", EvaluateConfig, ["run=elsewhere", *where]))
+    with pytest.raises(RequestError, match="not the same pictures; evaluate both on one data set"):
+        compared("runs=[one,elsewhere]")
+
+
+def test_ablations_are_known_by_their_networks() -> None:
+    def config(*overrides: str) -> TrainConfig:
+        return load("train", TrainConfig, list(overrides))
+
+    claim = claim_for(config(), config("model=one_column"))
+    assert claim and (claim.ablation.top1, claim.ablation.top5, claim.sign) == (1.7, 1.2, 1) and not claim.otherwise
+    claim = claim_for(config("model=no_lrn", "optim.momentum=0.8"), config())
+    assert claim and claim.sign == -1 and claim.otherwise == ("optim.momentum",)
+    claim = claim_for(config("augment.colour_noise=0"), config())
+    assert claim and claim.ablation.section == "4.1" and claim.sign == -1 and not claim.otherwise
+    assert claim_for(config(), config("seed=1")) is None
+    assert claim_for(config(), config("model=one_column", "model.fc6.units=8")) is None  # no longer the paper's pair
+    narrow = ["model.width=0.25", "model.input_size=112"]
+    claim = claim_for(config(*narrow), config("model=no_lrn", *narrow))
+    assert claim and claim.ablation.section == "3.3" and not claim.otherwise
+    claim = claim_for(config(*narrow), config("model=no_lrn", narrow[0]))
+    assert claim and "model.input_size" in claim.otherwise
+    # At 112 the paper's net ends in maps of 3x3 and the other in 2x2; at 120 both do in 3x3, as both do in 6x6 at 224.
+    for side, apart in (("112", ("the size of the maps that the first dense layer reads",)), ("120", ())):
+        pair = (config(f"model={name}", f"model.input_size={side}") for name in ("paper", "pool_non_overlapping"))
+        claim = claim_for(*pair)
+        assert claim and claim.otherwise == apart
+    seeds = (config("experiment=cnn_star", f"seed={seed}") for seed in (0, 1))
+    one, other = (settings_of(each) for each in seeds)
+    assert {key for key in one if one[key] != other[key]} == {"seed", "run"}
+    for ablation in ABLATIONS:
+        for name in (ablation.better, ablation.worse):
+            assert (conf_folder() / "model" / f"{name}.yaml").is_file()
