@@ -1,9 +1,7 @@
 """What changes speed and rounding only: precision of matrix units, loader processes, host memory."""
 
-import ctypes
 import os
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -13,8 +11,7 @@ from torch import nn
 from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Loading
 from data_prep.command import RequestError
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+from data_prep.memory import keep_freed_memory
 
 
 def configure(config: RuntimeConfig) -> None:
@@ -23,7 +20,7 @@ def configure(config: RuntimeConfig) -> None:
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.backends.cudnn.benchmark = True
     if config.keep_freed_memory:
-        _keep_freed_memory()
+        keep_freed_memory()
 
 
 def loading(
@@ -62,23 +59,6 @@ def compile_network(model: nn.Module, config: RuntimeConfig, devices: Sequence[t
         model.compile(mode="reduce-overhead")
     elif config.compile:
         model.compile()
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep large freed blocks for the next step instead of returning them to the kernel.
-
-    A training step allocates the same hundreds of MiB again and again; mapping and zeroing fresh pages each time took
-    about a third of a step on the CPU (docs/results.md).
-    """
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, -1)
-    mallopt(_M_TOP_PAD, 64 << 20)
 
 
 def machine() -> dict[str, str]:
