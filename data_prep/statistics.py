@@ -12,43 +12,56 @@ import numpy as np
 _MIDDLE = 128  # taken off the values, so that sums in float32 may have four times as many products
 _BLOCK = 2**24 // _MIDDLE**2  # so many
 _MOST_IMAGES = 2**24 // _MIDDLE
+_TOGETHER = 32  # images; a block of so many in float32 fits the second cache of a core
 
 
 class RunningSums:
     """Sums over up to 131,072 images, one after the other; at most 8192 are in a shard.
 
     In float32, which processors are fastest with, and yet exact: it holds every integer up to 2^24, and no sum goes
-    beyond, in whatever order it is added up.
+    beyond, in whatever order it is added up. Some images wait as bytes and are then summed together, block by block of
+    pixels: an image by itself would move far more memory than the processor's caches hold.
     """
 
     def __init__(self, size: int, channels: int) -> None:
-        self._size, self._images = size, 0
-        padded = -(-(size**2) // _BLOCK) * _BLOCK  # the zeros at the end add nothing
-        self._image = np.zeros((channels, padded), np.float32)  # room for one image, used again
-        self._signed = np.empty(size**2, np.uint8)
-        self._pixels = np.zeros((channels, padded), np.float32)
+        self._size, self._images, self._waiting = size, 0, 0
+        blocks = -(-(size**2) // _BLOCK)
+        self._signed = np.zeros((_TOGETHER, channels, blocks * _BLOCK), np.int8)  # the zeros at the end add nothing
+        self._bytes = self._signed.view(np.uint8)[:, :, : size**2]
+        self._block = np.empty((_TOGETHER, channels, _BLOCK), np.float32)
+        self._pixels = np.zeros((blocks, channels, _BLOCK), np.float32)
         # For each channel the products with it and those before; float64 holds integers up to 2^53.
-        self._products = [np.zeros((a + 1, padded // _BLOCK, 1, 1)) for a in range(channels)]
+        self._products = [np.zeros((_TOGETHER, a + 1, 1, 1)) for a in range(channels)]
 
     def add(self, planes: Sequence[np.ndarray]) -> None:
         """`planes`: of each channel uint8 [S * S]."""
         assert self._images < _MOST_IMAGES
         self._images += 1
-        for values, plane in zip(self._image, planes, strict=True):
-            np.bitwise_xor(plane, _MIDDLE, out=self._signed)
-            values[: self._size**2] = self._signed.view(np.int8)  # which is plane - 128
-        self._pixels += self._image
-        blocks = self._image.reshape(len(self._image), -1, _BLOCK)  # [C, blocks, 1024]
-        for a, products in enumerate(self._products):
-            # One product of two vectors for each block, which numpy hands to BLAS; einsum takes half as long again.
-            products += blocks[: a + 1, :, None, :] @ blocks[a, :, :, None]
+        for values, plane in zip(self._bytes[self._waiting], planes, strict=True):
+            np.bitwise_xor(plane, _MIDDLE, out=values)  # which, signed, is plane - 128
+        self._waiting += 1
+        if self._waiting == _TOGETHER:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """The images that wait."""
+        count, self._waiting = self._waiting, 0
+        waiting = self._signed.reshape(*self._signed.shape[:2], -1, _BLOCK)  # [images, C, blocks, 1024]
+        block = self._block[:count]  # [images, C, 1024]
+        for number, pixels in enumerate(self._pixels):
+            block[...] = waiting[:count, :, number]
+            pixels += block.sum(axis=0)
+            for a, products in enumerate(self._products):
+                # One product of two vectors for each image, which numpy hands to BLAS; einsum takes half as long again.
+                products[:count] += block[:, : a + 1, None, :] @ block[:, None, a, :, None]
 
     def total(self) -> "ImageSums":
-        pixels = self._pixels[:, : self._size**2].reshape(-1, self._size, self._size).transpose(1, 2, 0)
-        pixels = pixels.astype(np.int64, order="C")
+        self._sum_up()
+        planes = self._pixels.transpose(1, 0, 2).reshape(len(self._products), -1)[:, : self._size**2]
+        pixels = planes.T.reshape(self._size, self._size, -1).astype(np.int64, order="C")
         products = np.zeros((len(self._products),) * 2, np.int64)
-        for a, of_blocks in enumerate(self._products):
-            products[a, : a + 1] = products[: a + 1, a] = of_blocks.astype(np.int64).sum(axis=(1, 2, 3))
+        for a, of_images in enumerate(self._products):
+            products[a, : a + 1] = products[: a + 1, a] = of_images.astype(np.int64).sum(axis=(0, 2, 3))
         # x y = (x - 128) (y - 128) + 128 ((x - 128) + (y - 128)) + 128^2
         sums = pixels.sum(axis=(0, 1))
         products += _MIDDLE * (sums[:, None] + sums) + _MIDDLE**2 * self._images * self._size**2

@@ -1,10 +1,10 @@
 """python tests/data_prep/speed_benchmark.py FOLDER [ROUNDS]: preparation against the loop that a user would write.
 
-FOLDER holds pictures, at any depth. In each round, one after the other so that what else the machine does strikes all:
-the plain loop (Pillow: open, convert, resize, crop, save) in a process of its own, this project's work in another that
-is set up as a worker is, then the shards with one and with two worker processes. Medians of the ratios within a round;
-of the CPU time as well, which other programs on the machine disturb less. Every picture is done TIMES over, or the
-start of the workers would weigh more than it does in a preparation of a million.
+FOLDER holds pictures, at any depth. Two things are compared, each time one way straight after the other, so that what
+else the machine does strikes both: on one core the plain loop (Pillow: open, convert, resize, crop, save), in a process
+of its own, with this project's work in another that is set up as a worker is; then one worker process with two, over
+all pictures TIMES, or their start would weigh more than it does in a preparation of a million. In every second round
+the other one goes first. Medians of the ratios; of the CPU time as well, which other programs disturb less.
 """
 
 import os
@@ -68,30 +68,29 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - started, cpu_seconds() - before
 
 
-def in_a_process(call: Callable[[], object], setup: Callable[[], object]) -> tuple[float, float]:
-    """`timed` in a process of its own, started and set up before."""
-    with ProcessPoolExecutor(1, get_context("spawn"), setup) as pool:
-        return pool.submit(timed, call).result()
+def one_process(setup: Callable[[], object]) -> ProcessPoolExecutor:
+    """In which `setup` has been called."""
+    return ProcessPoolExecutor(1, get_context("spawn"), setup)
 
 
 def nothing() -> None: ...
 
 
 def main(folder: Path, rounds: int) -> None:
-    files = TIMES * sorted(path.resolve() for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    files = sorted(path.resolve() for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
     work = Path(tempfile.mkdtemp(prefix="speed-"))
     try:
-        for split, chosen in (("train", files), ("val", files[:1])):
-            (work / "src" / split / "all").mkdir(parents=True)
-            for number, path in enumerate(chosen):
-                (work / "src" / split / "all" / f"{number}{path.suffix}").symlink_to(path)
-        count = len(files) + 1
+        for source, times in (("once", 1), ("more", TIMES)):
+            for split, chosen in (("train", times * files), ("val", files[:1])):
+                (work / source / split / "all").mkdir(parents=True)
+                for number, path in enumerate(chosen):
+                    (work / source / split / "all" / f"{number}{path.suffix}").symlink_to(path)
 
-        def tasks(name: str, images_per_shard: int) -> list[ShardTask]:
+        def tasks(src: str, name: str, images_per_shard: int) -> list[ShardTask]:
             out = work / name
-            settings = [f"src={work / 'src'}", f"out={out}", f"images_per_shard={images_per_shard}"]
+            settings = [f"src={work / src}", f"out={out}", f"images_per_shard={images_per_shard}"]
             config = load("prepare", PrepareConfig, settings)
-            source = find_source(work / "src")
+            source = find_source(work / src)
             images = in_shard_order(source, dict(source.splits), 0)
             for part in (*images, ".unfinished"):
                 (out / part).mkdir(parents=True)
@@ -105,22 +104,32 @@ def main(folder: Path, rounds: int) -> None:
             for rates, taken in zip((wall, busy), seconds, strict=True):
                 rates.setdefault(way, []).append(images / taken)
 
+        with one_process(nothing) as plain, one_process(partial(keep_freed_memory, KEPT)) as own:
+            plain.submit(plain_loop, files[:8], work / "warm-up").result()
+            own.submit(one_after_the_other, tasks("once", "own-warm-up", 1024)).result()
+            for number in range(TIMES * rounds):
+                loop = partial(plain_loop, files, work / f"plain-{number}")
+                work_of_one = partial(one_after_the_other, tasks("once", f"own-{number}", 1024))
+                ways = [("plain loop", plain, len(files), loop), ("one core", own, len(files) + 1, work_of_one)]
+                for way, process, count, call in ways[:: 1 if number % 2 else -1]:
+                    keep(way, count, process.submit(timed, call).result())
+                print("  ".join(f"{way} {wall[way][-1]:.1f}/s" for way in ("plain loop", "one core")), flush=True)
         for number in range(rounds):
-            plain = partial(plain_loop, files, work / f"plain-{number}")
-            keep("plain loop", len(files), in_a_process(plain, nothing))
-            own = partial(one_after_the_other, tasks(f"own-{number}", 1024))
-            keep("one core", count, in_a_process(own, partial(keep_freed_memory, KEPT)))
-            for workers, way in ((1, "1 worker"), (2, "2 workers")):
-                shards = tasks(f"{workers}-{number}", 20)  # so small that the last ones to finish weigh little
-                keep(way, count, timed(partial(run_tasks, shards, workers, NoBar())))
-            print("  ".join(f"{way} {rates[-1]:.1f}/s" for way, rates in wall.items()), flush=True)
-        for what, ways in (("second", wall), ("second of CPU time", busy)):
-            print(f"pictures a {what}:", ", ".join(f"{way} {median(rates):.1f}" for way, rates in ways.items()))
-            for way, other in (("one core", "plain loop"), ("2 workers", "1 worker")):
-                if ways is busy and way == "2 workers":
-                    continue
-                ratios = [a / b for a, b in zip(ways[way], ways[other], strict=True)]
-                print(f"  {way} against {other}: {median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})")
+            for workers in (1, 2)[:: 1 if number % 2 else -1]:
+                shards = tasks("more", f"{workers}-{number}", 20)  # so small that the last ones to finish weigh little
+                way = "1 worker" if workers == 1 else "2 workers"
+                keep(way, TIMES * len(files) + 1, timed(partial(run_tasks, shards, workers, NoBar())))
+            print("  ".join(f"{way} {wall[way][-1]:.1f}/s" for way in ("1 worker", "2 workers")), flush=True)
+        print("pictures a second:", ", ".join(f"{way} {median(rates):.1f}" for way, rates in wall.items()))
+        for what, rates, way, other in (
+            ("", wall, "one core", "plain loop"),
+            ("in CPU time, ", busy, "one core", "plain loop"),
+            ("", wall, "2 workers", "1 worker"),
+        ):
+            ratios = sorted(a / b for a, b in zip(rates[way], rates[other], strict=True))
+            quarter = len(ratios) // 4
+            print(f"  {what}{way} against {other}: {median(ratios):.3f} x (middle half {ratios[quarter]:.2f} to "
+                  f"{ratios[-1 - quarter]:.2f}; all {ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip
     finally:
         shutil.rmtree(work)
 
