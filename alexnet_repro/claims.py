@@ -27,6 +27,8 @@ def claims(config: ClaimsConfig) -> None:
         section = "" if experiment.section == "none" else re.split("[, ]", experiment.section)[0]
         print(_wrapped(f"{section:<9}{experiment.name}: {experiment.claim}"))
         print(_wrapped(f"{_INDENT}expected: {experiment.expected}"))
+        if experiment.seen:
+            print(_wrapped(f"{_INDENT}seen by this project: {experiment.seen}"))
         print(f"{_INDENT}{experiment.command}")
         if experiment.then:
             print(_wrapped(f"{_INDENT}then: {experiment.then}"))

@@ -24,6 +24,7 @@ class Experiment:
     needs: str  # the data, and what else
     run: str  # the run's name, with ${seed} where it has one
     then: str = ""  # command lines that follow
+    seen: str = ""  # what came of it for this project, and where that stands
     members: str = "1"  # of the ensemble that it is about
 
     def runs_in(self, runs_dir: Path) -> list[Path]:
@@ -57,5 +58,5 @@ def _read(path: Path) -> Experiment:
         raise ValueError(f"{path}: its head lacks {', '.join(missing)}")
     if not text.startswith(_FIRST) or run is None:
         raise ValueError(f"{path}: must begin with {_FIRST!r} and set run")
-    known = {key: fields[key] for key in (*_KEYS, "then", "members") if key in fields}
+    known = {key: fields[key] for key in (*_KEYS, "then", "seen", "members") if key in fields}
     return Experiment(name=path.stem, run=run[1], **known)

@@ -155,11 +155,14 @@ def test_claims_tell_how_far_each_was_tried(tmp_path: Path, capsys: pytest.Captu
     assert told["ensemble"].count("run here") == 1
     assert f"run here: {five}: top-1 error 25.0 %, top-5 12.5 % on mine val, 10 views" in told["ensemble"]
     assert "needs ImageNet; two GPUs for the claim about time" in told["one_column"]
+    assert all(("seen by this project" in told[e.name]) == bool(e.seen) for e in experiments())
     sections = [experiment.section for experiment in experiments() if experiment.section != "none"]
     assert all(before <= after for before, after in pairwise(sections))
 
 
-def test_the_table_of_claims_has_every_experiment() -> None:
-    table = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+def test_the_table_of_claims_has_every_experiment_and_what_was_seen() -> None:
+    root = Path(__file__).parents[2]
+    table = (root / "docs" / "claims.md").read_text()
+    assert all((root / path).is_file() for e in experiments() for path in re.findall(r"docs/\S+\.\w+", e.seen))
     assert [e.name for e in experiments() if f"`{e.name}`" not in table] == []
     assert "@" not in table

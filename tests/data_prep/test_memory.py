@@ -1,5 +1,6 @@
 """Memory does not grow with the number of pictures, in any of the ways in which they are read."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,31 @@ def test_ten_times_the_pictures_in_the_same_memory(layout: str, tmp_path: Path) 
     print(f"of the command itself {few_command / 1024:.0f} and {many_command / 1024:.0f} MiB")
     assert many < 1.2 * few
     assert many_command < 1.2 * few_command
+
+
+FAULTS = """
+import resource, sys
+from data_prep.memory import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory(64 << 20)
+for again in range(60):
+    if again == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    stages = [bytearray(1 << 20) for _ in range(4)]  # decoded, resized, cut, encoded
+    for stage in stages:
+        for page in range(0, len(stage), 4096):
+            stage[page] = 1
+    del stage, stages
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_the_memory_of_one_picture_serves_the_next() -> None:
+    """Pages that the kernel has to map, for fifty pictures: none where the memory is kept, and else hundreds each."""
+    faults = {
+        kept: int(subprocess.run([sys.executable, "-c", FAULTS, kept], capture_output=True, check=True).stdout)
+        for kept in ("kept", "given back")
+    }
+    assert faults["kept"] < 50 * 10 < faults["given back"]
