@@ -21,7 +21,7 @@ from data_prep.memory import keep_freed_memory
 _progress: "SynchronizedArray[int] | None" = None  # pictures done and bytes read, in all processes; set at their start
 _stop: Event | None = None
 
-KEPT = 64 << 20  # bytes of freed memory that a process keeps: enough for a picture of 12 megapixels
+_KEPT_BYTES = 64 << 20  # of freed memory, in each process: enough for a picture of 12 megapixels
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -45,7 +45,7 @@ def is_stopped() -> bool:
 def _start_worker(progress: "SynchronizedArray[int]", stop: Event) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
-    keep_freed_memory(KEPT)
+    keep_freed_memory(_KEPT_BYTES)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets `stop`
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

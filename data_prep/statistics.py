@@ -12,15 +12,15 @@ import numpy as np
 _MIDDLE = 128  # taken off the values, so that sums in float32 may have four times as many products
 _BLOCK = 2**24 // _MIDDLE**2  # so many
 _MOST_IMAGES = 2**24 // _MIDDLE
-_TOGETHER = 32  # images; a block of so many in float32 fits the second cache of a core
+_TOGETHER = 32  # images, of whose pixels a block is 32 * 3 * 1024 * 4 bytes = 384 KiB, which an L2 cache holds
 
 
 class RunningSums:
     """Sums over up to 131,072 images, one after the other; at most 8192 are in a shard.
 
     In float32, which processors are fastest with, and yet exact: it holds every integer up to 2^24, and no sum goes
-    beyond, in whatever order it is added up. Some images wait as bytes and are then summed together, block by block of
-    pixels: an image by itself would move far more memory than the processor's caches hold.
+    beyond, in whatever order it is added up. Images wait as bytes until there are 32, and are then summed together,
+    block by block of pixels, so that the sums pass through the processor's caches once for all of them.
     """
 
     def __init__(self, size: int, channels: int) -> None:
@@ -44,7 +44,7 @@ class RunningSums:
             self._sum_up()
 
     def _sum_up(self) -> None:
-        """The images that wait."""
+        """Adds the images that wait to the sums."""
         count, self._waiting = self._waiting, 0
         waiting = self._signed.reshape(*self._signed.shape[:2], -1, _BLOCK)  # [images, C, blocks, 1024]
         block = self._block[:count]  # [images, C, 1024]

@@ -31,21 +31,6 @@ SMALL = [
     "devices=[cpu]",
 ]
 
-EPOCH_ROW = {  # of a run's history
-    "epoch": 1,
-    "step": 4,
-    "learning_rate": 0.01,
-    "train_loss": 2.25,
-    "train_top1_error": 0.75,
-    "train_top5_error": 0.375,
-    "val_loss": 2.5,
-    "val_top1_error": 0.625,
-    "val_top5_error": 0.25,
-    "images_per_second": 50.0,
-    "data_wait": 0.5,
-    "seconds": 64.0,
-}
-
 
 @pytest.fixture(autouse=True)
 def _the_same_random_numbers_every_time() -> None:

@@ -1,6 +1,6 @@
 """predictions.npz: what a run said about every picture of a split, kept so that no later step needs a second pass.
 
-    about                json: runs, checkpoints, data, split, views
+    about                json: runs, their checkpoints, what each was trained on; data, split, views
     names                text [N]: split/key, the picture's name in the prepared data set
     labels               int64 [N]; -1 where the split has no labels
     classes, words       text [K]: wnids and what people call them, in label order

@@ -47,10 +47,12 @@ def _apart(first: EvaluatedRun, second: EvaluatedRun) -> list[str]:
     return apart if same_data else [*apart, "the pictures that they were trained on"]
 
 
-def _trained_on(run: EvaluatedRun) -> str | None:
-    """The data set's fingerprint; None in predictions that were kept before it was."""
+def _trained_on(run: EvaluatedRun) -> str:
+    """The data set's fingerprint."""
     (member,) = run.kept.about["members"]
-    return member["trained_on"]["plan"] if "trained_on" in member else None
+    if "trained_on" not in member:
+        raise RequestError(f"{run.name}: its predictions are of an older version of this project; evaluate it again")
+    return member["trained_on"]["plan"]
 
 
 def ablation_facts(config: AblationsConfig, groups: dict[str, Group], lacking: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,20 @@ from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.train import train
 from data_prep.command import load
 
+EPOCH_ROW = {  # of a run's history
+    "epoch": 1,
+    "step": 4,
+    "learning_rate": 0.01,
+    "train_loss": 2.25,
+    "train_top1_error": 0.75,
+    "train_top5_error": 0.375,
+    "val_loss": 2.5,
+    "val_top1_error": 0.625,
+    "val_top5_error": 0.25,
+    "images_per_second": 50.0,
+    "data_wait": 0.5,
+    "seconds": 64.0,
+}
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -49,7 +63,7 @@ def kept_of(world: Path, run: str = "one") -> KeptPredictions:
     return KeptPredictions.load(world / "runs" / run / "report" / "predictions.npz")
 
 
-def evaluated(world: Path, *runs: str) -> None:
+def ensure_evaluated(world: Path, *runs: str) -> None:
     """With the usual ten views, unless an earlier test has left them."""
     for run in runs:
         path = world / "runs" / run / "report" / "predictions.npz"
@@ -57,6 +71,6 @@ def evaluated(world: Path, *runs: str) -> None:
             evaluate_in(world, run=f"run={run}")
 
 
-def made(folder: Path) -> Path:
+def new_folder(folder: Path) -> Path:
     folder.mkdir()
     return folder

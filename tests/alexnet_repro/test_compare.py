@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import prepare_config
-from evidence import evaluate_in, evaluated, kept_of
+from evidence import ensure_evaluated, evaluate_in, kept_of
 
 from alexnet_repro.compare import compare
 from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
@@ -20,7 +20,7 @@ from data_prep.prepare import prepare
 
 
 def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluated(world, "one", "two")
+    ensure_evaluated(world, "one", "two")
 
     def compared(*overrides: str) -> Any:
         capsys.readouterr()

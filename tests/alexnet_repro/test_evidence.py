@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evidence import HOSTILE, evaluate_in, evaluated, kept_of, made
+from evidence import HOSTILE, ensure_evaluated, evaluate_in, kept_of, new_folder
 
 from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig
 from alexnet_repro.data import PreparedData
@@ -70,7 +70,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_to_the_bit_the_same(
 
 
 def test_ensembles(world: Path) -> None:
-    evaluated(world, "two")
+    ensure_evaluated(world, "two")
     evaluate_in(world, "keep=null")  # with the same batches as below: others round differently
     one, two = kept_of(world, "one"), kept_of(world, "two")
     evaluate_in(world, "keep=null", f"out={world / 'alone'}", "weights=[7]", run="runs=[one]")
@@ -103,7 +103,7 @@ class _Page(HTMLParser):
 
 
 def test_the_report_holds_names_as_text_and_asks_for_nothing(world: Path) -> None:
-    evaluated(world, "one")
+    ensure_evaluated(world, "one")
     settings = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]", "neighbours=3", "embedded=20"]
     figures(load("figures", FiguresConfig, ["run=one", *settings]))
     report = world / "runs" / "one" / "report"
@@ -182,11 +182,11 @@ def test_the_paper_stands_beside_a_run_only_where_it_measured_the_same(world: Pa
     assert round(beside["top1_difference"], 2) == 0.46 and beside["top1_within"]  # 40.7 may have been 40.74
     assert round(beside["top5_difference"], 2) == 0.8 and not beside["top5_within"]
 
-    evaluated(world, "one")
+    ensure_evaluated(world, "one")
     facts = json.loads((world / "runs" / "one" / "report" / "report.json").read_text())
     facts |= {"comparable": True, "release": "ILSVRC-2012", "fingerprint": "none"}
     facts["results"][1]["paper"] = beside
-    text = write_report(made(tmp_path / "report"), facts).with_suffix(".md").read_text()
+    text = write_report(new_folder(tmp_path / "report"), facts).with_suffix(".md").read_text()
     assert "| paper: Table 2, 1 CNN, ILSVRC-2012 val | 10 | 40.7 | 18.2 | – |" in text
     assert "| difference, in points | 10 | +0.5, within the interval | +0.8, outside the interval | – |" in text
     assert "Not comparable" not in text and "do not compare" not in text

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from conftest import EPOCH_ROW
+from evidence import EPOCH_ROW
 
 from alexnet_repro.reporting.progress import TrainingBar, duration, epoch_line
 

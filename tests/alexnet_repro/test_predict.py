@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evidence import evaluated, kept_of, made
+from evidence import ensure_evaluated, kept_of, new_folder
 from PIL import Image
 
 from alexnet_repro.config import PredictConfig
@@ -54,13 +54,13 @@ def test_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(RequestError, match="does not exist"):
         run(images=[folder / "none.jpg"])
     with pytest.raises(RequestError, match="no pictures in this folder"):
-        run(images=[made(tmp_path / "empty")])
+        run(images=[new_folder(tmp_path / "empty")])
 
 
 def test_predict_sees_a_picture_as_evaluate_does(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluated(world, "one")
+    ensure_evaluated(world, "one")
     data = PreparedData(world / "data")
     pixels, _ = data.split("val")[4]
     Image.fromarray(pixels).save(tmp_path / "five.png")

@@ -2,9 +2,9 @@
 
 FOLDER holds pictures, at any depth. Two things are compared, each time one way straight after the other, so that what
 else the machine does strikes both: on one core the plain loop (Pillow: open, convert, resize, crop, save), in a process
-of its own, with this project's work in another that is set up as a worker is; then one worker process with two, over
-all pictures TIMES, or their start would weigh more than it does in a preparation of a million. In every second round
-the other one goes first. Medians of the ratios; of the CPU time as well, which other programs disturb less.
+of its own, with this project's work in another that is started as its workers are; then one worker process with two,
+over all pictures TIMES, or their start would weigh more than it does in a preparation of a million. In every second
+round the other one goes first. Medians of the ratios; of the CPU time as well, which other programs disturb less.
 """
 
 import os
@@ -18,14 +18,13 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 from PIL import Image
 
 from data_prep.command import load
-from data_prep.memory import keep_freed_memory
 from data_prep.plan import in_shard_order
-from data_prep.pool import KEPT, run_tasks
+from data_prep.pool import _start_worker, run_tasks
 from data_prep.prepare import PrepareConfig, _shards
 from data_prep.sources import find_source
 from data_prep.sources.folders import ENDINGS
@@ -68,12 +67,11 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - started, cpu_seconds() - before
 
 
-def one_process(setup: Callable[[], object]) -> ProcessPoolExecutor:
-    """In which `setup` has been called."""
-    return ProcessPoolExecutor(1, get_context("spawn"), setup)
-
-
-def nothing() -> None: ...
+def one_process(as_worker: bool) -> ProcessPoolExecutor:
+    context = get_context("spawn")
+    if not as_worker:
+        return ProcessPoolExecutor(1, context)
+    return ProcessPoolExecutor(1, context, _start_worker, (context.Array("q", 2), context.Event()))
 
 
 def main(folder: Path, rounds: int) -> None:
@@ -104,7 +102,7 @@ def main(folder: Path, rounds: int) -> None:
             for rates, taken in zip((wall, busy), seconds, strict=True):
                 rates.setdefault(way, []).append(images / taken)
 
-        with one_process(nothing) as plain, one_process(partial(keep_freed_memory, KEPT)) as own:
+        with one_process(False) as plain, one_process(True) as own:
             plain.submit(plain_loop, files[:8], work / "warm-up").result()
             own.submit(one_after_the_other, tasks("once", "own-warm-up", 1024)).result()
             for number in range(TIMES * rounds):
@@ -113,12 +111,15 @@ def main(folder: Path, rounds: int) -> None:
                 ways = [("plain loop", plain, len(files), loop), ("one core", own, len(files) + 1, work_of_one)]
                 for way, process, count, call in ways[:: 1 if number % 2 else -1]:
                     keep(way, count, process.submit(timed, call).result())
+                shutil.rmtree(work / f"plain-{number}")
+                shutil.rmtree(work / f"own-{number}")
                 print("  ".join(f"{way} {wall[way][-1]:.1f}/s" for way in ("plain loop", "one core")), flush=True)
         for number in range(rounds):
             for workers in (1, 2)[:: 1 if number % 2 else -1]:
                 shards = tasks("more", f"{workers}-{number}", 20)  # so small that the last ones to finish weigh little
                 way = "1 worker" if workers == 1 else "2 workers"
                 keep(way, TIMES * len(files) + 1, timed(partial(run_tasks, shards, workers, NoBar())))
+                shutil.rmtree(work / f"{workers}-{number}")
             print("  ".join(f"{way} {wall[way][-1]:.1f}/s" for way in ("1 worker", "2 workers")), flush=True)
         print("pictures a second:", ", ".join(f"{way} {median(rates):.1f}" for way, rates in wall.items()))
         for what, rates, way, other in (
@@ -126,10 +127,10 @@ def main(folder: Path, rounds: int) -> None:
             ("in CPU time, ", busy, "one core", "plain loop"),
             ("", wall, "2 workers", "1 worker"),
         ):
-            ratios = sorted(a / b for a, b in zip(rates[way], rates[other], strict=True))
-            quarter = len(ratios) // 4
-            print(f"  {what}{way} against {other}: {median(ratios):.3f} x (middle half {ratios[quarter]:.2f} to "
-                  f"{ratios[-1 - quarter]:.2f}; all {ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip
+            ratios = [a / b for a, b in zip(rates[way], rates[other], strict=True)]
+            low, middle, high = quantiles(ratios, n=4, method="inclusive")
+            print(f"  {what}{way} against {other}: {middle:.3f} x (middle half {low:.2f} to {high:.2f}; "
+                  f"all {min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
     finally:
         shutil.rmtree(work)
 

@@ -32,11 +32,12 @@ def test_against_numpy_whatever_the_grouping() -> None:
     np.testing.assert_allclose(colour["rgb_covariance"], np.cov(flat.T, bias=True), rtol=1e-9)
 
 
+@pytest.mark.parametrize("count", [6, 32, 75])  # 32 are summed together
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [28, 40, 64])  # 784 and 1600 pixels, no multiples of a block; 4096
-def test_exact_to_the_integer(size: int, channels: int) -> None:
+def test_exact_to_the_integer(size: int, channels: int, count: int) -> None:
     """Without tolerance, at the extremes too: a block of black pixels is the largest sum that float32 must hold."""
-    pictures = np.random.default_rng(1).integers(0, 256, (6, size, size, channels)).astype(np.uint8)
+    pictures = np.random.default_rng(1).integers(0, 256, (count, size, size, channels)).astype(np.uint8)
     pictures[0], pictures[1], pictures[2, ..., 0] = 0, 255, 0
     sums, flat = sums_of(pictures), pictures.reshape(-1, channels).astype(np.int64)
     np.testing.assert_array_equal(sums.pixels, pictures.sum(axis=0, dtype=np.int64))
