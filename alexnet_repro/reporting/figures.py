@@ -89,6 +89,7 @@ def save_curves(history: list[dict[str, float]], steps: list[dict[str, float]], 
         error_axes.plot(epochs, [100 * row[name] for row in history], marker="o", markersize=3, label=label)
     for axes, ylabel in ((loss_axes, "log-loss (nats)"), (error_axes, "error (%)")):
         axes.set(xlabel="epoch", ylabel=ylabel)
+        axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
         for before, after in itertools.pairwise(history):
