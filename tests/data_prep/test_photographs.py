@@ -43,7 +43,7 @@ def test_pixels_mean_and_covariance(pictures: dict[str, bytes], tmp_path: Path) 
         (tmp_path / "src" / split / "all").mkdir(parents=True)
         for name, data in pictures.items():
             (tmp_path / "src" / split / "all" / name).write_bytes(data)
-    prepare(prepare_config(tmp_path / "src", tmp_path / "out", image_size=256, encoding="raw"))
+    prepare(prepare_config(tmp_path / "src", tmp_path / "out", image_size=256, encoding="raw", images_per_shard=100))
     manifest = Manifest.load(tmp_path / "out")
     assert manifest.rejected == []
     reader = SplitReader(tmp_path / "out", manifest, "val")  # in the order of the names
