@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from scipy import stats
+
 from alexnet_repro.config import Figure1Config
 from alexnet_repro.reporting.figures import save_training_errors
 from alexnet_repro.reporting.metrics_log import read_metrics
@@ -37,7 +39,7 @@ def figure1(config: Figure1Config) -> None:
         means = {kind: sum(found.values()) / len(found) for kind, found in reached.items()}
         both = sorted(reached["relu"].keys() & reached["tanh"].keys())
         ratios = [reached["tanh"][seed] / reached["relu"][seed] for seed in both]
-        by_seed = f" (by seed: {', '.join(f'{ratio:.1f}' for ratio in ratios)})" if both else ""
+        by_seed = f" (by seed: {', '.join(f'{ratio:.1f}' for ratio in ratios)}{_interval(ratios)})" if both else ""
         print(f"mean: relu {means['relu']:.1f}, tanh {means['tanh']:.1f} epochs; "
               f"ratio {means['tanh'] / means['relu']:.1f}{by_seed}; the paper: about 6")  # fmt: skip
     out = Path(config.out)
@@ -56,6 +58,14 @@ def epochs_until(error: float, errors: Sequence[float]) -> float | None:
         if after <= error:
             return epoch + (before - error) / (before - after)
     return None
+
+
+def _interval(ratios: Sequence[float]) -> str:
+    """Student's, of the mean over seeds, where there are several."""
+    if len(ratios) < 2 or not (error := stats.sem(ratios)):
+        return ""
+    low, high = stats.t.interval(0.95, len(ratios) - 1, sum(ratios) / len(ratios), error)
+    return f"; 95 % t interval {low:.2f} to {high:.2f}"
 
 
 def _errors(runs_dir: Path, kind: str, name: str) -> dict[str, Errors]:

@@ -15,7 +15,7 @@ from alexnet_repro.claims import claims
 from alexnet_repro.config import ClaimsConfig, CompareConfig, EvaluateConfig, Figure1Config, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.experiments import Experiment, experiments
-from alexnet_repro.figure1 import epochs_until, figure1
+from alexnet_repro.figure1 import _interval, epochs_until, figure1
 from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.train import train
@@ -106,6 +106,7 @@ def test_figure_1_counts_epochs_on_a_straight_line(tmp_path: Path, capsys: pytes
     assert epochs_until(0.3, errors) == pytest.approx(3.0)
     assert epochs_until(0.7, errors) == 1.0
     assert epochs_until(0.1, errors) is None
+    assert _interval([6.0, 7.0]) == "; 95 % t interval 0.15 to 12.85"  # 6.5 -+ 12.706 * 0.5
     for kind, seed, shown in (("relu", 0, [0.5, 0.2]), ("relu", 1, [0.4, 0.1]), ("tanh", 0, [0.9, 0.5, 0.3, 0.2])):
         folder = tmp_path / f"cifar10_{kind}-{seed}"
         folder.mkdir()
