@@ -7,6 +7,7 @@ are then filled. Either way all pictures are decoded once.
 
 import errno
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ class Record:
 
 
 @dataclass
-class Task:
+class Task(ABC):
     """A unit: its pictures, and what it writes."""
 
     split: str
@@ -113,9 +114,9 @@ class Task:
             self.file.with_name(self.file.name + ".partial").unlink(missing_ok=True)
             raise cannot_be_written(self.file, error) from None
 
+    @abstractmethod
     def _made(self) -> Record | None:
         """None if everything was stopped meanwhile."""
-        raise NotImplementedError
 
 
 @dataclass
