@@ -93,7 +93,8 @@ class Manifest:
         if not path.is_file():
             raise RequestError(
                 f"{folder}: no prepared data set here ({MANIFEST} is missing); prepare one with "
-                f"`make prepare-imagenet SRC=/path/to/archives OUT={folder}`, or `make sample` for the embedded one"
+                f"`make prepare-imagenet SRC=/path/to/archives OUT={folder}`; smaller ones: `make sample`, "
+                "`make cifar10`, `make fashion-mnist`"
             )
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
