@@ -82,9 +82,13 @@ class Dropout(nn.Module):
 
     @torch.compiler.disable  # a compiled graph would hold the seed
     def _mask(self, x: Tensor) -> Tensor:
-        if self._seed is not None and (self._generator is None or self._generator.device != x.device):
-            self._generator = torch.Generator(x.device).manual_seed(self._seed)
-        return x.new_empty(x.shape).bernoulli_(1 - self.p, generator=self._generator)
+        return self.draw(x.new_empty(x.shape))
+
+    def draw(self, mask: Tensor) -> Tensor:
+        """Fills `mask` with the next one, and returns it."""
+        if self._seed is not None and (self._generator is None or self._generator.device != mask.device):
+            self._generator = torch.Generator(mask.device).manual_seed(self._seed)
+        return mask.bernoulli_(1 - self.p, generator=self._generator)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

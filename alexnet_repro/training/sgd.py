@@ -40,6 +40,20 @@ class PaperSGD(torch.optim.SGD):
                 self._rescale(group)
         super().step()
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Does now what a first step does besides: velocities of 0 (v = 0 is how section 5 begins), and their scale after
+        a change of rate. A step that is captured in a graph and replayed must have none of it.
+        """
+        for group in self.param_groups:
+            if group["lr"] == 0:
+                continue
+            for parameter in group["params"]:
+                if self.state[parameter].get("momentum_buffer") is None:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            if group["lr"] != group["buffer_rate"]:
+                self._rescale(group)
+
     def _rescale(self, group: dict[str, Any]) -> None:
         if group["buffer_rate"] != 0:
             buffers = [b for p in group["params"] if (b := self.state[p].get("momentum_buffer")) is not None]

@@ -82,6 +82,10 @@ class Stepper:
         with autocast(self.precision, self.inputs.devices):
             logits: Tensor = self.network(columns)
         batch = batches[logits.device]
+        return Outcome(self.learn(logits, batch, stop), batch.total)
+
+    def learn(self, logits: Tensor, batch: Batch, stop: bool = False) -> Tensor:
+        """Loss, backward, guard and update; what Numbers is made of, float64 [4] on the device."""
         logits, labels = logits[: max(1, batch.counted)].float(), batch.labels[: max(1, batch.counted)]
         loss_sum = F.cross_entropy(logits, labels, reduction="sum") * float(batch.counted > 0)
         self.optimiser.zero_grad(set_to_none=True)
@@ -96,7 +100,7 @@ class Stepper:
         assert found_inf is not None
         found_inf.copy_(torch.maximum(found_inf, (~numbers[0].isfinite()).float()))
         self.optimiser.step()
-        return Outcome(numbers, batch.total)
+        return numbers
 
 
 def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) -> str:

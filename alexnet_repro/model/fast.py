@@ -1,0 +1,225 @@
+"""The network of alexnet.py in its fast form, for GPUs: the same function of the same parameters, in fewer and larger
+kernels.
+
+- Columns that share a device are computed as one where they read the same: one convolution or dense layer with the
+  weights of both. Where each reads its own maps, each is computed by itself, and its maps lie by themselves.
+- What follows a convolution is one kernel (fused.py).
+- conv1 reads an image folded by its stride: 4 x 4 places of 3 channels are one place of 48, and 11 x 11 kernels of
+  stride 4 are 3 x 3 kernels of stride 1 (with zeros for the twelfth row and column), which the matrix units read whole.
+- Maps are channels-last, and in bfloat16 where the precision is bf16; weights stay float32 and are rounded in each step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_repro.config import ModelConfig
+from alexnet_repro.model import exchange
+from alexnet_repro.model.alexnet import AlexNet, Layer
+from alexnet_repro.model.fused import WIDEST_WINDOW, after_conv, same_map_norm
+from alexnet_repro.model.layers import LocalConv2d
+from alexnet_repro.model.response_norm import ResponseNorm
+
+Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, 0 or 1
+Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and its columns' maps or units after the ReLU
+
+
+def applies_to(model: AlexNet) -> bool:
+    """Whether the columns lie on GPUs that the kernels are made for, all on one or each on its own."""
+    devices = model.column_devices()
+    return (
+        all(device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) for device in devices)
+        and len(set(devices)) in (1, len(devices))
+        and all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    )
+
+
+@dataclass(frozen=True)
+class InputLayout:
+    """An image as conv1 reads it: [blocks, blocks, channels], each block fold x fold places row by row, zeros after."""
+
+    fold: int
+    blocks: int
+    channels: int  # fold^2 times the image's, up to a multiple of 8
+
+    @classmethod
+    def of(cls, config: ModelConfig, channels: int) -> "InputLayout":
+        conv1, side = config.conv1, config.input_size + config.pad_right_bottom
+        fold = conv1.stride if conv1.padding == 0 and not conv1.local else 1
+        if fold > 1:
+            side = (side - conv1.size) // fold + -(-conv1.size // fold)  # outputs, and the blocks that the last reads on
+        return cls(fold, side, -(-fold * fold * channels // 8) * 8)
+
+
+class FastNetwork:
+    """`model` as a function. It holds no parameters of its own."""
+
+    def __init__(self, model: AlexNet, precision: str) -> None:
+        """`precision` as in RuntimeConfig."""
+        self.model = model
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        weight = model.conv1.parts()[0].weight
+        image_channels = weight.shape[1] if weight.dim() == 4 else 0
+        self.layout = InputLayout.of(model.config, image_channels)
+        devices = model.column_devices()
+        self.devices = list(dict.fromkeys(devices))
+        self.together = len(self.devices) == 1
+        columns = list(range(len(devices)))
+        self.shares = [columns] if self.together else [[column] for column in columns]  # of columns, one a device
+        self._layers = model.layers()
+        configs = [getattr(model.config, name) for name in self._layers]
+        self._apart = {  # layers whose columns lie by themselves: the next layer reads each by itself
+            name: following.reads == "own" for name, following in zip(self._layers, configs[1:], strict=False)
+        }
+
+    def __call__(self, images: Sequence[Tensor], masks: Masks | None = None, watch: Watcher | None = None) -> Tensor:
+        """Images on each device, laid out as `layout` says -> logits [N, classes] on the first device.
+
+        `masks`: of the dropout in training; None is test mode. `watch`: see Watcher.
+        """
+        shares = [[image] for image in images]  # on each device, the maps of all its columns, or of each
+        for name, layer in self._layers.items():
+            config: Any = getattr(self.model.config, name)
+            if isinstance(layer.parts()[0], nn.Linear):
+                shares = [[maps.flatten(1) for maps in share] for share in shares]
+            if config.reads == "both":
+                whole = [share[0] if len(share) == 1 else torch.cat(share, 1) for share in shares]
+                shares = [[maps] for maps in (whole if self.together else exchange.gather(whole, self.devices))]
+            if name == "fc8":
+                return self._linear(shares[0][0], layer.parts())
+            shares = [
+                self._layer(name, config, layer, columns, share, masks)
+                for columns, share in zip(self.shares, shares, strict=True)
+            ]
+            if watch is not None and "activation" in config.then and self.model.config.activation == "relu":
+                count = len(self.shares[0])
+                watch(name, [part for share in shares for x in share for part in x.chunk(count // len(share), 1)])
+        raise AssertionError("a network ends with fc8")
+
+    def _layer(
+        self, name: str, config: Any, layer: Layer, columns: list[int], inputs: list[Tensor], masks: Masks | None
+    ) -> list[Tensor]:
+        """The columns of a layer on one device, from the maps of all of them or of each."""
+        sets = [columns]  # of columns that are computed as one
+        if config.reads == "own" and name != "conv1":  # conv1's columns read the same image
+            sets = [[column] for column in columns]
+            inputs = inputs if len(inputs) == len(sets) else list(inputs[0].chunk(len(sets), 1))
+        outputs = []
+        for one, x in zip(sets, inputs, strict=True):
+            parts: list[Any] = [layer.parts()[column] for column in one]
+            bias = None
+            if isinstance(parts[0], nn.Conv2d):
+                weight = [part.weight for part in parts]
+                if name == "conv1":
+                    weight = [folded(part, self.layout) for part in weight]
+                stride = 1 if name == "conv1" and self.layout.fold > 1 else config.stride
+                x = F.conv2d(x, joined(weight, self.dtype), None, stride, config.padding)
+                bias = torch.cat([part.bias for part in parts])
+            elif isinstance(parts[0], LocalConv2d):
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                    x = torch.cat([part(x) for part in parts], 1)
+            else:
+                x = self._linear(x, parts)
+            outputs += self._then(name, config, layer, one, x, bias, masks)
+        return outputs
+
+    def _linear(self, x: Tensor, parts: Sequence[Any]) -> Tensor:
+        weight, bias = (joined([getattr(part, key) for part in parts], self.dtype) for key in ("weight", "bias"))
+        return F.linear(x, weight, bias)
+
+    def _then(
+        self, name: str, config: Any, layer: Layer, columns: list[int], x: Tensor, bias: Tensor | None,
+        masks: Masks | None,
+    ) -> list[Tensor]:  # fmt: skip
+        """What follows the weights of `columns`, which lie side by side in x."""
+        steps = list(config.then)
+        pieces, apart = [x], len(columns) if self._apart[name] else 1
+        while steps or bias is not None:
+            fused = self._leading(steps) if x.dim() == 4 else {}
+            count = len(columns) // len(pieces)  # columns in a piece
+            if bias is not None or fused:
+                cut = apart if len(pieces) == 1 else 1
+                pieces = [out for piece in pieces for out in after_conv(piece, bias, count, cut, **fused)]
+                bias = None
+            else:
+                step = steps.pop(0)
+                pieces = [
+                    self._step(name, step, layer, columns[i * count : (i + 1) * count], piece, masks)
+                    for i, piece in enumerate(pieces)
+                ]
+        return pieces
+
+    def _leading(self, steps: list[str]) -> dict[str, Any]:
+        """Takes from `steps` what one kernel does, as arguments of after_conv."""
+        config = self.model.config
+        relu = config.activation == "relu"
+        fused: dict[str, Any] = {}
+        if steps[:1] == ["activation"] and relu:
+            fused["relu"] = bool(steps.pop(0))
+        if steps[:1] == ["norm"] and config.norm.size <= WIDEST_WINDOW:
+            steps.pop(0)
+            fused["norm"] = config.norm
+        if steps[:1] == ["pool"]:
+            steps.pop(0)
+            fused["pool"] = (config.pool.size, config.pool.stride)
+            if steps[:1] == ["activation"] and relu and config.pool.size > 1:
+                fused["relu_last"] = bool(steps.pop(0))
+        return fused
+
+    def _step(
+        self, name: str, step: str, layer: Layer, columns: list[int], x: Tensor, masks: Masks | None
+    ) -> Tensor:
+        """One that is no part of a larger kernel."""
+        config = self.model.config
+        if step == "activation":
+            return x.relu() if config.activation == "relu" else x.tanh()
+        if step == "dropout":
+            if masks is None:
+                return x * (1 - config.dropout)
+            return x * torch.cat([masks[name][column] for column in columns], 1)
+        if step == "same_map_norm":
+            assert config.same_map_norm is not None
+            return same_map_norm(x, config.same_map_norm)
+        if step == "mean_pool":
+            return F.avg_pool2d(x, config.pool.size, config.pool.stride, ceil_mode=True)
+        assert step == "norm"  # of a window too wide for the kernel
+        return torch.cat([ResponseNorm(config.norm)(maps) for maps in x.chunk(len(columns), 1)], 1)
+
+
+def folded(weight: Tensor, layout: InputLayout) -> Tensor:
+    """conv1's [kernels, C, size, size] for images laid out so: [kernels, layout.channels, blocks, blocks]."""
+    fold, (kernels, channels, size, _) = layout.fold, weight.shape
+    blocks = -(-size // fold)
+    rest = blocks * fold - size
+    weight = F.pad(weight, (0, rest, 0, rest)).reshape(kernels, channels, blocks, fold, blocks, fold)
+    weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # within a block: rows, columns, channels
+    return F.pad(weight, (0, 0, 0, 0, 0, layout.channels - weight.shape[1]))
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dtype: torch.dtype, *parts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        whole = parts[0].new_empty((len(parts[0]) * len(parts), *parts[0].shape[1:]), dtype=dtype)
+        if whole.dim() == 4:
+            whole = whole.contiguous(memory_format=torch.channels_last)
+        for place, part in zip(whole.chunk(len(parts)), parts, strict=True):
+            place.copy_(part)
+        ctx.count = len(parts)
+        return whole
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        return None, *(part.to(torch.float32, memory_format=torch.contiguous_format) for part in grad.chunk(ctx.count))
+
+
+def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Columns' float32 weights or biases as those of one layer, in `dtype`; a convolution's channels-last."""
+    if len(parts) == 1 and parts[0].dtype == dtype and parts[0].dim() < 4:
+        return parts[0]
+    result: Tensor = _Joined.apply(dtype, *parts)
+    return result

@@ -1,0 +1,361 @@
+"""What follows a convolution, as one GPU kernel forward and one backward (Triton), channels-last:
+
+    a = x + bias;  ReLU;  response normalisation (section 3.3);  max pooling (3.4);  ReLU
+
+each of which may be left out. One by one they would read and write the largest maps of the network ten times. The plain
+form, the one to read, is layers.py and response_norm.py; these kernels compute the same function, in float32 whatever
+is stored.
+
+A tile is [places, chunks, 8]: a thread holds eight neighbouring maps of a place, 16 bytes of bfloat16, and the windows
+of section 3.3 reach over to the two nearest maps of the chunks beside it, which the threads of a warp hand each other.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alexnet_repro.config import NormConfig
+
+WIDEST_WINDOW = 5  # of section 3.3
+_ELEMENTS = 4096  # of one tile, places x maps
+_WARPS = 8
+_PROGRAMS = 132 * 8  # that share the tiles of a backward pass, each with a partial sum of the bias's gradient
+_LARGEST = 2**31  # elements of a tensor: places are counted in 32 bits
+
+
+@triton.jit
+def _beside(x, step: tl.constexpr):  # type: ignore[no-untyped-def]
+    """x [places, chunks] of the chunk `step` further on; 0 past the ends."""
+    chunk = tl.arange(0, x.shape[1])[None, :] + step
+    there = tl.broadcast_to((chunk >= 0) & (chunk < x.shape[1]), x.shape)
+    return tl.where(there, tl.gather(x, tl.where(there, tl.broadcast_to(chunk, x.shape), 0), 1), 0.0)
+
+
+@triton.jit
+def _window_sums(x, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of x [places, chunks, 8] the sums over each map and its HALF (0, 1 or 2) neighbours on either side."""
+    if HALF == 0:
+        return x
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], 2, 2, 2)))
+    x04, x26 = tl.split(even)
+    x15, x37 = tl.split(odd)
+    x0, x4 = tl.split(x04)
+    x2, x6 = tl.split(x26)
+    x1, x5 = tl.split(x15)
+    x3, x7 = tl.split(x37)
+    before, after = _beside(x7, -1), _beside(x0, 1)
+    s0, s1, s2, s3 = before + x0 + x1, x0 + x1 + x2, x1 + x2 + x3, x2 + x3 + x4
+    s4, s5, s6, s7 = x3 + x4 + x5, x4 + x5 + x6, x5 + x6 + x7, x6 + x7 + after
+    if HALF == 2:
+        s0 += _beside(x6, -1) + x2
+        s1 += before + x3
+        s2 += x0 + x4
+        s3 += x1 + x5
+        s4 += x2 + x6
+        s5 += x3 + x7
+        s6 += x4 + after
+        s7 += x5 + _beside(x1, 1)
+    even = tl.join(tl.join(s0, s4), tl.join(s2, s6))
+    odd = tl.join(tl.join(s1, s5), tl.join(s3, s7))
+    return tl.reshape(tl.join(even, odd), x.shape)
+
+
+@triton.jit
+def _powers(d, beta, THREE_QUARTERS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """d^-beta and 1 / d."""
+    if THREE_QUARTERS:  # the paper's, by two roots
+        root = tl.rsqrt(d)
+        return root * tl.sqrt(root), root * root
+    return tl.exp2(-beta * tl.log2(d)), 1.0 / d
+
+
+@triton.jit
+def _forward(  # type: ignore[no-untyped-def]
+    x_ptr, bias_ptr, out_ptr, taken_ptr, places, first, alpha, beta, k,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_HEIGHT: tl.constexpr, OUT_WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr, MAPS: tl.constexpr, HALF: tl.constexpr, RELU: tl.constexpr,
+    NORM: tl.constexpr, THREE_QUARTERS: tl.constexpr, POOL: tl.constexpr, STRIDE: tl.constexpr,
+    RELU_LAST: tl.constexpr, BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """A tile of `places` of the output, whose channel 0 is channel `first` of x. A place of x is normalised anew for each
+    window that it is in.
+    """
+    OVER_THE_EDGE: tl.constexpr = (OUT_HEIGHT - 1) * STRIDE + POOL > HEIGHT or (OUT_WIDTH - 1) * STRIDE + POOL > WIDTH
+    place = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    image, within = place // (OUT_HEIGHT * OUT_WIDTH), place % (OUT_HEIGHT * OUT_WIDTH)
+    top, left = within // OUT_WIDTH * STRIDE, within % OUT_WIDTH * STRIDE
+    of_tile = tl.arange(0, CHUNKS)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    channel = tl.program_id(1) * MAPS + of_tile  # [chunks, 8]
+    valid = (of_tile < MAPS) & (channel < OUT_CHANNELS)
+    stored = (place < places)[:, None, None] & valid[None, :, :]
+    bias = tl.load(bias_ptr + first + channel, mask=valid, other=0.0)[None, :, :]
+    best = tl.full((BLOCK_P, CHUNKS, 8), float("-inf"), tl.float32)
+    taken = tl.zeros((BLOCK_P, CHUNKS, 8), tl.int32)
+    corner = ((image * HEIGHT + top) * WIDTH + left)[:, None, None] * CHANNELS + (first + channel)[None, :, :]
+    for tap in range(POOL * POOL):
+        down, right = tap // POOL, tap % POOL
+        there = stored
+        if OVER_THE_EDGE:
+            there &= ((top + down < HEIGHT) & (left + right < WIDTH))[:, None, None]
+        a = tl.load(x_ptr + corner + (down * WIDTH + right) * CHANNELS, mask=there, other=0.0).to(tl.float32) + bias
+        if RELU:
+            a = tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        if NORM:
+            power, _ = _powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
+            a *= power
+        if OVER_THE_EDGE:
+            a = tl.where(there, a, float("-inf"))
+        taken = tl.where(a > best, tap, taken)  # the first of equals, row by row
+        best = tl.maximum(best, a, propagate_nan=tl.PropagateNan.ALL)
+    if RELU_LAST:
+        taken = tl.where(best <= 0, -1, taken)  # nobody gets a gradient
+        best = tl.maximum(best, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    at = place[:, None, None] * OUT_CHANNELS + channel[None, :, :]
+    tl.store(out_ptr + at, best.to(out_ptr.dtype.element_ty), mask=stored)
+    if POOL > 1:
+        tl.store(taken_ptr + at, taken.to(tl.int8), mask=stored)
+
+
+@triton.jit
+def _backward(  # type: ignore[no-untyped-def]
+    grad_ptr, taken_ptr, x_ptr, bias_ptr, grad_x_ptr, bias_sums_ptr, places, tiles, first, alpha, beta, k,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_HEIGHT: tl.constexpr, OUT_WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr, MAPS: tl.constexpr, HALF: tl.constexpr, RELU: tl.constexpr,
+    NORM: tl.constexpr, THREE_QUARTERS: tl.constexpr, POOL: tl.constexpr, STRIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """Tiles of `places` of x. A place gathers what the windows that took it hand back, so nothing is added up by
+    atomics, and the result is the same every time.
+    """
+    REACH: tl.constexpr = (POOL + STRIDE - 1) // STRIDE  # windows that contain a place, in each direction
+    of_tile = tl.arange(0, CHUNKS)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    channel = tl.program_id(1) * MAPS + of_tile  # [chunks, 8]
+    valid = (of_tile < MAPS) & (channel < OUT_CHANNELS)
+    bias = tl.load(bias_ptr + first + channel, mask=valid, other=0.0)[None, :, :]
+    bias_sums = tl.zeros((BLOCK_P, CHUNKS, 8), tl.float32)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        place = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, within = place // (HEIGHT * WIDTH), place % (HEIGHT * WIDTH)
+        row, column = within // WIDTH, within % WIDTH
+        there = (place < places)[:, None, None] & valid[None, :, :]
+        at = place[:, None, None] * CHANNELS + (first + channel)[None, :, :]
+        a = tl.load(x_ptr + at, mask=there, other=0.0).to(tl.float32) + bias
+        if RELU:
+            a = tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        if POOL == 1:
+            out_at = place[:, None, None] * OUT_CHANNELS + channel[None, :, :]
+            g = tl.load(grad_ptr + out_at, mask=there, other=0.0).to(tl.float32)
+        else:
+            g = tl.zeros((BLOCK_P, CHUNKS, 8), tl.float32)
+            for up in tl.static_range(REACH):
+                for back in tl.static_range(REACH):
+                    out_row, out_column = row // STRIDE - up, column // STRIDE - back
+                    down, right = row - out_row * STRIDE, column - out_column * STRIDE
+                    window = (out_row >= 0) & (out_row < OUT_HEIGHT) & (down < POOL)
+                    window &= (out_column >= 0) & (out_column < OUT_WIDTH) & (right < POOL)
+                    out_place = (image * OUT_HEIGHT + out_row) * OUT_WIDTH + out_column
+                    out_at = out_place[:, None, None] * OUT_CHANNELS + channel[None, :, :]
+                    read = there & window[:, None, None]
+                    took = tl.load(taken_ptr + out_at, mask=read, other=-1) == (down * POOL + right)[:, None, None]
+                    g += tl.where(took, tl.load(grad_ptr + out_at, mask=read, other=0.0).to(tl.float32), 0.0)
+        if NORM:
+            power, inverse = _powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
+            g *= power
+            g -= 2 * alpha * beta * a * _window_sums(g * a * inverse, HALF)
+        if RELU:
+            g = tl.where(a > 0, g, 0.0)
+        tl.store(grad_x_ptr + at, g.to(grad_x_ptr.dtype.element_ty), mask=there)
+        bias_sums += g
+    tl.store(bias_sums_ptr + tl.program_id(0) * CHANNELS + first + channel, tl.sum(bias_sums, axis=0), mask=valid)
+
+
+@triton.jit
+def _same_map(  # type: ignore[no-untyped-def]
+    x_ptr, grad_ptr, products_ptr, out_ptr, places, alpha, beta, k,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, HALF: tl.constexpr,
+    THREE_QUARTERS: tl.constexpr, STAGE: tl.constexpr, BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """y = x d^-beta, with d = k + alpha * sum of x^2 over a window of the same map (as run in 2012).
+
+    STAGE 0 writes y; 1, given the gradient g of y, the products g x d^(-beta - 1); 2, given them too, the gradient of
+    x: g d^-beta - 2 alpha beta x * sum of the products over the window.
+    """
+    place = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    within = place % (HEIGHT * WIDTH)
+    row, column = within // WIDTH, within % WIDTH
+    channel = tl.program_id(1) * (CHUNKS * 8) + tl.arange(0, CHUNKS * 8)
+    inside = (place < places)[:, None] & (channel < CHANNELS)[None, :]
+    squares = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
+    products = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
+    for down in tl.static_range(-HALF, HALF + 1):
+        for right in tl.static_range(-HALF, HALF + 1):
+            there = (row + down >= 0) & (row + down < HEIGHT) & (column + right >= 0) & (column + right < WIDTH)
+            near = (place + down * WIDTH + right)[:, None] * CHANNELS + channel[None, :]
+            x = tl.load(x_ptr + near, mask=inside & there[:, None], other=0.0).to(tl.float32)
+            squares += x * x
+            if STAGE == 2:
+                products += tl.load(products_ptr + near, mask=inside & there[:, None], other=0.0)
+    at = place[:, None] * CHANNELS + channel[None, :]
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    power, inverse = _powers(k + alpha * squares, beta, THREE_QUARTERS)
+    if STAGE == 0:
+        result = x * power
+    else:
+        direct = tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32) * power
+        result = direct * x * inverse if STAGE == 1 else direct - 2 * alpha * beta * x * products
+    tl.store(out_ptr + at, result.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def pooled_side(side: int, pool: int, stride: int) -> int:
+    """Rounded up, as in 2012."""
+    return -((pool - side) // stride) + 1
+
+
+def _tile(maps: int) -> dict[str, int]:
+    chunks = triton.next_power_of_2(triton.cdiv(maps, 8))
+    return {"MAPS": maps, "BLOCK_P": max(1, _ELEMENTS // (8 * chunks)), "CHUNKS": chunks}
+
+
+def _places(x: Tensor) -> Tensor:
+    """[N, C, H, W] as it lies in memory in channels-last."""
+    if x.numel() >= _LARGEST:
+        raise ValueError(f"maps of {tuple(x.shape)}: 2^31 elements or more; compute fewer images at a time")
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(x: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    shape = (len(x), channels, height, width)
+    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _outputs(x: Tensor, pieces: int, pool: int, stride: int) -> list[Tensor]:
+    """What _after_conv returns: the maps, piece by piece, then which place of its window each was taken from."""
+    channels, sides = x.shape[1] // pieces, [pooled_side(side, pool, stride) for side in x.shape[2:]]
+    maps = [_empty(x, channels, *sides, x.dtype) for _ in range(pieces)]
+    return maps + [_empty(x, channels if pool > 1 else 0, *sides, torch.int8) for _ in range(pieces)]
+
+
+@torch.library.custom_op("alexnet_repro::after_conv", mutates_args=())
+def _after_conv(
+    x: Tensor, bias: Tensor, groups: int, pieces: int, relu: bool, size: int, alpha: float, beta: float, k: float,
+    pool: int, stride: int, relu_last: bool,
+) -> list[Tensor]:  # fmt: skip
+    x = _places(x)
+    outputs = _outputs(x, pieces, pool, stride)
+    channels = x.shape[1] // pieces
+    tile = _tile(x.shape[1] // groups if size else min(channels, 128))
+    for piece in range(pieces):
+        out, taken = outputs[piece], outputs[pieces + piece]
+        places = out.numel() // channels
+        _forward[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, tile["MAPS"]))](
+            x, bias, out, taken, places, piece * channels, alpha, beta, k, *x.shape[2:], *out.shape[2:],
+            CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu, NORM=size > 0,
+            THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, RELU_LAST=relu_last, **tile, num_warps=_WARPS,
+        )  # fmt: skip
+    return outputs
+
+
+@torch.library.custom_op("alexnet_repro::after_conv_backward", mutates_args=())
+def _after_conv_backward(
+    grads: list[Tensor], taken: list[Tensor], x: Tensor, bias: Tensor, groups: int, relu: bool, size: int, alpha: float,
+    beta: float, k: float, pool: int, stride: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x = _places(x)
+    result = torch.empty_like(x)
+    channels = x.shape[1] // len(grads)
+    tile = _tile(x.shape[1] // groups if size else min(channels, 128))
+    places = x.numel() // x.shape[1]
+    tiles = triton.cdiv(places, tile["BLOCK_P"])
+    programs = min(tiles, _PROGRAMS)
+    bias_sums = torch.empty((programs, x.shape[1]), dtype=torch.float32, device=x.device)
+    for piece, grad in enumerate(grads):
+        _backward[(programs, triton.cdiv(channels, tile["MAPS"]))](
+            _places(grad), taken[piece], x, bias, result, bias_sums, places, tiles, piece * channels, alpha, beta, k,
+            *x.shape[2:], *grad.shape[2:], CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu,
+            NORM=size > 0, THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, **tile, num_warps=_WARPS,
+        )  # fmt: skip
+    return result, bias_sums.sum(0)
+
+
+@_after_conv.register_fake
+def _(x, bias, groups, pieces, relu, size, alpha, beta, k, pool, stride, relu_last):  # type: ignore[no-untyped-def]
+    return _outputs(x, pieces, pool, stride)
+
+
+@_after_conv_backward.register_fake
+def _(grads, taken, x, bias, *constants):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x, memory_format=torch.channels_last), torch.empty_like(bias)
+
+
+def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    x, bias, groups, ctx.pieces, *constants = inputs
+    ctx.constants = groups, *constants[:-1]
+    ctx.save_for_backward(x, bias, *output[ctx.pieces :])
+
+
+def _hand_back(ctx, grads):  # type: ignore[no-untyped-def]
+    x, bias, *taken = ctx.saved_tensors
+    return *_after_conv_backward(grads[: ctx.pieces], taken, x, bias, *ctx.constants), *[None] * 10
+
+
+_after_conv.register_autograd(_hand_back, setup_context=_keep)
+
+
+def after_conv(
+    x: Tensor,
+    bias: Tensor | None = None,
+    groups: int = 1,
+    pieces: int = 1,
+    relu: bool = False,
+    norm: NormConfig | None = None,
+    pool: tuple[int, int] = (1, 1),
+    relu_last: bool = False,
+) -> list[Tensor]:
+    """x [N, C, H, W] (float32 or bfloat16) plus bias [C] float32, then the steps asked for, in the order of the
+    arguments: [N, C, H', W'] channels-last in the dtype of x, cut into `pieces` of as many maps each.
+
+    `groups` columns of C / groups maps lie side by side in x, and normalisation keeps within each; `pieces` is 1 or
+    `groups`. `pool`: size and stride, rounded up; `relu_last` needs a pool before it.
+    """
+    if bias is None:
+        bias = torch.zeros(x.shape[1], dtype=torch.float32, device=x.device)
+    constants = (norm.size, norm.alpha, norm.beta, norm.k) if norm else (0, 0.0, 0.0, 1.0)
+    outputs: list[Tensor] = _after_conv(x, bias, groups, pieces, relu, *constants, *pool, relu_last)
+    return outputs[:pieces]
+
+
+class _SameMapNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, *constants: float) -> Tensor:  # type: ignore[no-untyped-def]
+        x = _places(x)
+        ctx.save_for_backward(x)
+        ctx.constants = constants
+        return _same_map_pass(0, x, x, x, torch.empty_like(x), *constants)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        grad = _places(grad)
+        products = _same_map_pass(1, x, grad, x, torch.empty_like(x, dtype=torch.float32), *ctx.constants)
+        return _same_map_pass(2, x, grad, products, torch.empty_like(x), *ctx.constants), None, None, None, None
+
+
+def _same_map_pass(
+    stage: int, x: Tensor, grad: Tensor, products: Tensor, out: Tensor, size: int, alpha: float, beta: float, k: float
+) -> Tensor:
+    channels, places = x.shape[1], x.numel() // x.shape[1]
+    tile = _tile(min(channels, 128))
+    del tile["MAPS"]
+    _same_map[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, 8 * tile["CHUNKS"]))](
+        x, grad, products, out, places, alpha, beta, k, *x.shape[2:], CHANNELS=channels, HALF=size // 2,
+        THREE_QUARTERS=beta == 0.75, STAGE=stage, **tile, num_warps=_WARPS,
+    )  # fmt: skip
+    return out
+
+
+def same_map_norm(x: Tensor, norm: NormConfig) -> Tensor:
+    """As layers.SameMapNorm; [N, C, H, W] float32 or bfloat16, channels-last out."""
+    result: Tensor = _SameMapNorm.apply(x, norm.size, norm.alpha, norm.beta, norm.k)
+    return result

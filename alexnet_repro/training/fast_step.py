@@ -1,0 +1,113 @@
+"""The step of step.py in its fast form: the network of model/fast.py, and, where all columns lie on one GPU, everything
+from the input to the update captured once as a CUDA graph and replayed from then on, so that the host gives a step in a
+fraction of a millisecond.
+
+A graph repeats what was captured, so whatever changes from step to step lies in tensors that stay where they are: the
+batch is copied into them, dropout masks are drawn into them, from the same generators as in the plain form. What changes
+seldom (rates, frozen layers, colour noise on or off) is captured anew. A batch of another size, the short last one of an
+epoch, takes the plain step.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_repro.data import Batch, ColourNoise, InputRule
+from alexnet_repro.data.fused_input import FusedInputTransform
+from alexnet_repro.model.fast import FastNetwork
+from alexnet_repro.model.layers import Dropout
+from alexnet_repro.training.sgd import PaperSGD
+from alexnet_repro.training.step import Outcome, Stepper
+
+_WARM_UP = 3  # steps before a capture: libraries are set up, and cuDNN tries its algorithms
+
+
+class FastStepper(Stepper):
+    """As Stepper, for a network that `model.fast.applies_to`, without other ranks."""
+
+    def __init__(self, *arguments: Any, rule: InputRule, noise: ColourNoise | None, batch_size: int) -> None:
+        super().__init__(*arguments)
+        self.fast = FastNetwork(self.model, self.precision)
+        self._transforms = {
+            device: FusedInputTransform(rule, noise, device, self.fast.layout, self.fast.dtype)
+            for device in self.fast.devices
+        }
+        self._batch_size = batch_size
+        self._dropouts = {
+            name: [module for then in layer.then for module in then if isinstance(module, Dropout)]
+            for name, layer in self.model.layers().items()
+        }
+        self._masks = {
+            name: [
+                torch.empty(batch_size, layer.map_shape[0], dtype=self.fast.dtype, device=part.weight.device)
+                for part in layer.parts()
+            ]
+            for name, layer in self.model.layers().items()
+            if self._dropouts[name]
+        }
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captured: object = None  # what of that which changes seldom the graph was captured with
+        self._batch: Batch | None = None  # that the graph reads
+        self._numbers: Tensor | None = None  # that it writes
+        self.captures_steps = self.fast.together and isinstance(self.optimiser, PaperSGD)
+
+    def __call__(self, batches: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> Outcome:
+        batch = batches[self.fast.devices[0]]
+        if len(batch.labels) != self._batch_size:
+            return super().__call__(batches, step, noise, stop)
+        self.model.seed_dropout(self.seed, step)
+        for name, masks in self._masks.items():
+            for dropout, mask in zip(self._dropouts[name], masks, strict=True):
+                dropout.draw(mask)
+        if not self.captures_steps:
+            return Outcome(self._step(batches, noise), batch.total)
+        self._keep(batch)
+        rates = [(group["lr"], group["params"][0].requires_grad) for group in self.optimiser.param_groups]
+        if self._captured != (noise, rates):
+            self._capture(noise)
+            self._captured = (noise, rates)
+        assert self._graph is not None and self._numbers is not None
+        self._graph.replay()
+        return Outcome(self._numbers, batch.total)
+
+    def _step(self, batches: Mapping[torch.device, Batch], noise: bool) -> Tensor:
+        images = []
+        for device, transform in self._transforms.items():
+            b = batches[device]
+            images.append(transform(b.images, b.top, b.left, b.mirror, b.colour if noise else None))
+        logits = self.fast(images, self._masks)
+        return self.learn(logits, batches[logits.device])
+
+    def _keep(self, batch: Batch) -> None:
+        """Copies the batch to where the graph reads it."""
+        if self._batch is None:
+            self._batch = Batch(**{name: tensor.clone() for name, tensor in batch.tensors().items()})
+            return
+        for name, tensor in batch.tensors().items():
+            getattr(self._batch, name).copy_(tensor, non_blocking=True)
+
+    def _capture(self, noise: bool) -> None:
+        """Changes nothing of the network: during the steps before the capture the guard holds every update back."""
+        assert isinstance(self.optimiser, PaperSGD) and self._batch is not None
+        found_inf = self.optimiser.found_inf
+        assert found_inf is not None
+        batches = dict.fromkeys(self.fast.devices, self._batch)
+        self._graph = self._numbers = None  # gives its memory back
+        self.optimiser.settle()
+        before = found_inf.clone()
+        found_inf.fill_(1)
+        side = torch.cuda.Stream(found_inf.device)
+        side.wait_stream(torch.cuda.current_stream(found_inf.device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                self._step(batches, noise)
+        torch.cuda.current_stream(found_inf.device).wait_stream(side)
+        found_inf.copy_(before)
+        self.optimiser.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: the thread that pins batches may go on meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._numbers = self._step(batches, noise)
+        self._graph = graph
