@@ -79,6 +79,10 @@ def test_a_run_stopped_within_an_epoch_ends_as_one_from_the_shards(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Checkpoint, "save", save_and_die)
         train(config)
+    written = tmp_path / "resident" / "r" / "config.yaml"
+    text = written.read_text()
+    assert "  data_on_gpu: true\n" in text
+    written.write_text(text.replace("  data_on_gpu: true\n", ""))  # as before there was this setting
     capsys.readouterr()
     train(config)
     assert "continuing after 1 epochs and 1 batches, step 5" in capsys.readouterr().out
