@@ -13,10 +13,12 @@ from alexnet_repro.data.augment import (
 from alexnet_repro.data.dataset import PreparedData
 from alexnet_repro.data.loader import Batch, LoaderError, Loading, epoch_batches, whole_images
 from alexnet_repro.data.prefetch import on_devices
+from alexnet_repro.data.resident import ResidentSplit, refuse_larger_than_memory
 from alexnet_repro.data.views import View, views_of
 
 __all__ = [
     "Batch", "ColourNoise", "ColumnInputs", "Draws", "InputRule", "InputTransform", "LoaderError", "Loading",
-    "PreparedData", "View",
-    "draw_epoch", "epoch_batches", "memory_format", "on_devices", "shuffled", "views_of", "whole_images",
+    "PreparedData", "ResidentSplit", "View",
+    "draw_epoch", "epoch_batches", "memory_format", "on_devices", "refuse_larger_than_memory", "shuffled", "views_of",
+    "whole_images",
 ]  # fmt: skip

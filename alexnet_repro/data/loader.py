@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alexnet_repro.data.augment import Draws
+from alexnet_repro.data.resident import ResidentSplit
 from alexnet_repro.data.workers import LoaderError, Loading, Request, patches_of
 from data_prep.reader import SplitReader
 
@@ -52,7 +53,7 @@ class Batch:
 
 
 def epoch_batches(
-    reader: SplitReader,
+    reader: SplitReader | ResidentSplit,
     order: np.ndarray,
     draws: Draws,
     side: int,
@@ -68,6 +69,7 @@ def epoch_batches(
     order: int64 [M], the pictures of the epoch; draws: what was drawn for each, M too. Each is cut to `side` at its
     draw. The last batch may be short; a rank that would get nothing of it gets the batch's first picture, not counted.
     RunError, naming the shard, if a picture cannot be read; LoaderError if a worker process died or was too slow.
+    Of a ResidentSplit they are cut on its device, whatever `loading` says.
     """
     shares = []
     for start in range(first * batch_size, len(order), batch_size):
@@ -80,7 +82,13 @@ def epoch_batches(
 
 
 def whole_images(
-    reader: SplitReader, side: int, batch_size: int, loading: Loading, *, rank: int = 0, ranks: int = 1
+    reader: SplitReader | ResidentSplit,
+    side: int,
+    batch_size: int,
+    loading: Loading,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
     """Every picture of a split exactly once over all ranks, uncut, as the test views need them.
 
@@ -112,6 +120,34 @@ class _Share:
 
 
 def _batches(
+    reader: SplitReader | ResidentSplit,
+    order: np.ndarray,
+    draws: Draws,
+    side: int,
+    shares: list[_Share],
+    loading: Loading,
+) -> Iterator[Batch]:
+    if isinstance(reader, ResidentSplit):
+        return _cut_on_device(reader, order, draws, side, shares)
+    return _read(reader, order, draws, side, shares, loading)
+
+
+def _cut_on_device(
+    split: ResidentSplit, order: np.ndarray, draws: Draws, side: int, shares: list[_Share]
+) -> Iterator[Batch]:
+    """Order and draws are copied to the device once. A batch is slices of them, and one kernel that cuts its patches on
+    the current stream: the host neither copies nor waits.
+    """
+    arrays = (order, draws.top, draws.left, draws.mirror, draws.colour)
+    numbers, top, left, mirror, colour = (torch.from_numpy(array).to(split.images.device) for array in arrays)
+    labels, patches = split.labels[numbers], split.patches(side)
+    for part in shares:
+        c = part.chosen
+        images = patches[numbers[c], top[c], left[c]]
+        yield Batch(images, labels[c], top[c], left[c], mirror[c], colour[c], part.counted, part.total)
+
+
+def _read(
     reader: SplitReader, order: np.ndarray, draws: Draws, side: int, shares: list[_Share], loading: Loading
 ) -> Iterator[Batch]:
     def request(batch: int) -> Request:

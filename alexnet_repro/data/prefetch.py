@@ -25,6 +25,9 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
     With a GPU among them the next batch is fetched, and its copies are begun on streams of their own, before this one
     is handed out; for that it should lie in pinned memory. Nothing here makes the host wait for a GPU. An error of
     `batches` comes out after the batch before it has been handed out.
+
+    A batch that was made on a GPU (ResidentSplit) belongs to the current stream: it is handed out as it is, and copied
+    on that stream where another device needs it.
     """
     distinct = list(dict.fromkeys(devices))
     streams = {device: _side_stream(device) for device in distinct if device.type == "cuda"}
@@ -42,12 +45,12 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
             copying.popleft()
         begun = _Copies(batch, {}, {})
         for device in distinct:
-            if device in streams:
+            if device in streams and batch.images.device.type == "cpu":
                 with torch.cuda.stream(streams[device]):
                     begun.on[device] = batch.to(device, non_blocking=True)
                     begun.done[device] = streams[device].record_event()
-            else:
-                begun.on[device] = batch.to(device)
+            else:  # never asynchronously to the CPU, which would read too early
+                begun.on[device] = batch.to(device, non_blocking=device in streams)
         copying.append(begun)
         return begun
 

@@ -45,7 +45,7 @@ def predict_batches(
         # Not around the loop: the caller's code runs between two batches.
         with torch.inference_mode(), autocast(precision, inputs.devices):
             centre, average = _over_views(model, batch, views, inputs)
-            yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), batch.labels.numpy())
+            yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), batch.labels.cpu().numpy())
 
 
 def _over_views(model: AlexNet, batch: Batch, views: list[View], inputs: ColumnInputs) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,11 @@ from alexnet_repro.data import (
     ColumnInputs,
     LoaderError,
     PreparedData,
+    ResidentSplit,
     draw_epoch,
     epoch_batches,
     on_devices,
+    refuse_larger_than_memory,
     shuffled,
     views_of,
     whole_images,
@@ -28,6 +30,7 @@ from alexnet_repro.evaluation.predict import predict
 from alexnet_repro.model import AlexNet
 from alexnet_repro.ranks import Ranks
 from alexnet_repro.reporting.health import DeadUnits
+from alexnet_repro.reporting.progress import with_progress
 from alexnet_repro.reporting.tensorboard import paper_reference
 from alexnet_repro.run_folder import BEST, RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint, Within, buffers_of, restore, weights_of
@@ -38,6 +41,9 @@ from alexnet_repro.training.step import Outcome, Stepper, largest_activations
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.training.watch import Watch
 from data_prep.command import RequestError, RunError
+from data_prep.reader import SplitReader
+
+_READ_AT_ONCE = 128  # pictures on their way to the device; 25 MB in shared memory if they have 256 pixels
 
 
 def refuse_small_pictures(config: TrainConfig, data: PreparedData) -> None:
@@ -93,7 +99,11 @@ class Trainer:
         self.loading = runtime.loading(
             config.runtime, self.inputs.use_gpu, self.ranks.local_size, lambda: bool(self.stop)
         )
-        self.train_split, self.val_split = data.split("train"), data.split("val")
+        train, val = data.split("train"), data.split("val")
+        if config.runtime.data_on_gpu:
+            refuse_larger_than_memory([train, val], self.devices[0])
+        self.train_split: SplitReader | ResidentSplit = train
+        self.val_split: SplitReader | ResidentSplit = val
         self.optimiser = optimiser_for(config.optim, model, layers_with_own_rates(config.schedule))
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -164,6 +174,9 @@ class Trainer:
 
     def _train_epoch(self, phase: Phase) -> None:
         """The batches of the epoch that are not done yet."""
+        if self.config.runtime.data_on_gpu:
+            self.train_split = self._resident(self.train_split, "training pictures")
+            self.val_split = self._resident(self.val_split, "validation pictures")
         set_rates(self.optimiser, phase)
         self.model.train()
         noise = phase.colour_noise and self.config.augment.colour_noise > 0
@@ -191,6 +204,20 @@ class Trainer:
                 self._leave()
             asked = time.perf_counter()
         self._settle(given, 0)
+
+    def _resident(self, split: SplitReader | ResidentSplit, what: str) -> ResidentSplit:
+        """The split on the first column's device, where it is read once. Every rank reads and holds all of it."""
+        if isinstance(split, ResidentSplit):
+            return split
+        batches = whole_images(split, self.data.image_size, _READ_AT_ONCE, self.loading)
+        shown = with_progress(batches, len(split), f"{what} to {self.devices[0]}") if self.ranks.first else batches
+        return ResidentSplit(split, self._unless_stopped(shown), self.devices[0])
+
+    def _unless_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if self.stop and self.ranks.size == 1:  # several stop together, after the first step
+                self._leave()
+            yield batch
 
     def _batches(self) -> Iterator[Batch]:
         config, count = self.config, len(self.train_split)
@@ -261,7 +288,7 @@ class Trainer:
                 if number < votes and self._any_asked_to_stop():
                     self._save_and_leave()
                 p = predict(self.model, [batch], view, self.inputs, self.config.runtime.precision).centre
-                labels = batch.labels.numpy()
+                labels = batch.labels.cpu().numpy()
                 ranks = label_ranks(p, labels)
                 loss = log_loss(p, labels) * len(labels)
                 sums += torch.tensor([len(labels), loss, (ranks >= 1).sum(), (ranks >= 5).sum()], dtype=torch.float64)

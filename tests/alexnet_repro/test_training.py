@@ -46,9 +46,9 @@ def test_a_damaged_shard_is_named_whoever_reads_it(prepared: Path, tmp_path: Pat
     shutil.copytree(prepared, bad)
     shard = bad / "train" / "shard-00002.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    for workers in (0, 1):
+    for number, setting in enumerate(("runtime.workers=0", "runtime.workers=1", "runtime.data_on_gpu=true")):
         with pytest.raises(RunError, match=r"^\S*bad/train/shard-00002\.tar: \d+ bytes, but the manifest says \d+"):
-            train(config_for(bad, tmp_path / f"runs{workers}", f"runtime.workers={workers}"))
+            train(config_for(bad, tmp_path / f"runs{number}", setting))
 
 
 def test_a_network_larger_than_the_pictures_is_refused(prepared: Path, tmp_path: Path) -> None:

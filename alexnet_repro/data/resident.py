@@ -1,0 +1,59 @@
+"""A split that lies in the memory of a device, every picture read and decoded once (runtime.data_on_gpu)."""
+
+import gc
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from data_prep.command import RequestError
+from data_prep.reader import SplitReader
+
+if TYPE_CHECKING:
+    from alexnet_repro.data.loader import Batch
+
+_FOR_TRAINING = 3 * 2**30  # bytes left for the network, its maps and cuDNN: an estimate, of batches of 128
+
+
+class ResidentSplit:
+    """Stands where a SplitReader stands in `epoch_batches` and `whole_images`: they give the same batches, on `device`.
+
+    images: uint8 [M, S, S, C]; labels: int64 [M].
+    """
+
+    def __init__(self, reader: SplitReader, whole: Iterable["Batch"], device: torch.device) -> None:
+        """`whole`: all pictures of the split, in its order. From pinned memory nothing waits for their copies."""
+        self.channels = reader.channels
+        self.images = torch.empty((len(reader), *reader.shards.shape), dtype=torch.uint8, device=device)
+        self.labels = torch.from_numpy(reader.labels).to(device)
+        done = 0
+        for batch in whole:
+            self.images[done : done + len(batch.images)].copy_(batch.images, non_blocking=True)
+            done += len(batch.images)
+        assert done == len(reader)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def patches(self, side: int) -> Tensor:
+        """Every patch of every picture, uint8 [M, S - side + 1, S - side + 1, side, side, C], without a copy: indexed
+        with [numbers, top, left] it is a batch, made by one kernel.
+        """
+        return self.images.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
+
+
+def refuse_larger_than_memory(readers: Sequence[SplitReader], device: torch.device) -> None:
+    """RequestError unless the free memory of `device`, if it is a GPU, holds these splits and a network in training."""
+    if device.type != "cuda":
+        return
+    gc.collect()  # what a run before this one in the process has left
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    pictures = sum(len(reader) * math.prod(reader.shards.shape) for reader in readers)
+    if pictures + _FOR_TRAINING > free:
+        raise RequestError(
+            f"runtime.data_on_gpu=true: the pictures take {pictures / 1e9:.1f} GB, training about "
+            f"{_FOR_TRAINING / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free; give runtime.data_on_gpu=false"
+        )
