@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from alexnet_repro import runtime
 from alexnet_repro.config import BenchmarkConfig
-from alexnet_repro.data import memory_format
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, memory_format
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.model.response_norm import ResponseNorm
+from alexnet_repro.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
+from alexnet_repro.training.step import Outcome
 from data_prep.command import main
 
 _CLASSES = 1000
@@ -84,14 +87,38 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
     images = torch.randn(config.batch_size, 3, size, size, device=devices[0]).mul_(60).to(memory_format=layout)
     columns = [images.to(device) for device in devices]  # as in training, where each column makes its own input
     labels = torch.randint(_CLASSES, (config.batch_size,), device=devices[0])
-    for network in (ours, with_torch_norm, theirs):
-        runtime.compile_network(network, config.runtime, devices)
     precision = config.runtime.precision
-    return {
+    runs: Runs = {
         config.model.name: training_step(ours, columns, labels, precision),
         f"{config.model.name}, nn.LocalResponseNorm": training_step(with_torch_norm, columns, labels, precision),
         "torchvision alexnet": training_step(theirs, images, labels, precision),
     }
+    if runtime.fast_form(config.runtime, devices):
+        fast = place(initialise(AlexNet(config.model, _CLASSES), 0), devices)
+        runs = {f"{config.model.name}, fast form": fast_step(fast, config.batch_size, precision), **runs}
+    return runs
+
+
+def fast_step(model: AlexNet, batch_size: int, precision: str = "fp32") -> Callable[[], Outcome]:
+    """The whole step of training in its fast form, from uint8 images to the update, with colour noise."""
+    from alexnet_repro.training.fast_step import FastStepper  # needs Triton
+
+    size, devices = model.config.input_size, model.column_devices()
+    rule = InputRule(np.full((size + 32, size + 32, 3), 110, np.float32), size, "at_patch", 1.0)
+    noise = ColourNoise(np.eye(3, dtype=np.float32), 1.0)
+    optimiser = PaperSGD(model.parameters(), learning_rate=1e-4, momentum=0.9, weight_decay=5e-4)
+    inputs = ColumnInputs(rule, devices, None, noise)
+    stepper = FastStepper(model.train(), optimiser, inputs, 0, Ranks(), precision, noise, batch_size)
+    batch = Batch(
+        images=torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8),
+        labels=torch.randint(model.classes, (batch_size,)),
+        top=torch.randint(33, (batch_size,)),
+        left=torch.randint(33, (batch_size,)),
+        mirror=torch.rand(batch_size) < 0.5,
+        colour=torch.randn(batch_size, 3) * 0.1,
+    )
+    batches = {device: batch.to(device) for device in set(devices)}
+    return lambda: stepper(batches, 0, True, False)
 
 
 def training_step(

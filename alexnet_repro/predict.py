@@ -39,7 +39,7 @@ def predict(config: PredictConfig) -> int | None:
         rows: Iterator[np.ndarray] = iter(())
         if good:
             batch = _batch([one.pixels for one in good if one.pixels is not None])
-            rows = iter(probabilities_of(trained.model, [batch], views, trained.inputs, trained.precision).average)
+            rows = iter(probabilities_of(trained.forward, [batch], views).average)
         for one in opened:  # in the order in which they were given
             if one.pixels is None:
                 answers.append({"image": str(one.file), "error": one.reason})

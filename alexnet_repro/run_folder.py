@@ -21,6 +21,7 @@ _LOCK = "lock"
 MAY_CHANGE = (
     "gpus", "devices", "runtime", "runs_dir", "keep_every", "save_minutes", "log_every", "allow_changes", "data",
 )  # fmt: skip
+_GONE = ("compile", "cuda_graphs")  # settings of `runtime` that runs of earlier versions have
 _OF_THE_BEGINNING = ("init_from", "init_checkpoint")  # another value would change nothing but what config.yaml says
 
 
@@ -132,7 +133,10 @@ class RunFolder:
 
     def config(self) -> TrainConfig:
         """What the run was trained with. RequestError if there is no such run."""
-        return checked(OmegaConf.create(self._raw_config()), TrainConfig)
+        config = self._raw_config()
+        for gone in _GONE:  # they changed speed only
+            config.get("runtime", {}).pop(gone, None)
+        return checked(OmegaConf.create(config), TrainConfig)
 
     def checkpoint_path(self, name: str) -> Path:
         return self.checkpoints / f"{name}.pt"

@@ -1,12 +1,12 @@
-"""What changes speed and rounding only: precision of matrix units, loader processes, host memory."""
+"""What changes speed and rounding only: precision of matrix units, fast forms, loader processes, host memory."""
 
+import importlib.util
 import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
-from torch import nn
 
 from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Loading
@@ -18,7 +18,8 @@ def configure(config: RuntimeConfig) -> None:
     """Applies the settings to this process."""
     torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.backends.cudnn.deterministic = config.deterministic
     if config.keep_freed_memory:
         keep_freed_memory()
 
@@ -46,19 +47,32 @@ def autocast(precision: str, devices: Sequence[torch.device]) -> ExitStack:
     return stack
 
 
-def compile_network(model: nn.Module, config: RuntimeConfig, devices: Sequence[torch.device]) -> None:
-    """Has `model` run through torch.compile, if `config` wants it. RequestError where CUDA graphs do not apply."""
-    if config.cuda_graphs and (len(set(devices)) > 1 or devices[0].type != "cuda"):
-        raise RequestError(
-            "runtime.cuda_graphs=true: needs all columns on one GPU, and they are on "
-            f"{', '.join(map(str, devices))}; give runtime.cuda_graphs=false, or devices=[cuda:0]"
-        )
-    if config.cuda_graphs or config.compile:
-        torch.compiler.reset()  # what networks before this one in the process left counts against a limit
-    if config.cuda_graphs:
-        model.compile(mode="reduce-overhead")
-    elif config.compile:
-        model.compile()
+def fast_form(config: RuntimeConfig, columns: Sequence[torch.device], processes: int = 1) -> bool:
+    """Whether a network with its columns on these devices is computed in its fast form (model/fast.py). RequestError if
+    that was asked for and does not apply.
+    """
+    if config.fast is False:
+        return False
+    obstacle = _obstacle(columns, processes)
+    if config.fast and obstacle:
+        raise RequestError(f"runtime.fast=true: {obstacle}; leave it out, or give runtime.fast=false")
+    return obstacle is None
+
+
+def _obstacle(columns: Sequence[torch.device], processes: int) -> str | None:
+    devices = list(dict.fromkeys(columns))
+    if others := [str(device) for device in devices if device.type != "cuda"]:
+        return f"needs every column on a GPU, and one is on {others[0]}"
+    if old := [device for device in devices if torch.cuda.get_device_capability(device) < (8, 0)]:
+        major, minor = torch.cuda.get_device_capability(old[0])
+        return f"needs GPUs of compute capability 8.0 or newer, and {old[0]} has {major}.{minor}"
+    if 1 < len(devices) < len(columns):
+        return "needs all columns on one GPU, or each on its own"
+    if processes > 1:
+        return "needs one process, and torchrun started several"
+    if importlib.util.find_spec("triton") is None:
+        return "needs Triton, which PyTorch brings along on Linux and is not installed"
+    return None
 
 
 def machine() -> dict[str, str]:

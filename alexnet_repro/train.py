@@ -35,9 +35,9 @@ def check(config: TrainConfig) -> None:
     for split in ("train", "val"):
         data.split(split)
     devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
+    runtime.fast_form(config.runtime, devices)
     with torch.device("meta"):
-        model = AlexNet(config.model, len(data.classes), data.channels)
-    runtime.compile_network(model, config.runtime, devices)
+        AlexNet(config.model, len(data.classes), data.channels)
     RunFolder(config.folder).refuse_changes(config)
 
 
@@ -52,12 +52,12 @@ def train(config: TrainConfig) -> int | None:
     devices, warning = choose_devices(
         config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
     )
+    runtime.fast_form(config.runtime, devices, ranks.size)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
     taken = take_weights(config, data, model, folder)
     place(model, devices)
     runtime.configure(config.runtime)
-    runtime.compile_network(model, config.runtime, devices)
     stop = StopRequest(same_within=3.0 if ranks.size > 1 else 0.0)
     trainer = Trainer(config, data, model, folder, ranks, stop)
     with ExitStack() as stack:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from alexnet_repro import runtime
 from alexnet_repro.config import ModelConfig, RunConfig, TrainConfig
 from alexnet_repro.data import ColumnInputs, PreparedData
+from alexnet_repro.evaluation.predict import Forward, forward_for
 from alexnet_repro.model import AlexNet, choose_devices, place
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ class TrainedModel:
     model: AlexNet
     checkpoint: Checkpoint
     inputs: ColumnInputs
+    forward: Forward
     image_size: int
     margin: int  # image_size minus the network's input size
     precision: str  # of RuntimeConfig
@@ -59,8 +61,8 @@ def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     if warning:
         print(f"warning: {warning}")
     runtime.configure(config.runtime)
-    runtime.compile_network(place(model, devices), config.runtime, devices)
+    place(model, devices)
     rule = checkpoint.input_rule()
     inputs = ColumnInputs(rule, devices, config.runtime.channels_last)
-    precision = config.runtime.precision
-    return TrainedModel(model, checkpoint, inputs, len(rule.mean_image), rule.margin, precision)
+    forward = forward_for(model, inputs, config.runtime)
+    return TrainedModel(model, checkpoint, inputs, forward, len(rule.mean_image), rule.margin, config.runtime.precision)

@@ -127,17 +127,19 @@ class ScheduleConfig:
 @dataclass
 class RuntimeConfig:
     """What changes speed and rounding only. `workers` null: one less than the cores, at most 16; `channels_last` null:
-    on the CPU. `data_on_gpu`: a training reads its pictures once, into the memory of the first column's device.
+    on the CPU; `fast` null: on GPUs that it is made for. `data_on_gpu`: a training reads its pictures once, into the
+    memory of the first column's device.
     """
 
     workers: int | None
     loader_timeout: float
     precision: str
     channels_last: bool | None
-    compile: bool
-    cuda_graphs: bool
     keep_freed_memory: bool
-    data_on_gpu: bool = False  # the configurations of older runs lack it
+    # The configurations of older runs lack these.
+    fast: bool | None = None
+    deterministic: bool = False
+    data_on_gpu: bool = False
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 0, "runtime.workers", self.workers, "0 or more, or null")

@@ -54,8 +54,8 @@ class FusedInputTransform:
         """uint8 [N, side, side, C], int64 [M], int64 [M], bool [M], float32 [M, C] or None -> [M, channels, blocks,
         blocks], channels-last.
 
-        The images are patches of the rule's size, cut at `top` and `left`, or whole, to be cut there. M is a multiple of
-        N: the images are gone through so many times.
+        The images are patches of the rule's size, cut at `top` and `left`, or whole, to be cut there. M is a multiple
+        of N: the images are gone through so many times.
         """
         rule, layout, count = self.rule, self.layout, len(top)
         side, channels = images.shape[1], images.shape[3]

@@ -42,6 +42,10 @@ class Batch:
             return self
         return self._with({k: v.to(device, non_blocking=non_blocking) for k, v in self.tensors().items()})
 
+    def copied(self) -> "Batch":
+        """With memory of its own."""
+        return self._with({name: tensor.clone() for name, tensor in self.tensors().items()})
+
     def pin_memory(self) -> "Batch":
         return self._with({name: tensor.pin_memory() for name, tensor in self.tensors().items()})
 

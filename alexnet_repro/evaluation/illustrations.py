@@ -97,7 +97,7 @@ def draw_labels(
 def judge(trained: TrainedModel, data: PreparedData, reader: SplitReader, numbers: np.ndarray, views: int) -> KeptView:
     """What the network says of the pictures `numbers`."""
     batches = whole_images(chosen(reader, numbers), data.image_size, len(numbers), Loading(0, trained.inputs.use_gpu))
-    predictions = predict(trained.model, batches, views_of(views, trained.margin), trained.inputs, trained.precision)
+    predictions = predict(trained.forward, batches, views_of(views, trained.margin))
     return KeptView.of(predictions.average, predictions.labels, _GUESSES)
 
 

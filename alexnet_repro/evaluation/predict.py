@@ -1,15 +1,16 @@
 """Probabilities over the views of section 4.1."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet_repro import runtime
+from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Batch, ColumnInputs, View
 from alexnet_repro.model import AlexNet
-from alexnet_repro.runtime import autocast
 
 
 @dataclass
@@ -26,35 +27,48 @@ class Predictions:
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
 
-def predict(
-    model: AlexNet, batches: Iterable[Batch], views: list[View], inputs: ColumnInputs, precision: str = "fp32"
-) -> Predictions:
-    """`batches` of whole images; views[0] is the centre patch; `precision` as in RuntimeConfig.
+Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and what the ReLUs of its columns gave
+Forward = Callable[[Batch, list[View], Watcher | None], tuple[Tensor, Tensor]]
+"""Of a batch of whole images the probabilities on the first view, and the mean over all views, float32 [N, K] each; in
+test mode. The watcher is told where ReLUs are no modules, which can be watched by themselves."""
 
-    The model is left in test mode.
-    """
-    return Predictions.joined(predict_batches(model, batches, views, inputs, precision))
+
+def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
+    """For `model` on its devices, in its fast form where `config` has it."""
+    if runtime.fast_form(config, inputs.devices, processes):
+        from alexnet_repro.evaluation.fast_views import FastViews  # needs Triton
+
+        return FastViews(model, inputs.rule, config.precision)
+    return lambda batch, views, _: _view_by_view(model, batch, views, inputs, config.precision)
+
+
+def predict(forward: Forward, batches: Iterable[Batch], views: list[View], watch: Watcher | None = None) -> Predictions:
+    """`batches` of whole images; views[0] is the centre patch."""
+    return Predictions.joined(predict_batches(forward, batches, views, watch))
 
 
 def predict_batches(
-    model: AlexNet, batches: Iterable[Batch], views: list[View], inputs: ColumnInputs, precision: str = "fp32"
+    forward: Forward, batches: Iterable[Batch], views: list[View], watch: Watcher | None = None
 ) -> Iterator[Predictions]:
     """The same, batch by batch."""
-    model.eval()
     for batch in batches:
-        # Not around the loop: the caller's code runs between two batches.
-        with torch.inference_mode(), autocast(precision, inputs.devices):
-            centre, average = _over_views(model, batch, views, inputs)
-            yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), batch.labels.cpu().numpy())
+        centre, average = forward(batch, views, watch)
+        yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), batch.labels.cpu().numpy())
 
 
-def _over_views(model: AlexNet, batch: Batch, views: list[View], inputs: ColumnInputs) -> tuple[Tensor, Tensor]:
+@torch.inference_mode()
+def _view_by_view(
+    model: AlexNet, batch: Batch, views: list[View], inputs: ColumnInputs, precision: str
+) -> tuple[Tensor, Tensor]:
+    model.eval()
     images = inputs.spread(batch.images)
     centre = total = None
-    for view in views:
-        probabilities = model(view_inputs(batch, images, view, model.config.input_size, inputs)).float().softmax(dim=1)
-        centre = probabilities if centre is None else centre
-        total = probabilities if total is None else total + probabilities
+    with runtime.autocast(precision, inputs.devices):
+        for view in views:
+            logits = model(view_inputs(batch, images, view, model.config.input_size, inputs))
+            probabilities = logits.float().softmax(dim=1)
+            centre = probabilities if centre is None else centre
+            total = probabilities if total is None else total + probabilities
     assert centre is not None and total is not None
     return centre, total / len(views)
 

@@ -93,7 +93,7 @@ class SplitPass:
             shown = with_progress(batches, len(rest), "evaluate")
             views = views_of(self.views, self.trained.margin)
             unsaved, written = [], started
-            for batch in predict_batches(self.trained.model, shown, views, self.trained.inputs, self.trained.precision):
+            for batch in predict_batches(self.trained.forward, shown, views):
                 unsaved.append(batch)
                 done += len(batch.labels)
                 if done == len(reader) or time.monotonic() - written >= _SECONDS:

@@ -77,6 +77,7 @@ class AlexNet(nn.Module):
         self.fc6 = build.dense("fc6")
         self.fc7 = build.dense("fc7")
         self.fc8 = build.output("fc8", classes)
+        self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """What fc8 reads, a tensor a column: the last hidden layer (fc7), the feature of Figure 4, right."""
@@ -107,7 +108,7 @@ class AlexNet(nn.Module):
 
     def seed_dropout(self, seed: int, step: int, rank: int = 0) -> None:
         """Fixes the dropout masks of the next forward pass as a function of (seed, step, layer, column, rank)."""
-        for index, module in enumerate(m for m in self.modules() if isinstance(m, Dropout)):
+        for index, module in enumerate(self._dropouts):
             words = [seed, step, index] + [rank] * (rank > 0)
             state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
             module.reseed(int(state) >> 1)

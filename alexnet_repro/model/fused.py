@@ -20,7 +20,7 @@ from alexnet_repro.config import NormConfig
 WIDEST_WINDOW = 5  # of section 3.3
 _ELEMENTS = 4096  # of one tile, places x maps
 _WARPS = 8
-_PROGRAMS = 132 * 8  # that share the tiles of a backward pass, each with a partial sum of the bias's gradient
+_PROGRAMS = 132 * 4  # that share the tiles of a backward pass, each with a partial sum of the bias's gradient
 _LARGEST = 2**31  # elements of a tensor: places are counted in 32 bits
 
 
@@ -78,8 +78,8 @@ def _forward(  # type: ignore[no-untyped-def]
     NORM: tl.constexpr, THREE_QUARTERS: tl.constexpr, POOL: tl.constexpr, STRIDE: tl.constexpr,
     RELU_LAST: tl.constexpr, BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of `places` of the output, whose channel 0 is channel `first` of x. A place of x is normalised anew for each
-    window that it is in.
+    """A tile of `places` of the output, whose channel 0 is channel `first` of x. A place of x is normalised anew for
+    each window that it is in.
     """
     OVER_THE_EDGE: tl.constexpr = (OUT_HEIGHT - 1) * STRIDE + POOL > HEIGHT or (OUT_WIDTH - 1) * STRIDE + POOL > WIDTH
     place = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -231,9 +231,9 @@ def _empty(x: Tensor, channels: int, height: int, width: int, dtype: torch.dtype
 
 def _outputs(x: Tensor, pieces: int, pool: int, stride: int) -> list[Tensor]:
     """What _after_conv returns: the maps, piece by piece, then which place of its window each was taken from."""
-    channels, sides = x.shape[1] // pieces, [pooled_side(side, pool, stride) for side in x.shape[2:]]
-    maps = [_empty(x, channels, *sides, x.dtype) for _ in range(pieces)]
-    return maps + [_empty(x, channels if pool > 1 else 0, *sides, torch.int8) for _ in range(pieces)]
+    channels, height, width = x.shape[1] // pieces, *(pooled_side(side, pool, stride) for side in x.shape[2:])
+    maps = [_empty(x, channels, height, width, x.dtype) for _ in range(pieces)]
+    return maps + [_empty(x, channels if pool > 1 else 0, height, width, torch.int8) for _ in range(pieces)]
 
 
 @torch.library.custom_op("alexnet_repro::after_conv", mutates_args=())
@@ -325,26 +325,24 @@ def after_conv(
     return outputs[:pieces]
 
 
-class _SameMapNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, *constants: float) -> Tensor:  # type: ignore[no-untyped-def]
-        x = _places(x)
-        ctx.save_for_backward(x)
-        ctx.constants = constants
-        return _same_map_pass(0, x, x, x, torch.empty_like(x), *constants)
+@torch.library.custom_op("alexnet_repro::same_map_norm", mutates_args=())
+def _same_map_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    x = _places(x)
+    return _same_map_pass(0, x, x, x, torch.empty_like(x), size, alpha, beta, k)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
-        grad = _places(grad)
-        products = _same_map_pass(1, x, grad, x, torch.empty_like(x, dtype=torch.float32), *ctx.constants)
-        return _same_map_pass(2, x, grad, products, torch.empty_like(x), *ctx.constants), None, None, None, None
+
+@torch.library.custom_op("alexnet_repro::same_map_norm_backward", mutates_args=())
+def _same_map_norm_backward(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    x, grad = _places(x), _places(grad)
+    products = torch.empty_like(x, dtype=torch.float32)
+    _same_map_pass(1, x, grad, x, products, size, alpha, beta, k)
+    return _same_map_pass(2, x, grad, products, torch.empty_like(x), size, alpha, beta, k)
 
 
 def _same_map_pass(
     stage: int, x: Tensor, grad: Tensor, products: Tensor, out: Tensor, size: int, alpha: float, beta: float, k: float
 ) -> Tensor:
+    """Fills `out` and returns it; see _same_map."""
     channels, places = x.shape[1], x.numel() // x.shape[1]
     tile = _tile(min(channels, 128))
     del tile["MAPS"]
@@ -355,7 +353,28 @@ def _same_map_pass(
     return out
 
 
+@_same_map_norm.register_fake
+def _(x, *constants):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@_same_map_norm_backward.register_fake
+def _(grad, x, *constants):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _keep_input(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    x, *ctx.constants = inputs
+    ctx.save_for_backward(x)
+
+
+_same_map_norm.register_autograd(
+    lambda ctx, grad: (_same_map_norm_backward(grad, *ctx.saved_tensors, *ctx.constants), *[None] * 4),
+    setup_context=_keep_input,
+)
+
+
 def same_map_norm(x: Tensor, norm: NormConfig) -> Tensor:
     """As layers.SameMapNorm; [N, C, H, W] float32 or bfloat16, channels-last out."""
-    result: Tensor = _SameMapNorm.apply(x, norm.size, norm.alpha, norm.beta, norm.k)
+    result: Tensor = _same_map_norm(x, norm.size, norm.alpha, norm.beta, norm.k)
     return result

@@ -48,7 +48,10 @@ class SameMapNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         c = self.config
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        total = F.avg_pool2d(wide * wide, c.size, stride=1, padding=c.size // 2, divisor_override=1)
+        squares, padding = wide * wide, c.size // 2
+        if x.is_cuda:  # where the gradient of PyTorch 2.11's avg_pool2d is wrong if it pads channels-last maps itself
+            squares, padding = F.pad(squares, [padding] * 4), 0
+        total = F.avg_pool2d(squares, c.size, stride=1, padding=padding, divisor_override=1)
         return (wide * (c.k + c.alpha * total).pow(-c.beta)).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -1,6 +1,6 @@
 """How a network in training is: norms of its weights and velocities, and its dead units."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -122,15 +122,22 @@ class DeadUnits:
             if isinstance(module, nn.ReLU)
         ]
 
-    def _watcher(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # [N, maps, H, W] or [N, units] -> [maps]. The largest value is one pass over the maps and needs no second
-            # tensor of their size. NaN is not 0: a broken map is not a dead one.
-            alive = output.detach().amax([d for d in range(output.ndim) if d != 1]) != 0
-            seen = self._alive.get(name)
-            self._alive[name] = alive if seen is None else seen | alive
+    def note(self, layer: str, columns: Sequence[Tensor]) -> None:
+        """What the ReLUs of a layer gave, column by column, where no module says so (FastNetwork). Maps may have been
+        normalised and pooled since: what was 0 everywhere still is, and nothing else.
+        """
+        for column, output in zip(getattr(self._model, layer).names, columns, strict=True):
+            self._note(f"{layer}.{column}", output)
 
-        return watch
+    def _note(self, name: str, output: Tensor) -> None:
+        # [N, maps, H, W] or [N, units] -> [maps]. The largest value is one pass over the maps and needs no second
+        # tensor of their size. NaN is not 0: a broken map is not a dead one.
+        alive = output.detach().amax([d for d in range(output.ndim) if d != 1]) != 0
+        seen = self._alive.get(name)
+        self._alive[name] = alive if seen is None else seen | alive
+
+    def _watcher(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, inputs, output: self._note(name, output)
 
 
 def _parts(model: AlexNet) -> list[tuple[str, str, Weights]]:

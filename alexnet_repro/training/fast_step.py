@@ -3,21 +3,23 @@ from the input to the update captured once as a CUDA graph and replayed from the
 fraction of a millisecond.
 
 A graph repeats what was captured, so whatever changes from step to step lies in tensors that stay where they are: the
-batch is copied into them, dropout masks are drawn into them, from the same generators as in the plain form. What changes
-seldom (rates, frozen layers, colour noise on or off) is captured anew. A batch of another size, the short last one of an
-epoch, takes the plain step.
+batch is copied into them, and dropout masks are drawn into them, from the same generators as in the plain form. What
+changes seldom (rates, frozen layers, colour noise on or off) is captured anew. A batch of another size, the short last
+one of an epoch, takes the plain step.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from alexnet_repro.data import Batch, ColourNoise, InputRule
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs
 from alexnet_repro.data.fused_input import FusedInputTransform
+from alexnet_repro.model import AlexNet
 from alexnet_repro.model.fast import FastNetwork
 from alexnet_repro.model.layers import Dropout
+from alexnet_repro.ranks import Ranks
+from alexnet_repro.training.optimiser import Optimiser
 from alexnet_repro.training.sgd import PaperSGD
 from alexnet_repro.training.step import Outcome, Stepper
 
@@ -27,16 +29,20 @@ _WARM_UP = 3  # steps before a capture: libraries are set up, and cuDNN tries it
 class FastStepper(Stepper):
     """As Stepper, for a network that `model.fast.applies_to`, without other ranks."""
 
-    def __init__(self, *arguments: Any, rule: InputRule, noise: ColourNoise | None, batch_size: int) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self, model: AlexNet, optimiser: Optimiser, inputs: ColumnInputs, seed: int, ranks: Ranks, precision: str,
+        noise: ColourNoise | None, batch_size: int,
+    ) -> None:  # fmt: skip
+        """`batch_size`: of the batches that are worth a graph."""
+        super().__init__(model, optimiser, inputs, seed, ranks, precision)
         self.fast = FastNetwork(self.model, self.precision)
         self._transforms = {
-            device: FusedInputTransform(rule, noise, device, self.fast.layout, self.fast.dtype)
+            device: FusedInputTransform(self.inputs.rule, noise, device, self.fast.layout, self.fast.dtype)
             for device in self.fast.devices
         }
         self._batch_size = batch_size
         self._dropouts = {
-            name: [module for then in layer.then for module in then if isinstance(module, Dropout)]
+            name: [module for then in layer.then for module in then.modules() if isinstance(module, Dropout)]
             for name, layer in self.model.layers().items()
         }
         self._masks = {
@@ -83,7 +89,7 @@ class FastStepper(Stepper):
     def _keep(self, batch: Batch) -> None:
         """Copies the batch to where the graph reads it."""
         if self._batch is None:
-            self._batch = Batch(**{name: tensor.clone() for name, tensor in batch.tensors().items()})
+            self._batch = batch.copied()
             return
         for name, tensor in batch.tensors().items():
             getattr(self._batch, name).copy_(tensor, non_blocking=True)

@@ -26,7 +26,7 @@ from alexnet_repro.data import (
     whole_images,
 )
 from alexnet_repro.evaluation.metrics import label_ranks, log_loss
-from alexnet_repro.evaluation.predict import predict
+from alexnet_repro.evaluation.predict import forward_for, predict
 from alexnet_repro.model import AlexNet
 from alexnet_repro.ranks import Ranks
 from alexnet_repro.reporting.health import DeadUnits
@@ -94,8 +94,8 @@ class Trainer:
                                "picture for each process")  # fmt: skip
         self.devices = model.column_devices()
         self.rule = data.input_rule(config.augment, config.model.input_size)
-        noise = data.colour_noise(config.augment)
-        self.inputs = ColumnInputs(self.rule, self.devices, config.runtime.channels_last, noise)
+        self.noise = data.colour_noise(config.augment)
+        self.inputs = ColumnInputs(self.rule, self.devices, config.runtime.channels_last, self.noise)
         self.loading = runtime.loading(
             config.runtime, self.inputs.use_gpu, self.ranks.local_size, lambda: bool(self.stop)
         )
@@ -135,9 +135,8 @@ class Trainer:
 
     def run(self) -> None:
         """Until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""
-        self.stepper = Stepper(
-            self.model, self.optimiser, self.inputs, self.config.seed, self.ranks, self.config.runtime.precision
-        )
+        self.stepper = self._stepper()
+        self.forward = forward_for(self.model, self.inputs, self.config.runtime, self.ranks.size)
         self.saver = Saver(self.folder, self.config.save_minutes)
         self.watch = self._watch() if self.ranks.first else None
         try:
@@ -167,6 +166,15 @@ class Trainer:
         finally:
             if self.watch:
                 self.watch.close()
+
+    def _stepper(self) -> Stepper:
+        config = self.config
+        parts = self.model, self.optimiser, self.inputs, config.seed, self.ranks, config.runtime.precision
+        if not runtime.fast_form(config.runtime, self.devices, self.ranks.size):
+            return Stepper(*parts)
+        from alexnet_repro.training.fast_step import FastStepper  # needs Triton
+
+        return FastStepper(*parts, self.noise, config.optim.batch_size)
 
     def _watch(self) -> Watch:
         paper = paper_reference(self.data, self.config.model.conv6 is not None)
@@ -273,24 +281,24 @@ class Trainer:
 
     def _validate(self) -> tuple[dict[str, float], dict[str, float]]:
         """Loss and errors of the centre patch of every validation image, in test mode, each on one rank; and the share
-        of ReLUs that none of them wakes, which hooks find that no compiled graph has.
+        of ReLUs that none of them wakes.
         """
+        at_once = self.config.optim.batch_size
         batches = whole_images(
-            self.val_split, self.data.image_size, self.config.optim.batch_size, self.loading,
-            rank=self.ranks.rank, ranks=self.ranks.size,
-        )  # fmt: skip
-        votes = len(self.val_split) // self.ranks.size // self.config.optim.batch_size  # batches that every rank has
+            self.val_split, self.data.image_size, at_once, self.loading, rank=self.ranks.rank, ranks=self.ranks.size
+        )
+        votes = len(self.val_split) // self.ranks.size // at_once  # batches that every rank has
         view = views_of(1, self.rule.margin)
         sums = torch.zeros(4, dtype=torch.float64)  # images, log-losses, errors at 1 and at 5 guesses
-        with torch.compiler.set_stance("force_eager"), DeadUnits(self.model) as dead:
+        with DeadUnits(self.model) as dead:
             shown = self.watch.validation(batches, len(self.val_split)) if self.watch else batches
             for number, batch in enumerate(shown):
                 if number < votes and self._any_asked_to_stop():
                     self._save_and_leave()
-                p = predict(self.model, [batch], view, self.inputs, self.config.runtime.precision).centre
-                labels = batch.labels.cpu().numpy()
-                ranks = label_ranks(p, labels)
-                loss = log_loss(p, labels) * len(labels)
+                judged = predict(self.forward, [batch], view, dead.note)
+                labels = judged.labels
+                ranks = label_ranks(judged.centre, labels)
+                loss = log_loss(judged.centre, labels) * len(labels)
                 sums += torch.tensor([len(labels), loss, (ranks >= 1).sum(), (ranks >= 5).sum()], dtype=torch.float64)
         shares = dead.shares()
         images, loss, top1, top5 = self.ranks.add_up(sums.to(self.devices[0])).tolist()

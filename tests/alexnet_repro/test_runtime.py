@@ -1,7 +1,5 @@
 """`runtime` changes speed and rounding only."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -52,24 +50,22 @@ def test_the_loss_stays_within_the_band(
         assert abs(ours - theirs) <= band
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_trains_like_a_plain_one(prepared: Path, tmp_path: Path) -> None:
-    """In batches of one size, for each size takes a compilation. Its ReLUs are still watched."""
-    even = ["optim.batch_size=30", "schedule.epochs=2"]
-    train(config_for(prepared, tmp_path / "plain", *even))
-    train(config_for(prepared, tmp_path / "compiled", *even, "runtime.compile=true"))
-    plain, compiled = (losses(tmp_path / name / "r") for name in ("plain", "compiled"))
-    assert max(abs(ours - theirs) for ours, theirs in zip(compiled, plain, strict=True)) < 1e-4
-    rows = [json.loads(line) for line in (tmp_path / "compiled" / "r" / "metrics.jsonl").read_text().splitlines()]
-    assert all("dead_relu/fc7.b" in row for row in rows if row["kind"] == "epoch")
-
-
 def test_precision_is_really_lowered(plain: list[float], prepared: Path, tmp_path: Path) -> None:
     train(config_for(prepared, tmp_path, "runtime.precision=bf16", "schedule.epochs=1"))
     assert abs(losses(tmp_path / "r")[0] - plain[0]) > 1e-6
 
 
-def test_cuda_graphs_are_refused_where_they_do_not_apply(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="needs all columns on one GPU, and they are on cpu, cpu"):
-        train(config_for(prepared, tmp_path, "runtime.cuda_graphs=true"))
+def test_the_fast_form_is_refused_where_it_does_not_apply(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="fast=true: needs every column on a GPU, and one is on cpu"):
+        train(config_for(prepared, tmp_path, "runtime.fast=true"))
     assert not (tmp_path / "r").exists()
+
+
+def test_a_run_from_before_the_fast_form_goes_on(prepared: Path, tmp_path: Path) -> None:
+    """Its config.yaml has settings that are gone."""
+    train(config_for(prepared, tmp_path, "schedule.epochs=1"))
+    path = tmp_path / "r" / "config.yaml"
+    path.write_text(path.read_text().replace("  fast: null\n", "  compile: false\n  cuda_graphs: false\n"))
+    assert RunFolder(tmp_path / "r").config().runtime.fast is None
+    train(config_for(prepared, tmp_path, "schedule.epochs=2", "allow_changes=[schedule.epochs]"))
+    assert len(RunFolder(tmp_path / "r").checkpoint("last").history) == 2

@@ -1,0 +1,55 @@
+"""Test views in the fast form of the network: all views of a batch in one pass, as far as memory allows."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from alexnet_repro.data import Batch, InputRule, View
+from alexnet_repro.data.fused_input import FusedInputTransform
+from alexnet_repro.model import AlexNet
+from alexnet_repro.model.fast import FastNetwork, Watcher
+
+_AT_ONCE = 1280  # views: ten of a batch of 128
+_SHARE = 0.25  # of the free memory, for the input and the maps of conv1, the largest
+_COPIES = 3  # of conv1's maps that are in memory at a time, with what is smaller
+
+
+class FastViews:
+    """A `Forward` of predict.py. It reads the weights anew at every call."""
+
+    def __init__(self, model: AlexNet, rule: InputRule, precision: str) -> None:
+        self.network = FastNetwork(model, precision)
+        self._transforms = [
+            FusedInputTransform(rule, None, device, self.network.layout, self.network.dtype)
+            for device in self.network.devices
+        ]
+        layout, conv1 = self.network.layout, model.conv1
+        maps = len(conv1.names) * _COPIES
+        for side in conv1.map_shape:
+            maps *= side
+        free, _ = torch.cuda.mem_get_info(self.network.devices[0])
+        each = (layout.blocks**2 * layout.channels + maps) * self.network.dtype.itemsize
+        self.at_once = max(1, min(_AT_ONCE, int(free * _SHARE) // each))
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch, views: list[View], watch: Watcher | None = None) -> tuple[Tensor, Tensor]:
+        count = len(batch.images)
+        together = max(1, min(len(views), self.at_once // count))
+        probabilities = [
+            self._together(batch, views[first : first + together], watch) for first in range(0, len(views), together)
+        ]
+        whole = torch.cat(probabilities).unflatten(0, (len(views), count))
+        return whole[0], whole.mean(0)
+
+    def _together(self, batch: Batch, views: Sequence[View], watch: Watcher | None) -> Tensor:
+        """[views * N, K], one view of all images after the other."""
+        inputs = []
+        for device, transform in zip(self.network.devices, self._transforms, strict=True):
+            images = batch.images.to(device, non_blocking=True)
+            top, left, mirror = (
+                torch.tensor([getattr(view, key) for view in views], device=device).repeat_interleave(len(images))
+                for key in ("top", "left", "mirror")
+            )
+            inputs.append(transform(images, top, left, mirror, None))
+        return self.network(inputs, watch=watch).float().softmax(1)
