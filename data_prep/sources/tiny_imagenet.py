@@ -63,7 +63,7 @@ def _place(src: Path) -> Path | None:
     if src.is_file():
         return src if src.suffix.lower() == ".zip" and _has_lists(src) else None
     for folder in (src, src / FOLDER):
-        if (folder / "train").is_dir() and ((folder / CLASSES).is_file() or (folder / LABELS).is_file()):
+        if (folder / LABELS).is_file() or ((folder / CLASSES).is_file() and (folder / "val" / "images").is_dir()):
             return folder
     return next((path for path in sorted(src.glob(ARCHIVES)) if path.is_file()), None)
 
