@@ -24,6 +24,9 @@ MAY_CHANGE = (
 _GONE = ("compile", "cuda_graphs")  # settings of `runtime` that runs of earlier versions have
 _OF_THE_BEGINNING = ("init_from", "init_checkpoint")  # another value would change nothing but what config.yaml says
 
+# Came later, and changes nothing for a run that was begun without it: epochs without a `chance_loss` all count.
+_CAME_LATER = ("schedule.counts_once_loss_below",)
+
 
 class RunFolder:
     def __init__(self, path: Path) -> None:
@@ -102,6 +105,8 @@ class RunFolder:
         changed = []
         before = flat(self._raw_config())
         for key in sorted(before.keys() | now.keys()):
+            if key in _CAME_LATER and key not in before:
+                continue
             allowed = any(key == name or key.startswith(name + ".") for name in (*MAY_CHANGE, *config.allow_changes))
             if (not allowed or key in _OF_THE_BEGINNING) and before.get(key) != now.get(key):
                 changed.append(f"{key} was {before.get(key)}, now {now.get(key)}")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,22 @@ _RECORD = "plan.json"
 _VERSION = 2  # of what .unfinished holds
 
 Splits = dict[str, list[SourceImage]]
+
+
+def first_classes(source: Source, count: int | None) -> Source:
+    """With the first so many classes alone, in the order of their labels; None: all. RequestError if it has fewer."""
+    if count is None:
+        return source
+    wnids = sorted({image.wnid for image in source.splits["train"]})
+    if count > len(wnids):
+        raise RequestError(f"classes={count}: src has {len(wnids)}")
+    chosen = set(wnids[:count])
+    splits = {split: [image for image in listed if image.wnid in chosen] for split, listed in source.splits.items()}
+    per_class = {
+        split: {wnid: number for wnid, number in expected.items() if wnid in chosen}
+        for split, expected in source.per_class.items()
+    }
+    return replace(source, splits=splits, per_class=per_class, complete={})
 
 
 def divided(source: Source, config: PrepareConfig) -> Splits:
@@ -159,8 +175,8 @@ def _begun_in(out: Path) -> dict[str, Any] | None:
     return begun
 
 
-_ALL_SETTINGS = ("image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed", "val_from_train",
-                 "split_seed")  # fmt: skip
+_ALL_SETTINGS = ("image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed", "classes",
+                 "val_from_train", "split_seed")  # fmt: skip
 
 
 def _typed(value: object) -> str:

@@ -14,7 +14,16 @@ from pathlib import Path
 from data_prep.command import RequestError, main
 from data_prep.finish import finish, say_what_was_done
 from data_prep.format import Manifest, exclusive, shard_name
-from data_prep.plan import UNFINISHED, Plan, Splits, check_free_space, check_settings, divided, in_shard_order
+from data_prep.plan import (
+    UNFINISHED,
+    Plan,
+    Splits,
+    check_free_space,
+    check_settings,
+    divided,
+    first_classes,
+    in_shard_order,
+)
 from data_prep.pool import run_tasks
 from data_prep.progress import progress_bar
 from data_prep.settings import PrepareConfig
@@ -37,6 +46,7 @@ def prepare(config: PrepareConfig) -> None:
     source = find_source(Path(config.src), config.layout)
     if not source.splits.get("train"):
         raise RequestError(f"src={source.path}: no training pictures")
+    source = first_classes(source, config.classes)
     splits = divided(source, config)
     say_what_was_understood(source, splits, config.image_size)
     images = in_shard_order(source, splits, config.shuffle_seed)

@@ -17,6 +17,7 @@ class PrepareConfig:
     jpeg_quality: int
     images_per_shard: int
     shuffle_seed: int
+    classes: int | None
     val_from_train: float | None
     split_seed: int
     max_rejected: float
@@ -35,6 +36,7 @@ class PrepareConfig:
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality", "1 to 100")
         require(1 <= self.images_per_shard <= 8192, "images_per_shard", "1 to 8192")
         require(self.shuffle_seed >= 0, "shuffle_seed", "0 or more")
+        require(self.classes is None or self.classes >= 1, "classes", "1 or more, or null for all")
         fraction = self.val_from_train
         require(fraction is None or 0 < fraction < 1, "val_from_train", "a fraction between 0 and 1, or null")
         require(self.split_seed >= 0, "split_seed", "0 or more")
@@ -44,6 +46,8 @@ class PrepareConfig:
     def pixels_follow_from(self) -> dict[str, Any]:
         """The settings without which the same source gives another data set."""
         keys = ["image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed"]
+        if self.classes is not None:
+            keys.append("classes")
         if self.val_from_train is not None:
             keys += ["val_from_train", "split_seed"]
         return {key: getattr(self, key) for key in keys}

@@ -90,8 +90,9 @@ class ChangeConfig:
 @dataclass
 class ScheduleConfig:
     """The learning rate is divided by `divide_by` each time the validation error has not improved by `min_improvement`
-    (a fraction) in `patience` epochs, `divisions` times; the next plateau, or `epochs`, ends the training.
-    With patience null: `changes` after fixed epochs, whatever the error.
+    (a fraction) in `patience` epochs, `divisions` times; the next plateau, or `epochs`, ends the training. Epochs count
+    once one has had a mean training loss below `counts_once_loss_below` times ln(classes).
+    With patience null: `changes` after fixed epochs, whatever the error; of a run of `recorded_epochs`, where given.
     `until_train_error`: the training ends with the first epoch whose training error is no higher (a fraction).
     """
 
@@ -103,6 +104,8 @@ class ScheduleConfig:
     min_improvement: float
     until_train_error: float | None
     changes: list[ChangeConfig]
+    counts_once_loss_below: float | None = 0.99  # as in conf/: the configurations of older runs lack both
+    recorded_epochs: int | None = None
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "schedule.epochs", self.epochs, "1 or more")
@@ -112,6 +115,11 @@ class ScheduleConfig:
         require(0 <= self.min_improvement < 1, "schedule.min_improvement", self.min_improvement, "a fraction below 1")
         until = self.until_train_error
         require(until is None or 0 <= until < 1, "schedule.until_train_error", until, "a fraction below 1, or null")
+        below = self.counts_once_loss_below
+        constraint = "a fraction, more than 0, at most 1, or null"
+        require(below is None or 0 < below <= 1, "schedule.counts_once_loss_below", below, constraint)
+        recorded = self.recorded_epochs
+        require(recorded is None or recorded >= 1, "schedule.recorded_epochs", recorded, "1 or more, or null")
         after = [change.after for change in self.changes]
         require(self.patience is None or not after, "schedule.changes", after, "empty, or schedule.patience=null")
         increasing = after == sorted(set(after)) and all(epoch >= 0 for epoch in after)

@@ -48,6 +48,7 @@ class TrainingBar:
         self._clock = clock
         self._rate, self._waiting = _Smoothed(), _Smoothed()  # images a second; share of the time
         self._loss, self._losses = math.nan, 0
+        self.note = ""  # what there is to say of the loss
         self._latest: dict[str, float] = {}
         self._before = self._shown = clock()
         self._bar: tqdm[None] | None = None
@@ -103,7 +104,7 @@ class TrainingBar:
         latest, last = self._latest, self._last
         parts = [f"step {latest.get('step', 0):.0f}"]
         if self._losses:
-            parts.append(f"loss {self._loss:.3f}")
+            parts.append(f"loss {self._loss:.3f}" + (f" ({self.note})" if self.note else ""))
         if self._rate.value > 0:
             left = max(0, self._images - self._done) / self._rate.value
             parts.append(f"left {duration(left)}")

@@ -24,6 +24,7 @@ _TAGS = {
     "loss": "loss/train_step",
     "train_loss": "loss/train_epoch",
     "val_loss": "loss/val",
+    "chance_loss": "loss/chance",
     "learning_rate": "learning_rate/weights",
     "bias_learning_rate": "learning_rate/biases",
     "images_per_second": "speed/images_per_second",

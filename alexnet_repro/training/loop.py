@@ -271,6 +271,7 @@ class Trainer:
         return {
             "learning_rate": optim.learning_rate * phase.weights,
             "bias_learning_rate": optim.learning_rate * optim.bias_rate_times * phase.biases,
+            "chance_loss": math.log(len(self.data.classes)),
             "train_loss": within.loss_sum / within.images,
             "train_top1_error": 1 - within.correct / within.images,
             "train_top5_error": 1 - within.among_five / within.images,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alexnet_repro.config import ScheduleConfig
+from alexnet_repro.training.chance import epochs_at_chance
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class Phase:
         return self.weights if own is None else own
 
 
-def next_phase(config: ScheduleConfig, val_errors: Sequence[float], train_errors: Sequence[float] = ()) -> Phase:
-    """The errors (fractions) of each epoch so far.
+def next_phase(
+    config: ScheduleConfig, val_errors: Sequence[float], train_errors: Sequence[float] = (), not_counted: int = 0
+) -> Phase:
+    """The errors (fractions) of each epoch so far, of which the first `not_counted` are part of no plateau.
 
     With `patience` by the plateau rule, without by the recorded `changes`.
     """
@@ -34,14 +37,15 @@ def next_phase(config: ScheduleConfig, val_errors: Sequence[float], train_errors
         return Phase(finished=True)
     if config.patience is None:
         return _recorded(config, len(val_errors))
-    divisions = plateaus(config.patience, config.min_improvement, val_errors)
+    divisions = plateaus(config.patience, config.min_improvement, val_errors[not_counted:])
     rate = 1 / config.divide_by ** min(divisions, config.divisions)
     return Phase(divisions > config.divisions or len(val_errors) >= config.epochs, rate, rate)
 
 
 def phase_after(config: ScheduleConfig, history: Sequence[Mapping[str, float]]) -> Phase:
     """As next_phase, from a run's history."""
-    return next_phase(config, *([row[f"{split}_top1_error"] for row in history] for split in ("val", "train")))
+    val_errors, train_errors = ([row[f"{split}_top1_error"] for row in history] for split in ("val", "train"))
+    return next_phase(config, val_errors, train_errors, epochs_at_chance(config.counts_once_loss_below, history))
 
 
 def plateaus(patience: int, min_improvement: float, val_errors: Sequence[float]) -> int:
@@ -64,8 +68,9 @@ def plateaus(patience: int, min_improvement: float, val_errors: Sequence[float])
 def _recorded(config: ScheduleConfig, epochs_done: int) -> Phase:
     weights, biases, colour_noise = 1.0, 1.0, True
     layers: dict[str, float] = {}
+    stretch = config.epochs / config.recorded_epochs if config.recorded_epochs else 1
     for change in config.changes:
-        if change.after > epochs_done:
+        if round(change.after * stretch) > epochs_done:
             break
         weights = weights if change.weights is None else change.weights
         biases = biases if change.biases is None else change.biases

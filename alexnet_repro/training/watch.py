@@ -1,9 +1,11 @@
 """What a person sees of a run under way: the live line, the lines that stay, TensorBoard, and metrics.jsonl."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, InputRule
@@ -14,6 +16,7 @@ from alexnet_repro.reporting.metrics_log import MetricsLog
 from alexnet_repro.reporting.progress import TrainingBar, epoch_line, with_progress
 from alexnet_repro.reporting.tensorboard import Dashboard, hyper_parameters
 from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.training.chance import Start, epochs_at_chance
 from alexnet_repro.training.checkpoint import Within
 from alexnet_repro.training.optimiser import Optimiser
 
@@ -43,6 +46,7 @@ class Watch:
         self._dashboard = Dashboard(folder.tensorboard, step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
         self._bar: TrainingBar | None = None
+        self._start = Start(config, model.classes, history)
 
     def epoch_begins(self, images: int, within: Within) -> None:
         """An epoch of `images`, of which some may be done. The optimiser has its rates."""
@@ -71,6 +75,7 @@ class Watch:
             "train_top1_error": 1 - within.correct / within.images,
             "train_top5_error": 1 - within.among_five / within.images,
         }
+        self._bar.note = self._start.note
         self._bar.update(
             within.images - self._images, within.waited - self._waited, step,
             loss=loss, learning_rate=self._rates["learning_rate/weights"], **errors,
@@ -86,6 +91,8 @@ class Watch:
                 "images_per_second": since["images"] / since["seconds"],
                 "data_wait": since["waited"] / since["seconds"],
             }
+            if warning := self._start.after(step, numbers["loss"]):
+                tqdm.write(f"warning: {warning}", file=sys.stderr)  # does not tear the live line
             self._dashboard.train(step, numbers)
             self._metrics.add("steps", {"step": step, **numbers})
 
@@ -99,7 +106,10 @@ class Watch:
         colours = self._model.conv1.parts()[0].weight.shape[1] == 3
         self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(self._model) if colours else None)
         self._metrics.add("epoch", {**row, **health})
-        print(epoch_line(row, self._config.schedule.epochs), flush=True)
+        schedule = self._config.schedule
+        waits = epochs_at_chance(schedule.counts_once_loss_below, self._history) == len(self._history)
+        counted = "  counts for no plateau yet" if waits and schedule.patience is not None else ""
+        print(epoch_line(row, schedule.epochs) + counted, flush=True)
 
     def flush(self) -> None:
         """Before a checkpoint, so that a run killed after it has no gap."""

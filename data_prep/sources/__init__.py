@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.command import RequestError
-from data_prep.sources import cifar10, fall2011, fashion_mnist, imagefolder, kaggle, parquet
+from data_prep.sources import cifar10, fall2011, fashion_mnist, imagefolder, kaggle, parquet, tiny_imagenet
 from data_prep.sources.base import Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
@@ -17,6 +17,7 @@ class Layout:
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Source]
     downloads: bool = False  # asked for by name, its folder need not be there
+    archive: bool = False  # `src` may be its one file
 
 
 # In the order in which they are looked for, by the names that the key `layout` takes.
@@ -25,6 +26,7 @@ LAYOUTS = {
     "ilsvrc2010": Layout(ILSVRC2010.recognises, ILSVRC2010.read),
     "kaggle": Layout(kaggle.recognises, kaggle.read),
     "parquet": Layout(parquet.recognises, parquet.read),
+    "tiny_imagenet": Layout(tiny_imagenet.recognises, tiny_imagenet.read, archive=True),
     "folders": Layout(imagefolder.recognises, imagefolder.read),
     "fall2011": Layout(fall2011.recognises, fall2011.read),
     "fashion_mnist": Layout(fashion_mnist.recognises, fashion_mnist.read, downloads=True),
@@ -37,15 +39,16 @@ def find_source(src: Path, layout: str | None = None) -> Source:
 
     RequestError says what was looked for.
     """
-    if not src.is_dir() and not (layout and LAYOUTS[layout].downloads and not src.exists()):
-        what = "is a file; give the folder that holds it" if src.is_file() else "does not exist; give src=FOLDER"
-        raise RequestError(f"src={src}: {what}")
+    named = [LAYOUTS[layout]] if layout is not None else []
+    if not src.exists() and not any(candidate.downloads for candidate in named):
+        raise RequestError(f"src={src}: does not exist; give src=FOLDER")
+    possible = [candidate for candidate in named or LAYOUTS.values() if candidate.archive or not src.is_file()]
     try:
-        if layout is not None:
-            return LAYOUTS[layout].read(src)
-        for candidate in LAYOUTS.values():
-            if candidate.recognises(src):
+        for candidate in possible:
+            if named or candidate.recognises(src):
                 return candidate.read(src)
+        if not src.is_dir():
+            raise RequestError(f"src={src}: is a file; give the folder that holds it")
         found = sorted(path.name for path in src.iterdir())
     except OSError as error:
         raise RequestError(
@@ -54,5 +57,6 @@ def find_source(src: Path, layout: str | None = None) -> Source:
     shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "") or "nothing"
     raise RequestError(
         f"src={src}: found {shown}, but no layout known here: the official archives, Kaggle's ILSVRC/, Hugging Face's "
-        "parquet files, train/<class>/ and val/<class>/, idx files with layout=fashion_mnist; more in docs/preparing.md"
+        "parquet files, Tiny-ImageNet's zip, train/<class>/ and val/<class>/, idx files with layout=fashion_mnist; "
+        "more in docs/preparing.md"
     )

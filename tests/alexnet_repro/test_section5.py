@@ -242,6 +242,29 @@ def test_recorded_schedules_epoch_by_epoch(name: str) -> None:
         assert phase.colour_noise == (done < slow)
 
 
+@pytest.mark.parametrize(("experiment", "epochs"), [("code2012_fixed", 95), ("tiny_imagenet_code2012", 30)])
+def test_the_fixed_schedule_of_net_170_whatever_its_length(experiment: str, epochs: int) -> None:
+    """By its rule, at the nearest whole epoch; 0.1 % for rates that are written with six digits. Catches a quarter that
+    is off by one, and a change that is not stretched.
+    """
+    config = load("train", TrainConfig, [f"experiment={experiment}"])
+    found = phases(config.schedule, [math.nan] * 200)
+    assert len(found) == epochs
+    stretched = epochs / 95
+    for done, phase in enumerate(found):
+        quarter = sum(done >= round(after * stretched) for after in (23.75 + 0.25, 47.5 + 0.5, 71.25 - 0.25))
+        weights = 0.01 / 250 ** (quarter / 3)
+        assert abs(quarter - 4 * done / epochs) <= 1 + 4 / epochs, done
+        assert math.isclose(0.01 * phase.rate("conv3", bias=False), weights, rel_tol=1e-3), done
+        bias = 0.02 if quarter < 2 else 0.002
+        frozen = done >= round(74 * stretched)
+        assert math.isclose(0.02 * phase.rate("fc8", bias=True), bias), done
+        assert math.isclose(0.02 * phase.rate("conv1", bias=True), 0.0 if frozen else bias), done
+        assert phase.rate("conv1", bias=False) == (0.0 if frozen else phase.weights), done
+        assert phase.colour_noise == (done < round(68 * stretched)), done
+    assert config.optim.learning_rate == 0.01 and config.optim.bias_rate_times == 2
+
+
 # Net 146 on ILSVRC-2012. First epoch (from 1) and last: rates of the weights of conv1, of fc8, of the others; of the
 # biases of conv1, of the others; whether colour noise.
 LOG146 = {

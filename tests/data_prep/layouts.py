@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +130,39 @@ def image_folder(folder: Path, train: Pictures, val: Pictures) -> None:
             write(folder / split / wnid / name, data)
 
 
+def tiny_imagenet_files(train: Pictures, val: Pictures) -> dict[str, bytes]:
+    """The tree of tiny-imagenet-200: lists with tabs, classes in no order, words of more than these classes; boxes
+    beside the training pictures; a test split without labels.
+    """
+    wnids = sorted({wnid for wnid, _ in train.values()}, reverse=True)
+    files = {f"train/{wnid}/images/{name}": data for name, (wnid, data) in train.items()}
+    files |= {f"train/{wnid}/{wnid}_boxes.txt": b"x.JPEG\t0\t0\t9\t9\n" for wnid in wnids}
+    files |= {f"val/images/{name}": data for name, (_, data) in val.items()}
+    lines = [f"{name}\t{wnid}\t0\t32\t44\t62\n" for name, (wnid, _) in val.items()]
+    files["val/val_annotations.txt"] = "".join(lines).encode()
+    files["wnids.txt"] = "\n".join(wnids).encode()
+    words = {"n00001740": "entity", **{wnid: WORDS.get(wnid, "some words") for wnid in wnids}}
+    files["words.txt"] = "".join(f"{wnid}\t{text}\n" for wnid, text in words.items()).encode()
+    return {**files, "test/images/test_0.JPEG": b"without a label"}
+
+
+def tiny_imagenet_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+    for name, data in tiny_imagenet_files(train, val).items():
+        write(folder / "tiny-imagenet-200" / name, data)
+
+
+def tiny_imagenet_zip(folder: Path, train: Pictures, val: Pictures) -> None:
+    """Every third member as it is, as pictures mostly are, the others deflated; and what macOS adds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / "tiny-imagenet-200.zip", "w") as archive:
+        archive.writestr("tiny-imagenet-200/train/", b"")
+        for number, (name, data) in enumerate(tiny_imagenet_files(train, val).items()):
+            kind = zipfile.ZIP_STORED if number % 3 == 0 else zipfile.ZIP_DEFLATED
+            archive.writestr(f"tiny-imagenet-200/{name}", data, kind)
+        archive.writestr("__MACOSX/tiny-imagenet-200/val/images/._val_0.JPEG", b"\0\5\x16\7")
+        archive.writestr("tiny-imagenet-200/val/images/._val_0.JPEG", b"\0\5\x16\7")
+
+
 def fall2011(folder: Path, train: Pictures, val: Pictures) -> None:
     inner = {f"{wnid}.tar": tar_of(files) for wnid, files in of_class(train).items()}
     write(folder / "fall11_whole.tar", tar_of(inner))
@@ -191,6 +225,6 @@ LAYOUTS: dict[str, Callable[[Path, Pictures, Pictures], None]] = {
     layout.__name__: layout
     for layout in (
         ilsvrc2012_archives, ilsvrc2012_unpacked, ilsvrc2012_half_unpacked, ilsvrc2010_archives, kaggle, image_folder,
-        parquet, parquet_of_folders, fall2011, fall2011_unpacked,
+        parquet, parquet_of_folders, fall2011, fall2011_unpacked, tiny_imagenet_unpacked, tiny_imagenet_zip,
     )
 }  # fmt: skip

@@ -292,3 +292,25 @@ def test_a_share_of_train_becomes_val_and_val_becomes_test(tmp_path: Path) -> No
         RequestError, match=r"holds a data set with val_from_train=0\.2, not null; split_seed=0, not null"
     ):
         prepare(prepare_config(src, tmp_path / "a", image_size=28, encoding="raw"))
+
+
+def test_the_first_classes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In all splits, with the statistics of what is left; as if the others had never been there."""
+    src, out = fashion_mnist(tmp_path / "fashion"), tmp_path / "out"
+    settings: dict[str, object] = {"image_size": 28, "encoding": "raw"}
+    prepare(prepare_config(src, out, **settings, classes=3))
+    manifest = Manifest.load(out)
+    assert [c.words for c in manifest.classes] == ["T-shirt/top", "Trouser", "Pullover"]
+    few = LABELS < 3
+    for split, part in (("train", slice(50)), ("val", slice(50, None))):
+        assert pictures_of(out, split) == expected(GREY[part][few[part]], LABELS[part][few[part]])
+    np.testing.assert_allclose(manifest.statistics["rgb_mean"], [GREY[:50][few[:50]].mean()], rtol=1e-12)
+    said = capsys.readouterr().out
+    assert f"3 classes; {few[:50].sum()} train, {few[50:].sum()} val pictures" in said
+    assert "a complete copy" not in said and "warning: 3 classes are short of train pictures: 0 " in said
+    with pytest.raises(RequestError, match=r"holds a data set with classes=3, not null"):
+        prepare(prepare_config(src, out, **settings))
+    with pytest.raises(RequestError, match=r"classes=11: src has 10"):
+        prepare(prepare_config(src, tmp_path / "more", **settings, classes=11))
+    with pytest.raises(RequestError, match=r"classes=0: must be 1 or more"):
+        prepare_config(src, tmp_path / "none", classes=0)

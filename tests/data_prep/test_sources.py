@@ -1,6 +1,7 @@
 """Every layout gives the same prepared data set for the same pictures; what is missing or wrong is named."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import layouts
@@ -47,7 +48,8 @@ def test_every_layout_gives_the_same_data_set(
             np.load(out / "test" / "index.npy")["label"], np.load(prepared / "val" / "index.npy")["label"]
         )
     assert [c.wnid for c in ours.classes] == [c.wnid for c in theirs.classes]
-    if layout.startswith(("ilsvrc2012_archives", "ilsvrc2012_unpacked", "ilsvrc2010", "kaggle")) or layout == "parquet":
+    told = ("ilsvrc2012_archives", "ilsvrc2012_unpacked", "ilsvrc2010", "kaggle", "tiny_imagenet")
+    if layout.startswith(told) or layout == "parquet":
         assert "honeycomb" in [c.words for c in ours.classes]
     assert ours.statistics == theirs.statistics
     assert (out / "mean.npy").read_bytes() == (prepared / "mean.npy").read_bytes()
@@ -160,3 +162,88 @@ def test_kaggle_s_own_list_says_what_is_short(
 
 def say(source: Source) -> None:
     say_what_was_understood(source, source.splits, 256)
+
+
+def test_tiny_imagenet_wherever_it_lies(
+    pictures: tuple[Pictures, Pictures], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The zip, the folder, and what holds either; sorted by a script that kept the list; other zips are not taken."""
+    layouts.tiny_imagenet_zip(tmp_path / "zip", *pictures)
+    layouts.tiny_imagenet_unpacked(tmp_path / "folder", *pictures)
+    renamed = tmp_path / "download (1).zip"
+    shutil.copy(tmp_path / "zip" / "tiny-imagenet-200.zip", renamed)
+    places = [tmp_path / "zip", tmp_path / "zip" / "tiny-imagenet-200.zip", renamed,
+              tmp_path / "folder", tmp_path / "folder" / "tiny-imagenet-200"]  # fmt: skip
+    for place in places:
+        source = find_source(place)
+        assert source.left_out == ["test/: 1 pictures without labels"]
+        assert len(source.splits["train"]) == 60
+        for image in source.splits["val"]:
+            wnid, data = pictures[1][Path(image.name).name]
+            assert (image.wnid, image.read(1 << 20), image.read(10)) == (wnid, data, data[:10])
+    say(source)
+    assert "note: left out: test/: 1 pictures without labels\n" in capsys.readouterr().out
+    val = tmp_path / "folder" / "tiny-imagenet-200" / "val"
+    for name, (wnid, _) in pictures[1].items():
+        (val / wnid / "images").mkdir(parents=True, exist_ok=True)
+        (val / "images" / name).rename(val / wnid / "images" / name)
+    (val / "images").rmdir()
+    found = {Path(image.name).name: image.wnid for image in find_source(tmp_path / "folder").splits["val"]}
+    assert found == {name: wnid for name, (wnid, _) in pictures[1].items()}
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a/b.JPEG", b"")
+    with pytest.raises(RequestError, match=r"other\.zip: is a file; give the folder that holds it"):
+        find_source(tmp_path / "other.zip")
+    with pytest.raises(RequestError, match=r"neither tiny-imagenet-200\.zip is there nor"):
+        find_source(val, "tiny_imagenet")
+
+
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_damage_to_tiny_imagenet_is_named(kind: str, pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+    whole = layouts.tiny_imagenet_files(*pictures)
+    wnid, name = whole["wnids.txt"].decode().split()[3], next(iter(pictures[1]))
+    annotations = whole["val/val_annotations.txt"].replace(name.encode(), b"val_other.JPEG")
+    for number, (changed, said) in enumerate((
+        ({"val/val_annotations.txt": None}, r"val/val_annotations\.txt is missing; download it again"),
+        ({"wnids.txt": None}, r"wnids\.txt is missing; download it again"),
+        ({"wnids.txt": whole["wnids.txt"] + b"\nn99999999"}, "lists n99999999, but there are no pictures"),
+        ({path: None for path in whole if wnid in path}, f"lists {wnid}, but there are no pictures in train/{wnid}/"),
+        ({"wnids.txt": whole["wnids.txt"][:-9]}, r"wnids\.txt does not list n\d+, which train/ has"),
+        ({"val/val_annotations.txt": annotations}, rf"has no label for val/images/{name}; download it again"),
+        ({path: None for path in whole if path.startswith("val/images")}, "no pictures below val/"),
+    )):  # fmt: skip
+        files = {path: data for path, data in {**whole, **changed}.items() if data is not None}
+        src = tmp_path / str(number) / "tiny-imagenet-200"
+        for path, data in files.items():
+            layouts.write(src / path, data)
+        if kind == "zip":
+            src = Path(shutil.make_archive(str(src), "zip", src.parent, src.name))
+        with pytest.raises(RequestError, match=said) as caught:
+            find_source(src)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_zip_is_named(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+    layouts.tiny_imagenet_zip(tmp_path, *pictures)
+    path = tmp_path / "tiny-imagenet-200.zip"
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"<html>"):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            RequestError, match=r"tiny-imagenet-200\.zip: cannot be read as a zip .*; download it again"
+        ):
+            find_source(tmp_path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("tiny-imagenet-200/wnids.txt", b"n01440764")
+    with pytest.raises(
+        RequestError, match=r"wnids\.txt is packed by method 12, which is not read here; unpack the zip"
+    ):
+        find_source(tmp_path)
+    path.write_bytes(whole)
+    image = find_source(tmp_path).splits["train"][1]  # deflated
+    path.write_bytes(bytes(len(whole)))
+    with pytest.raises(OSError, match=r"no member begins where train/\S+\.JPEG should"):
+        image.read(1 << 20)
+    path.write_bytes(whole[: image.offset + 200] + bytes(len(whole)))
+    with pytest.raises(OSError, match=r"cannot be unpacked|it ends after \d+ of|its checksum is another"):
+        image.read(1 << 20)

@@ -1,0 +1,124 @@
+"""Tiny-ImageNet as it is downloaded: tiny-imagenet-200.zip, or the folder that it unpacks to; 200 classes of ImageNet,
+64x64 pixels each picture.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from data_prep.command import RequestError
+from data_prep.sources import zips
+from data_prep.sources.base import Source, SourceImage, printable
+from data_prep.sources.folders import ENDINGS
+
+FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
+CLASSES, WORDS, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
+COMPLETE, PER_CLASS, SIDE = {"train": 100_000, "val": 10_000}, {"train": 500, "val": 50}, 64
+
+_MOST_BYTES = 64 << 20  # of a list; words.txt, the longest, has 2.7 MB
+_AGAIN = "download it again"
+
+
+def recognises(src: Path) -> bool:
+    return _place(src) is not None
+
+
+def read(src: Path) -> Source:
+    """RequestError if a list is missing, or if the pictures are not those of the lists."""
+    place = _place(src)
+    if place is None:
+        raise RequestError(f"src={src}: neither {FOLDER}.zip is there nor {FOLDER}/, which it unpacks to")
+    files = _files(place)
+    classes = _text(files, CLASSES, place).split()
+    labels = dict(line.split("\t")[:2] for line in _text(files, LABELS, place).splitlines() if "\t" in line)
+    words = _words(files, place)
+    splits: dict[str, list[SourceImage]] = {"train": [], "val": []}
+    unlabelled = 0
+    for name, image in files.items():
+        split, *below = PurePosixPath(name).parts
+        if PurePosixPath(name).suffix.lower() not in ENDINGS or any(part.startswith(".") for part in below):
+            continue  # no picture, or what a desktop has left beside one
+        if split == "train" and len(below) > 1:
+            splits[split].append(replace(image, wnid=below[0]))
+        elif split == "val":
+            splits[split].append(replace(image, wnid=labels.get(below[-1], "")))
+        elif split == "test":
+            unlabelled += 1
+    _check(place, classes, splits)
+    return Source(
+        layout="Tiny-ImageNet as downloaded",
+        path=place,
+        words={wnid: words.get(wnid, wnid) for wnid in classes},
+        splits=splits,
+        complete=COMPLETE,
+        per_class={split: dict.fromkeys(classes, number) for split, number in PER_CLASS.items()},
+        side=SIDE,
+        left_out=[f"test/: {unlabelled:,} pictures without labels"] if unlabelled else [],
+    )
+
+
+def _place(src: Path) -> Path | None:
+    """The folder or the archive: `src`, or what lies in it."""
+    if src.is_file():
+        return src if src.suffix.lower() == ".zip" and _has_lists(src) else None
+    for folder in (src, src / FOLDER):
+        if (folder / LABELS).is_file() or ((folder / CLASSES).is_file() and (folder / "val" / "images").is_dir()):
+            return folder
+    return next((path for path in sorted(src.glob(ARCHIVES)) if path.is_file()), None)
+
+
+def _has_lists(archive: Path) -> bool:
+    return any(image.name.endswith((CLASSES, LABELS)) for image in zips.members(archive))
+
+
+def _files(place: Path) -> dict[str, SourceImage]:
+    """Every file by its name: the path below what has train/ and val/, whatever that is called in an archive."""
+    if place.is_dir():
+        return {image.name: image for image in _below(place)}
+    listed = list(zips.members(place))
+    roots = [image.name.removesuffix(CLASSES) for image in listed if PurePosixPath(image.name).name == CLASSES]
+    root = min(roots, key=len, default=f"{FOLDER}/")
+    inside = [replace(image, name=image.name.removeprefix(root)) for image in listed if image.name.startswith(root)]
+    return {image.name: image for image in inside}
+
+
+def _below(folder: Path) -> Iterator[SourceImage]:
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            name = printable(path.relative_to(folder).as_posix())
+            yield SourceImage(name, "", str(path), 0, path.stat().st_size)
+
+
+def _text(files: dict[str, SourceImage], name: str, place: Path) -> str:
+    if name not in files:
+        raise RequestError(f"{place}: {name} is missing; {_AGAIN}")
+    try:
+        return files[name].read(_MOST_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        raise RequestError(f"{place}: {name} cannot be read ({error.strerror or error}); {_AGAIN}") from None
+
+
+def _words(files: dict[str, SourceImage], place: Path) -> dict[str, str]:
+    """wnid, tab, words: of all of WordNet, not of these classes alone."""
+    lines = _text(files, WORDS, place).splitlines() if WORDS in files else []
+    return {wnid: words for wnid, tab, words in (line.partition("\t") for line in lines) if tab}
+
+
+def _check(place: Path, classes: list[str], splits: dict[str, list[SourceImage]]) -> None:
+    found = {image.wnid for image in splits["train"]}
+    if absent := sorted(set(classes) - found):
+        raise RequestError(
+            f"{place}: {CLASSES} lists {absent[0]}{_more(absent)}, but there are no pictures in train/{absent[0]}/; "
+            f"{_AGAIN}, or take out the line"
+        )
+    if unknown := sorted(found - set(classes)):
+        raise RequestError(f"{place}: {CLASSES} does not list {unknown[0]}{_more(unknown)}, which train/ has; {_AGAIN}")
+    if not splits["val"]:
+        raise RequestError(f"{place}: no pictures below val/; {_AGAIN}")
+    if odd := [image.name for image in splits["val"] if not image.wnid]:
+        raise RequestError(f"{place}: {LABELS} has no label for {odd[0]}{_more(odd)}; {_AGAIN}")
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
