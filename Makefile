@@ -14,7 +14,7 @@ SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test lint prepare-imagenet tensorboard clean
+.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check lint prepare-imagenet tensorboard clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,11 @@ endif
 
 test: $(VENV)/installed-dev  ## run all tests
 	$(RUN) -m pytest
+
+gpu-check: $(VENV)/installed-dev  ## what needs a GPU: its tests, and how fast it is; a few minutes
+	$(RUN) -m pytest tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
+	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py
+	$(RUN) tests/gpu/benchmark.py gpu-check.json
 
 lint: $(VENV)/installed-dev  ## style and types
 	$(RUN) -m ruff check .

@@ -5,6 +5,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from alexnet_repro.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
 from alexnet_repro.training.step import Outcome
 from data_prep.command import main
+
+if TYPE_CHECKING:
+    from alexnet_repro.training.fast_step import FastStepper
 
 _CLASSES = 1000
 _WARM_UP = 3  # the memory allocator needs as many to settle
@@ -99,8 +103,8 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
     return runs
 
 
-def fast_step(model: AlexNet, batch_size: int, precision: str = "fp32") -> Callable[[], Outcome]:
-    """The whole step of training in its fast form, from uint8 images to the update, with colour noise."""
+def fast_stepper(model: AlexNet, batch_size: int, precision: str) -> "FastStepper":
+    """With a mean image of 32 pixels more than a patch, and colour noise."""
     from alexnet_repro.training.fast_step import FastStepper  # needs Triton
 
     size, devices = model.config.input_size, model.column_devices()
@@ -108,7 +112,12 @@ def fast_step(model: AlexNet, batch_size: int, precision: str = "fp32") -> Calla
     noise = ColourNoise(np.eye(3, dtype=np.float32), 1.0)
     optimiser = PaperSGD(model.parameters(), learning_rate=1e-4, momentum=0.9, weight_decay=5e-4)
     inputs = ColumnInputs(rule, devices, None, noise)
-    stepper = FastStepper(model.train(), optimiser, inputs, 0, Ranks(), precision, noise, batch_size)
+    return FastStepper(model.train(), optimiser, inputs, 0, Ranks(), precision, noise, batch_size)
+
+
+def fast_step(model: AlexNet, batch_size: int, precision: str) -> Callable[[], Outcome]:
+    """The whole step of training in its fast form, from uint8 images to the update."""
+    stepper, size = fast_stepper(model, batch_size, precision), model.config.input_size
     batch = Batch(
         images=torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8),
         labels=torch.randint(model.classes, (batch_size,)),
@@ -117,7 +126,7 @@ def fast_step(model: AlexNet, batch_size: int, precision: str = "fp32") -> Calla
         mirror=torch.rand(batch_size) < 0.5,
         colour=torch.randn(batch_size, 3) * 0.1,
     )
-    batches = {device: batch.to(device) for device in set(devices)}
+    batches = {device: batch.to(device) for device in set(model.column_devices())}
     return lambda: stepper(batches, 0, True, False)
 
 

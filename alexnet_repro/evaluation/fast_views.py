@@ -28,9 +28,11 @@ class FastViews:
         maps = len(conv1.names) * _COPIES
         for side in conv1.map_shape:
             maps *= side
-        free, _ = torch.cuda.mem_get_info(self.network.devices[0])
-        each = (layout.blocks**2 * layout.channels + maps) * self.network.dtype.itemsize
-        self.at_once = max(1, min(_AT_ONCE, int(free * _SHARE) // each))
+        self.at_once = _AT_ONCE
+        if (device := self.network.devices[0]).type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            each = (layout.blocks**2 * layout.channels + maps) * self.network.dtype.itemsize
+            self.at_once = min(_AT_ONCE, int(free * _SHARE) // each)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch, views: list[View], watch: Watcher | None = None) -> tuple[Tensor, Tensor]:

@@ -188,8 +188,8 @@ def _same_map(  # type: ignore[no-untyped-def]
     inside = (place < places)[:, None] & (channel < CHANNELS)[None, :]
     squares = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
     products = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
-    for down in tl.static_range(-HALF, HALF + 1):
-        for right in tl.static_range(-HALF, HALF + 1):
+    for down in range(-HALF, HALF + 1):
+        for right in range(-HALF, HALF + 1):
             there = (row + down >= 0) & (row + down < HEIGHT) & (column + right >= 0) & (column + right < WIDTH)
             near = (place + down * WIDTH + right)[:, None] * CHANNELS + channel[None, :]
             x = tl.load(x_ptr + near, mask=inside & there[:, None], other=0.0).to(tl.float32)

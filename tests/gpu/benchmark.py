@@ -1,0 +1,171 @@
+"""python tests/gpu/benchmark.py [FILE.json]: how fast the fast forms are on this GPU, as a Markdown table; a few minutes.
+
+Steps are given back to back, as in training; torchvision's `alexnet` has the same optimiser, and the layout in which it is
+faster. Everything is measured in this one process; times are medians.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+from alexnet_repro import benchmark, runtime
+from alexnet_repro.config import RuntimeConfig, TrainConfig
+from alexnet_repro.data import Loading, PreparedData, ResidentSplit, draw_epoch, epoch_batches, on_devices, whole_images
+from alexnet_repro.model import AlexNet, initialise, place
+from data_prep.command import load
+from data_prep.prepare import PrepareConfig, prepare
+from data_prep.sample import write_sample
+
+GPU = torch.device("cuda", 0)
+BATCH = 128
+BF16_GOAL = 0.15  # ms, of normalisation with its ReLU and pooling
+
+
+def seconds(run: Callable[[], object], steps: int, rounds: int = 5) -> float:
+    """Of one call among `steps` given back to back."""
+    run()
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(steps):
+            run()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - started) / steps)
+    return statistics.median(times)
+
+
+def host_seconds(run: Callable[[], object]) -> float:
+    """Until a call returns, with nothing else queued."""
+    times = []
+    for _ in range(30):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def configured(precision: str) -> RuntimeConfig:
+    config = load("train", TrainConfig, ["data.path=none", f"runtime.precision={precision}"]).runtime
+    runtime.configure(config)
+    return config
+
+
+def network() -> AlexNet:
+    model = load("train", TrainConfig, ["data.path=none"]).model
+    return place(initialise(AlexNet(model, 1000), 0), [GPU, GPU])
+
+
+def steps() -> Iterator[tuple[str, float, str]]:
+    for precision in ("bf16", "tf32", "fp32"):
+        configured(precision)
+        torch.cuda.reset_peak_memory_stats()
+        run = benchmark.fast_step(network(), BATCH, precision)
+        ours = seconds(run, 40)
+        yield f"step, {precision} (ms)", 1e3 * ours, f"{BATCH / ours:,.0f} images/s"
+        yield f"host time of a step, {precision} (ms)", 1e3 * host_seconds(run), "goal: 0.5 or less"
+        yield f"peak memory, {precision} (GiB)", torch.cuda.max_memory_allocated() / 2**30, "the cards of 2012 had 3"
+        del run
+        theirs = {}
+        for name, layout in (("channels-last", torch.channels_last), ("contiguous", torch.contiguous_format)):
+            other = torchvision.models.alexnet().to(GPU).to(memory_format=layout)
+            images = torch.randn(BATCH, 3, 224, 224, device=GPU).mul_(60).to(memory_format=layout)
+            labels = torch.randint(1000, (BATCH,), device=GPU)
+            theirs[name] = seconds(benchmark.training_step(other, images, labels, precision), 30, 3)
+        best = min(theirs, key=lambda name: theirs[name])
+        yield (
+            f"torchvision / ours, {precision}",
+            theirs[best] / ours,
+            f"torchvision, {best}: {1e3 * theirs[best]:.2f} ms",
+        )
+
+
+def kernels() -> Iterator[tuple[str, float, str]]:
+    """As a graph: nothing of the host's time is in it."""
+    from alexnet_repro.model.fused import after_conv
+
+    norm = load("train", TrainConfig, ["data.path=none"]).model.norm
+    for dtype in (torch.bfloat16, torch.float32):
+        x = (torch.randn(BATCH, 48, 55, 55, device=GPU) * 60).to(dtype).to(memory_format=torch.channels_last)
+        x.requires_grad_()
+        bias = torch.zeros(48, device=GPU, requires_grad=True)
+        grad = torch.randn(BATCH, 48, 27, 27, device=GPU).to(dtype).to(memory_format=torch.channels_last)
+
+        def both(x: torch.Tensor = x, bias: torch.Tensor = bias, grad: torch.Tensor = grad) -> None:
+            torch.autograd.grad(after_conv(x, bias, relu=True, norm=norm, pool=(3, 2)), [x, bias], [grad])
+
+        both()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(10):
+                both()
+        name = str(dtype).removeprefix("torch.")
+        yield (
+            f"ReLU, norm, pool of 128x48x55x55, forward and backward, {name} (ms)",
+            100 * seconds(graph.replay, 5),
+            (f"goal: {BF16_GOAL} or less" if dtype == torch.bfloat16 else ""),
+        )
+
+
+def inputs() -> Iterator[tuple[str, float, str]]:
+    """Streamed by workers, and from the memory of the device: alone, and with the step in bf16."""
+    config = configured("bf16")
+    workers = runtime.loader_workers(config)
+    with tempfile.TemporaryDirectory() as folder:
+        archives, out = Path(folder) / "archives", Path(folder) / "raw"
+        write_sample(archives, train_per_class=60, val_per_class=1)
+        prepare(load("prepare", PrepareConfig, [f"src={archives}", f"out={out}", "encoding=raw"]))
+        data = PreparedData(out)
+        reader = data.split("train")
+        count = 600 * BATCH
+        order = np.resize(np.arange(len(reader)), count)
+        augment = load("train", TrainConfig, ["data.path=none"]).augment
+        draws = draw_epoch(augment, 0, 0, count, 32)
+        loading = Loading(workers, True, 60.0, None)
+        resident = ResidentSplit(reader, whole_images(reader, 256, BATCH, loading), GPU)
+        step = benchmark.fast_stepper(network(), BATCH, "bf16")
+        synthetic = seconds(benchmark.fast_step(network(), BATCH, "bf16"), 100)
+        for name, split in (("streamed, raw", reader), ("in the GPU's memory", resident)):
+            for what in ("alone", "end to end"):
+                if what == "alone" and split is resident:
+                    continue
+                batches = epoch_batches(split, order, draws, 224, BATCH, loading)
+                started = None
+                for number, on in enumerate(on_devices(batches, [GPU])):
+                    if what == "end to end":
+                        step(on, number, True, False)
+                    if number == 99:  # workers are up, the graph is captured
+                        torch.cuda.synchronize()
+                        started = time.perf_counter()
+                torch.cuda.synchronize()
+                assert started is not None
+                took = (time.perf_counter() - started) / 500
+                yield f"{name}, {what} (images/s)", BATCH / took, f"{workers} workers"
+                if what == "end to end":
+                    yield f"{name}: end to end / synthetic step", synthetic / took, "goal: 0.95"
+
+
+def main() -> None:
+    about = runtime.machine()
+    rows = []
+    print("; ".join(f"{key}: {value}" for key, value in about.items()), f"\nbatch {BATCH}; medians\n")
+    print("| | | |\n|---|---|---|")
+    for section in (steps, kernels, inputs):
+        for what, value, note in section():
+            rows.append({"what": what, "value": value, "note": note})
+            print(f"| {what} | {value:,.3f} | {note} |", flush=True)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps({**about, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

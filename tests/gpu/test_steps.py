@@ -1,0 +1,205 @@
+"""Steps in the fast form on a GPU: as graphs, against plain ones."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+
+from alexnet_repro.config import TrainConfig
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, PreparedData
+from alexnet_repro.model import AlexNet, exchange, initialise, place
+from alexnet_repro.model.fast import FastNetwork
+from alexnet_repro.ranks import Ranks
+from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.training.fast_step import FastStepper
+from alexnet_repro.training.loop import Trainer
+from alexnet_repro.training.optimiser import optimiser_for, set_rates
+from alexnet_repro.training.schedule import Phase
+from alexnet_repro.training.step import Stepper
+from data_prep.command import load
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = torch.device("cuda", 0)
+LEARNS = [
+    f"model.{layer}.{key}"
+    for layer in ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+    for key in ("weight_std=0.1", "bias=0.1")
+]
+
+
+def batch(number: int, images: int = 16, classes: int = 10) -> Batch:
+    """Pictures whose tint tells their class."""
+    g = torch.Generator().manual_seed(number)
+    labels = torch.randint(0, classes, (images,), generator=g)
+    pictures = torch.randint(0, 256, (images, 67, 67, 3), generator=g, dtype=torch.uint8)
+    pictures[..., 0] = (labels * 255 // classes).to(torch.uint8)[:, None, None]
+    top, left = torch.randint(0, 9, (2, images), generator=g)
+    mirror, colour = torch.rand(images, generator=g) < 0.5, torch.randn(images, 3, generator=g) * 0.1
+    return Batch(pictures, labels, top, left, mirror, colour).to(GPU)
+
+
+def stepper(fast: bool, profile: str = "paper", precision: str = "fp32", channels_last: bool | None = None) -> Stepper:
+    groups = [f"{group}={profile}" for group in ("model", "augment", "optim")]
+    config = load("train", TrainConfig, ["data.path=none", *groups, *SMALL, *LEARNS, "optim.learning_rate=0.002"])
+    model = place(initialise(AlexNet(config.model, 10), 0), [GPU, GPU]).train()
+    mean = np.random.default_rng(0).random((75, 75, 3)).astype(np.float32) * 20 + 110
+    rule = InputRule(mean, 67, config.augment.mean, 1.0)
+    noise = ColourNoise(np.eye(3, dtype=np.float32) * 5, config.augment.colour_divisor)
+    inputs = ColumnInputs(rule, [GPU, GPU], channels_last, noise)
+    parts = model, optimiser_for(config.optim, model, {"conv1"}), inputs, 0, Ranks(), precision
+    return FastStepper(*parts, noise, 16) if fast else Stepper(*parts)
+
+
+PHASES = [
+    (Phase(False), True),
+    (Phase(False, weights=0.5, biases=0.5), True),  # velocities keep their scale across a change of rate
+    (Phase(False, weights=0.5, biases=0.5, layers={"conv1": 0.0}), False),  # a frozen layer, no noise
+]
+
+
+def losses(made: Stepper, steps: int = 12) -> list[float]:
+    """Through three phases, each with a short batch in between, which takes the plain step."""
+    found = []
+    for number, (phase, noise) in enumerate(PHASES):
+        set_rates(made.optimiser, phase)
+        for step in range(steps):
+            size = 16 if step != steps // 2 else 5
+            position = number * steps + step
+            found.append(made({GPU: batch(position, size)}, position, noise, False).read().loss)
+    return found
+
+
+@pytest.mark.parametrize("profile", ["paper", "code2012"])
+def test_steps_as_graphs_are_the_plain_ones(profile: str) -> None:
+    """36 steps through three phases. Two plain forms that differ in memory layout only give the scale of rounding: the
+    fast form may be ten times as far from them, and a mask, rate, noise or velocity of another step is a hundred times.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    plain, last = (losses(stepper(False, profile, channels_last=layout)) for layout in (False, True))
+    fast = losses(stepper(True, profile))
+    rounding = max(abs(a - b) for a, b in zip(plain, last, strict=True))
+    assert max(abs(a - b) for a, b in zip(plain, fast, strict=True)) <= max(10 * rounding, 1e-5)
+    assert max(plain) - min(plain) > 100 * rounding
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_lower_precision_stays_in_its_band(precision: str) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    plain = losses(stepper(False, precision=precision))
+    fast = losses(stepper(True, precision=precision))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    assert max(abs(a - b) for a, b in zip(plain, fast, strict=True)) < 0.05
+
+
+def test_a_loss_that_is_no_number_changes_nothing() -> None:
+    made = stepper(True)
+    for step in range(3):
+        made({GPU: batch(step)}, step, True, False)
+    with torch.no_grad():
+        made.model.fc7.a.weight[0, 0] = float("nan")
+    before = [parameter.clone() for parameter in made.model.parameters()]
+    assert not np.isfinite(made({GPU: batch(3)}, 3, True, False).read().loss)
+    made({GPU: batch(4)}, 4, True, False).read()  # nor does a later one
+    for parameter, old in zip(made.model.parameters(), before, strict=True):
+        assert torch.equal(parameter.nan_to_num(7), old.nan_to_num(7))
+
+
+def test_nothing_makes_the_host_wait() -> None:
+    made = stepper(True)
+    ready = {GPU: batch(0)}
+    made(ready, 0, True, False)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 4):
+            made(ready, step, True, False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_copies_between_gpus_forced_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each column by itself, what they exchange copied on streams of their own, as between two GPUs."""
+    made = stepper(True)
+    assert isinstance(made, FastStepper)
+    monkeypatch.setattr(exchange, "_between_gpus", lambda source, target: True)
+    apart = FastNetwork(made.model, "fp32")
+    apart.together, apart.shares, apart.devices = False, [[0], [1]], [GPU, GPU]
+    for number in range(10):
+        b = batch(number)
+        image = made._transforms[GPU](b.images, b.top, b.left, b.mirror, None)
+        gradients = []
+        for network, images in ((made.fast, [image]), (apart, [image, image])):
+            made.model.zero_grad()
+            out = network(images)
+            torch.full((64, 1024, 1024), float("nan"), device=GPU)  # whoever reads freed memory finds this
+            (out * torch.arange(out.numel(), device=GPU).view_as(out)).sum().backward()
+            gradients.append([out.detach(), *(parameter.grad for parameter in made.model.parameters())])
+        for whole, own in zip(*gradients, strict=True):
+            torch.testing.assert_close(own, whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
+
+
+class Killed(BaseException):
+    pass
+
+
+def break_off(trainer: Trainer, step: int | None) -> None:
+    plain = trainer._settle
+
+    def settle(*arguments: Any) -> bool:
+        if step is not None and trainer.step >= step:
+            raise Killed
+        return plain(*arguments)
+
+    trainer._settle = settle  # type: ignore[method-assign]
+
+
+def test_a_run_goes_on_to_the_bit(prepared: Path, tmp_path: Path) -> None:
+    """With runtime.deterministic=true, from whatever step it was broken off: the checkpoint alone is gone on from."""
+    division = "schedule.changes=[{after: 1, weights: 0.1, biases: 0.1}]"
+    fixed = [*SMALL, *LEARNS, f"devices=[{GPU}]", f"data.path={prepared}", "schedule=constant", "schedule.epochs=2"]
+    fixed += [division, "optim.batch_size=8", "save_minutes=1e-9", "runtime.deterministic=true"]
+    fixed += ["runtime.data_on_gpu=true"]
+
+    def run(name: str, broken_off: Iterator[int]) -> dict[str, torch.Tensor]:
+        from alexnet_repro import runtime
+
+        config = load("train", TrainConfig, [*fixed, f"run={name}", f"runs_dir={tmp_path}"])
+        runtime.configure(config.runtime)
+        data, folder = PreparedData(config.data.path), RunFolder(config.folder)
+        while True:
+            model = place(initialise(AlexNet(config.model, 10), 0), [GPU, GPU])
+            trainer = Trainer(config, data, model, folder)
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            checkpoint, _ = folder.last_checkpoint()
+            if checkpoint:
+                trainer.resume(checkpoint)
+            folder.keep_config(config)
+            break_off(trainer, next(broken_off, None))
+            try:
+                trainer.run()
+            except Killed:
+                continue
+            return folder.last_checkpoint()[0].weights  # type: ignore[union-attr]
+
+    whole = run("whole", iter([]))
+    broken = run("broken", iter([1, 3, 4, 8, 9, 13]))
+    for name, weight in whole.items():
+        assert torch.equal(broken[name], weight), name
+
+
+def test_nccl_with_one_process(tmp_path: Path) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path / 'store'}", world_size=1, rank=0)
+    try:
+        numbers = torch.arange(4, dtype=torch.float64, device=GPU)
+        dist.all_reduce(numbers)
+        wrapped = torch.nn.parallel.DistributedDataParallel(stepper(False).model)
+        wrapped(torch.randn(2, 3, 67, 67, device=GPU)).sum().backward()
+        assert numbers.tolist() == [0, 1, 2, 3]
+        assert all(parameter.grad is not None for parameter in wrapped.parameters())
+    finally:
+        dist.destroy_process_group()
