@@ -1,7 +1,7 @@
-"""python tests/gpu/benchmark.py [FILE.json]: how fast the fast forms are on this GPU, as a Markdown table; a few minutes.
+"""python tests/gpu/benchmark.py [FILE.json]: how fast the fast forms are on this GPU, as a Markdown table.
 
-Steps are given back to back, as in training; torchvision's `alexnet` has the same optimiser, and the layout in which it is
-faster. Everything is measured in this one process; times are medians.
+Steps are given back to back, as in training; torchvision's `alexnet` has the same optimiser, and the layout in which it
+is faster. Everything is measured in this one process; times are medians.
 """
 
 import json
@@ -82,11 +82,8 @@ def steps() -> Iterator[tuple[str, float, str]]:
             labels = torch.randint(1000, (BATCH,), device=GPU)
             theirs[name] = seconds(benchmark.training_step(other, images, labels, precision), 30, 3)
         best = min(theirs, key=lambda name: theirs[name])
-        yield (
-            f"torchvision / ours, {precision}",
-            theirs[best] / ours,
-            f"torchvision, {best}: {1e3 * theirs[best]:.2f} ms",
-        )
+        note = f"torchvision, {best}: {1e3 * theirs[best]:.2f} ms"
+        yield f"torchvision / ours, {precision}", theirs[best] / ours, note
 
 
 def kernels() -> Iterator[tuple[str, float, str]]:
