@@ -33,6 +33,7 @@ from alexnet_repro.reporting.health import DeadUnits
 from alexnet_repro.reporting.progress import with_progress
 from alexnet_repro.reporting.tensorboard import paper_reference
 from alexnet_repro.run_folder import BEST, RunFolder
+from alexnet_repro.training.background import Background
 from alexnet_repro.training.checkpoint import Checkpoint, Within, buffers_of, restore, weights_of
 from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.saver import Saver
@@ -138,7 +139,8 @@ class Trainer:
         self.stepper = Stepper(
             self.model, self.optimiser, self.inputs, self.config.seed, self.ranks, self.config.runtime.precision
         )
-        self.saver = Saver(self.folder, self.config.save_minutes)
+        self.background = Background()
+        self.saver = Saver(self.folder, self.config.save_minutes, self.background)
         self.watch = self._watch() if self.ranks.first else None
         try:
             while not (phase := self.phase()).finished:
@@ -167,10 +169,14 @@ class Trainer:
         finally:
             if self.watch:
                 self.watch.close()
+            self.background.close()
 
     def _watch(self) -> Watch:
         paper = paper_reference(self.data, self.config.model.conv6 is not None)
-        return Watch(self.config, self.folder, self.model, self.optimiser, self.rule, self.step, self.history, paper)
+        return Watch(
+            self.config, self.folder, self.model, self.optimiser, self.rule, self.step, self.history, paper,
+            self.background,
+        )  # fmt: skip
 
     def _train_epoch(self, phase: Phase) -> None:
         """The batches of the epoch that are not done yet."""

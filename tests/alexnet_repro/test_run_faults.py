@@ -236,12 +236,12 @@ def test_stopped_with_a_full_disk_it_says_what_is_lost(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save(checkpoint: Checkpoint, path: Path) -> None:
-        if checkpoint.step == 1:
+        if checkpoint.step == 1:  # while the main thread computes step 2, or waits after it
             signal.raise_signal(signal.SIGTERM)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Checkpoint, "save", save)
-    with pytest.raises(RunError, match=r"the checkpoint of step 2 could not be written; .* Free some space"):
+    with pytest.raises(RunError, match=r"the checkpoint of step [23] could not be written; .* Free some space"):
         train(small_config(prepared, tmp_path))
 
 
