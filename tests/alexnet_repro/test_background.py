@@ -15,7 +15,7 @@ from alexnet_repro.reporting.metrics_log import read_metrics
 from alexnet_repro.reporting.tensorboard import Dashboard
 from alexnet_repro.train import train
 from alexnet_repro.training.background import Background
-from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint, weights_of
+from alexnet_repro.training.checkpoint import Checkpoint, buffers_of, load_checkpoint, weights_of
 from alexnet_repro.training.step import Stepper
 
 ENOUGH = 120  # seconds
@@ -36,8 +36,7 @@ def test_training_goes_on_while_images_and_checkpoints_are_written(
     def learn(stepper: Stepper, *arguments: Any) -> Tensor:
         outcome = real_learn(stepper, *arguments)
         number = len(states) + 1
-        names = {parameter: name for name, parameter in stepper.model.named_parameters()}
-        velocities = stepper.optimiser.buffers(names)[0]["momentum_buffer"]
+        velocities = buffers_of(stepper.model, stepper.optimiser)["buffers"]["momentum_buffer"]
         tensors = weights_of(stepper.model) | {f"velocity {name}": b for name, b in velocities.items()}
         states[number] = {name: tensor.clone() for name, tensor in tensors.items()}
         computed[number].set()
@@ -124,26 +123,28 @@ def test_tasks_run_in_order_and_an_error_is_raised_once() -> None:
     assert len(done) == 500
 
 
-def test_a_copied_checkpoint_has_its_own_tensors() -> None:
-    model = small()
-    weights = weights_of(model)
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_a_copied_checkpoint_has_its_own_tensors(device: str) -> None:
+    name = "conv1.a.weight"
+    weights = weights_of(small().to(device))
     checkpoint = Checkpoint(
         epoch=0, step=0, within={}, weights=weights, buffers={"b": dict(weights)}, buffer_rates={}, history=[],
         classes=[], words=[], data={}, mean_image=torch.zeros(1), inputs={}, model={},
     )  # fmt: skip
     memory: dict[str, Tensor] = {}
     first = checkpoint.copied(memory)
-    owed = first.copied()
-    before = weights["conv1.a.weight"].clone()
-    weights["conv1.a.weight"].add_(1)
-    for copy in (first, owed):
-        assert torch.equal(copy.weights["conv1.a.weight"], before) and torch.equal(
-            copy.buffers["b"]["conv1.a.weight"], before
-        )
+    kept = first.copied()
+    before = weights[name].clone().cpu()
+    weights[name].add_(1)
+    for copy in (first, kept):
+        assert torch.equal(copy.weights[name], before) and torch.equal(copy.buffers["b"][name], before)
+    assert first.weights[name].is_pinned() == (device == "cuda")
     second = checkpoint.copied(memory)
-    assert second.weights["conv1.a.weight"] is first.weights["conv1.a.weight"]
-    assert torch.equal(second.weights["conv1.a.weight"], before + 1)
-    assert torch.equal(owed.weights["conv1.a.weight"], before)
+    assert second.weights[name] is first.weights[name]
+    assert torch.equal(second.weights[name], before + 1) and torch.equal(kept.weights[name], before)
     assert checkpoint.finite()
     weights["fc8.a.bias"][-1] = float("nan")
     assert not checkpoint.finite() and second.finite()
