@@ -153,12 +153,12 @@ def test_stopped_and_continued_it_ends_where_an_undisturbed_one_does(
     prepared: Path, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
     config, log = small_config(prepared, tmp_path, "save_minutes=1000"), tmp_path / "log"
-    for lines in (2, 4, 7):  # of metrics.jsonl: within an epoch, about its validation, and within the other
-        process = start(config, log)
-        wait_for(lambda lines=lines: lines_of(tmp_path / "r" / "metrics.jsonl") >= lines)  # type: ignore[misc]
-        process.terminate()
+    loop, watch = "alexnet_repro.training.loop:Trainer", "alexnet_repro.training.watch:Watch"
+    # Within an epoch, before its validation, before it is saved, and within the other.
+    for where in ((f"{watch}.step", 2), (f"{loop}._validate", 1), (f"{watch}.epoch", 1), (f"{watch}.step", 2)):
+        process = start(config, log, *where, signal.SIGTERM)
         process.join(ENOUGH)
-        assert process.exitcode == 0, log.read_text()
+        assert process.exitcode == 0 and log.read_text().splitlines()[-1].startswith("stopped"), log.read_text()
     process = start(config, log)
     process.join(ENOUGH)
     assert process.exitcode == 0, log.read_text()
