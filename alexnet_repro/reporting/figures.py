@@ -22,12 +22,12 @@ _GAP = 6  # pixels of the grid between two columns' kernels
 _DPI = 130
 
 
-def kernel_grid(model: AlexNet) -> np.ndarray:
+def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
     """Figure 3: the kernels of conv1, those of column a above those of column b, with a gap. uint8 [H, W, 3].
 
-    Each kernel is stretched to the full range by itself.
+    `kernels`: of each column, [kernels, 3, 11, 11] on the CPU. Each kernel is stretched to the full range by itself.
     """
-    grids = column_grids(model)
+    grids = [_grid(part) for part in kernels]
     gap = np.full((_GAP, grids[0].shape[1], 3), 255, np.uint8)
     return np.concatenate([part for grid in grids for part in (gap, grid)][1:])
 

@@ -67,7 +67,7 @@ _LAYOUT = {
 }
 
 _KERNEL_ZOOM = 4  # screen pixels a kernel's pixel
-_BATCH_PICTURES = 16
+BATCH_PICTURES = 16
 
 
 class Dashboard:
@@ -132,9 +132,9 @@ class Dashboard:
 
         `images`: float [N, C, H, W], grey levels minus the mean; `mean`: float [C, H, W] or what broadcasts to it.
         """
-        some = images[:_BATCH_PICTURES].detach().to("cpu", torch.float32) + mean.detach().to("cpu", torch.float32)
+        some = images[:BATCH_PICTURES].detach().to("cpu", torch.float32) + mean.detach().to("cpu", torch.float32)
         pixels = some.round().clamp(0, 255).to(torch.uint8)
-        grid = make_grid(pixels, nrow=_BATCH_PICTURES // 2, padding=2, pad_value=255)
+        grid = make_grid(pixels, nrow=BATCH_PICTURES // 2, padding=2, pad_value=255)
         self._file.add(summary.image("pictures/augmented_batch", grid.numpy(), dataformats="CHW"), step)
 
     def finish(self) -> None:

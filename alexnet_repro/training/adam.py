@@ -40,7 +40,7 @@ class Adam(torch.optim.Adam):
         kept: dict[str, dict[str, Tensor]] = {buffer: {} for buffer in self.BUFFERS}
         for parameter, name in names.items():
             for buffer, tensor in self.state[parameter].items():
-                kept[buffer][name] = tensor.cpu()
+                kept[buffer][name] = tensor
         return kept, {}
 
     def restore(

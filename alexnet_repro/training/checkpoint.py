@@ -84,16 +84,32 @@ class Checkpoint:
         return InputRule(self.mean_image.numpy(), self.model["input_size"], **self.inputs)
 
     def finite(self) -> bool:
-        """Whether all weights are numbers."""
-        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(list(self.weights.values())))
+        """Whether all weights are numbers. Computed where they are; the host waits once."""
+        norms = torch._foreach_norm(list(self.weights.values()))
+        return bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
 
-    def copied(self) -> "Checkpoint":
-        """With tensors of its own: on a CPU those of a running model go on changing."""
-        weights, *buffers = (
-            {name: t.clone() for name, t in tensors.items()} for tensors in (self.weights, *self.buffers.values())
-        )
-        changed = {"weights": weights, "buffers": dict(zip(self.buffers, buffers, strict=True))}
-        return Checkpoint(**{**vars(self), **changed, "history": list(self.history)})
+    def copied(self, memory: dict[str, Tensor] | None = None) -> "Checkpoint":
+        """With host tensors of its own: those of a running model go on changing.
+
+        They lie in `memory`, by name, pinned if they come from a GPU, and the next copy into the same `memory`
+        overwrites them. The host waits once for each device.
+        """
+        memory = {} if memory is None else memory
+
+        def copy(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            copies = {}
+            for name, tensor in tensors.items():
+                key = f"{kind} {name}"
+                if key not in memory:
+                    memory[key] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+                copies[name] = memory[key].copy_(tensor, non_blocking=True)
+            return copies
+
+        weights = copy("weights", self.weights)
+        buffers = {kind: copy(kind, tensors) for kind, tensors in self.buffers.items()}
+        for device in {weight.device for weight in self.weights.values() if weight.is_cuda}:
+            torch.cuda.current_stream(device).synchronize()
+        return Checkpoint(**{**vars(self), "weights": weights, "buffers": buffers, "history": list(self.history)})
 
 
 def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
@@ -119,11 +135,12 @@ def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
 
 
 def weights_of(model: AlexNet) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    """Those of the model itself, where its columns are: they change with its next step."""
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
 def buffers_of(model: AlexNet, optimiser: Optimiser) -> dict[str, Any]:
-    """`buffers` and `buffer_rates` of a checkpoint."""
+    """`buffers` and `buffer_rates` of a checkpoint; the buffers are the optimiser's own."""
     buffers, rates = optimiser.buffers(_names(model))
     return {"buffers": buffers, "buffer_rates": rates}
 

@@ -33,6 +33,7 @@ from alexnet_repro.reporting.health import DeadUnits
 from alexnet_repro.reporting.progress import with_progress
 from alexnet_repro.reporting.tensorboard import paper_reference
 from alexnet_repro.run_folder import BEST, RunFolder
+from alexnet_repro.training.background import Background
 from alexnet_repro.training.checkpoint import Checkpoint, Within, buffers_of, restore, weights_of
 from alexnet_repro.training.optimiser import optimiser_for, set_rates
 from alexnet_repro.training.saver import Saver
@@ -137,7 +138,8 @@ class Trainer:
         """Until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""
         self.stepper = self._stepper()
         self.forward = forward_for(self.model, self.inputs, self.config.runtime, self.ranks.size)
-        self.saver = Saver(self.folder, self.config.save_minutes)
+        self.background = Background()
+        self.saver = Saver(self.folder, self.config.save_minutes, self.background)
         self.watch = self._watch() if self.ranks.first else None
         try:
             while not (phase := self.phase()).finished:
@@ -166,6 +168,7 @@ class Trainer:
         finally:
             if self.watch:
                 self.watch.close()
+            self.background.close()
 
     def _stepper(self) -> Stepper:
         config = self.config
@@ -178,7 +181,10 @@ class Trainer:
 
     def _watch(self) -> Watch:
         paper = paper_reference(self.data, self.config.model.conv6 is not None)
-        return Watch(self.config, self.folder, self.model, self.optimiser, self.rule, self.step, self.history, paper)
+        return Watch(
+            self.config, self.folder, self.model, self.optimiser, self.rule, self.step, self.history, paper,
+            self.background,
+        )  # fmt: skip
 
     def _train_epoch(self, phase: Phase) -> None:
         """The batches of the epoch that are not done yet."""

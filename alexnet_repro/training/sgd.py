@@ -68,12 +68,12 @@ class PaperSGD(torch.optim.SGD):
         return None if buffer is None else buffer * -group["buffer_rate"]
 
     def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-        """What the next step needs besides the weights, by PyTorch's names and then by the parameters' `names`: on the
-        CPU, empty before the first step. And for each parameter the rate of its buffer.
+        """What the next step needs besides the weights, by PyTorch's names and then by the parameters' `names`: the
+        tensors that the next step changes, none before the first. And for each parameter the rate of its buffer.
         """
         kept = {name: self.state[parameter].get("momentum_buffer") for parameter, name in names.items()}
         rates = {names[p]: group["buffer_rate"] for group in self.param_groups for p in group["params"]}
-        return {"momentum_buffer": {name: buffer.cpu() for name, buffer in kept.items() if buffer is not None}}, rates
+        return {"momentum_buffer": {name: buffer for name, buffer in kept.items() if buffer is not None}}, rates
 
     def restore(
         self, names: Mapping[Tensor, str], buffers: Mapping[str, Mapping[str, Tensor]], rates: Mapping[str, float]

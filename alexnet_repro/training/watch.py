@@ -14,8 +14,9 @@ from alexnet_repro.reporting.figures import kernel_grid
 from alexnet_repro.reporting.health import gpu_memory, learning_rates, norms
 from alexnet_repro.reporting.metrics_log import MetricsLog
 from alexnet_repro.reporting.progress import TrainingBar, epoch_line, with_progress
-from alexnet_repro.reporting.tensorboard import Dashboard, hyper_parameters
+from alexnet_repro.reporting.tensorboard import BATCH_PICTURES, Dashboard, hyper_parameters
 from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.training.background import Background
 from alexnet_repro.training.chance import Start, epochs_at_chance
 from alexnet_repro.training.checkpoint import Within
 from alexnet_repro.training.optimiser import Optimiser
@@ -24,7 +25,9 @@ Row = dict[str, float]
 
 
 class Watch:
-    """Told of every step and every epoch, in order; nothing that it does changes the run."""
+    """Told of every step and every epoch, in order; nothing that it does changes the run. Encoding images and writing
+    files is left to `background`.
+    """
 
     def __init__(
         self,
@@ -36,12 +39,14 @@ class Watch:
         step: int,
         history: Sequence[Row],
         paper: tuple[float, float] | None,
+        background: Background,
     ) -> None:
         """A run that goes on after `step` and the epochs of `history`. `paper`: the errors in percent to compare with,
         for a run on what the paper used.
         """
         self._config, self._model, self._optimiser, self._rule = config, model, optimiser, rule
         self._history = history
+        self._background = background
         self._metrics = MetricsLog(folder.metrics, step, len(history))
         self._dashboard = Dashboard(folder.tensorboard, step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
@@ -66,7 +71,8 @@ class Watch:
         """The network's input at `step`, float32 [N, C, H, W]."""
         rule, start = self._rule, self._rule.margin // 2
         centre = rule.mean_image[start : start + rule.size, start : start + rule.size]
-        self._dashboard.batch(step, images / rule.scale, torch.from_numpy(centre).permute(2, 0, 1))
+        some = images[:BATCH_PICTURES].to("cpu", torch.float32, copy=True) / rule.scale
+        self._background.submit(self._dashboard.batch, step, some, torch.from_numpy(centre).permute(2, 0, 1))
 
     def step(self, step: int, loss: float, within: Within) -> None:
         """After `step`: its loss, and what the epoch has come to with it. Notes in `within` how far entries go."""
@@ -93,8 +99,8 @@ class Watch:
             }
             if warning := self._start.after(step, numbers["loss"]):
                 tqdm.write(f"warning: {warning}", file=sys.stderr)  # does not tear the live line
-            self._dashboard.train(step, numbers)
-            self._metrics.add("steps", {"step": step, **numbers})
+            self._background.submit(self._dashboard.train, step, numbers)
+            self._background.submit(self._metrics.add, "steps", {"step": step, **numbers})
 
     def validation(self, batches: Iterable[Batch], images: int) -> Iterator[Batch]:
         self._end_bar()
@@ -103,25 +109,29 @@ class Watch:
     def epoch(self, row: Row, dead_units: Mapping[str, float]) -> None:
         """The epoch's numbers, before they are saved: a run that dies in between does the epoch again."""
         health = norms(self._model, self._optimiser) | gpu_memory(self._model) | dict(dead_units)
-        colours = self._model.conv1.parts()[0].weight.shape[1] == 3
-        self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(self._model) if colours else None)
-        self._metrics.add("epoch", {**row, **health})
+        kernels = [part.weight.detach().to("cpu", copy=True) for part in self._model.conv1.parts()]
+        self._background.submit(self._write_epoch, row, health, kernels)
         schedule = self._config.schedule
         waits = epochs_at_chance(schedule.counts_once_loss_below, self._history) == len(self._history)
         counted = "  counts for no plateau yet" if waits and schedule.patience is not None else ""
         print(epoch_line(row, schedule.epochs) + counted, flush=True)
 
     def flush(self) -> None:
-        """Before a checkpoint, so that a run killed after it has no gap."""
-        self._dashboard.flush()
+        """Before a checkpoint is submitted, so that a run killed after it has no gap."""
+        self._background.submit(self._dashboard.flush)
 
     def finish(self) -> None:
         """The schedule has ended the run."""
-        self._dashboard.finish()
+        self._background.submit(self._dashboard.finish)
 
     def close(self) -> None:
         self._end_bar()
-        self._dashboard.close()
+        self._background.submit(self._dashboard.close)
+
+    def _write_epoch(self, row: Row, health: Row, kernels: list[Tensor]) -> None:
+        colours = kernels[0].shape[1] == 3
+        self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(kernels) if colours else None)
+        self._metrics.add("epoch", {**row, **health})
 
     def _end_bar(self) -> None:
         if self._bar is not None:

@@ -26,14 +26,18 @@ def small_config(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:
     return load("train", TrainConfig, [*SMALL, *fixed, division, "save_minutes=1e-9", "log_every=1", *overrides])
 
 
-def start(config: TrainConfig, log: Path, kill_before: str | None = None, call: int = 0) -> ForkServerProcess:
-    """`kill_before`: a function, as package.module:name, at whose call number `call` the process kills itself."""
-    process = _FORK_SERVER.Process(target=_train, args=(config, log, kill_before, call))
+def start(
+    config: TrainConfig, log: Path, kill_before: str | None = None, call: int = 0, number: int = signal.SIGKILL
+) -> ForkServerProcess:
+    """`kill_before`: a function, as package.module:name, at whose call number `call` the process sends itself the
+    signal `number`.
+    """
+    process = _FORK_SERVER.Process(target=_train, args=(config, log, kill_before, call, number))
     process.start()
     return process
 
 
-def _train(config: TrainConfig, log: Path, kill_before: str | None, call: int) -> None:
+def _train(config: TrainConfig, log: Path, kill_before: str | None, call: int, number: int) -> None:
     from alexnet_repro.train import train
 
     with log.open("a") as file:
@@ -49,7 +53,7 @@ def _train(config: TrainConfig, log: Path, kill_before: str | None, call: int) -
         nonlocal calls
         calls += 1
         if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return real(*arguments, **options)
 
     with mock.patch(kill_before.replace(":", "."), deadly):
