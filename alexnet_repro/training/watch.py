@@ -91,12 +91,10 @@ class Watch:
             names = ("images", "loss_sum", "seconds", "waited")
             since = {name: getattr(within, name) - within.logged.get(name, 0) for name in names}
             within.logged = {name: getattr(within, name) for name in names}
-            numbers = {
-                "loss": since["loss_sum"] / since["images"],
-                **self._rates,
-                "images_per_second": since["images"] / since["seconds"],
-                "data_wait": since["waited"] / since["seconds"],
-            }
+            numbers = {"loss": since["loss_sum"] / since["images"], **self._rates}
+            if since["seconds"]:  # the last two steps of an epoch are counted at once
+                numbers["images_per_second"] = since["images"] / since["seconds"]
+                numbers["data_wait"] = since["waited"] / since["seconds"]
             if warning := self._start.after(step, numbers["loss"]):
                 tqdm.write(f"warning: {warning}", file=sys.stderr)  # does not tear the live line
             self._background.submit(self._dashboard.train, step, numbers)

@@ -14,7 +14,7 @@ GPU = torch.device("cuda", 0)
 SHAPES = [(3, 96, 55, 55)] * 2 + [(3, 256, 27, 27)] + [(3, 256, 13, 13)] * 3 + [(2, 40, 12, 13)] * 2
 
 
-@pytest.mark.parametrize(("case", "shape"), zip(CASES, SHAPES, strict=True), ids=str)
+@pytest.mark.parametrize(("case", "shape"), list(zip(CASES, SHAPES, strict=True)), ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_follows_a_convolution_in_one_kernel(case: dict, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """bfloat16 rounds what is written by 2^-9, 2e-3 in the mean of many. In float32 the error is 1e-7 in the maps; in a

@@ -31,6 +31,11 @@ LEARNS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _plain_float32() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def batch(number: int, images: int = 16, classes: int = 10) -> Batch:
     """Pictures whose tint tells their class."""
     g = torch.Generator().manual_seed(number)
@@ -78,7 +83,6 @@ def test_steps_as_graphs_are_the_plain_ones(profile: str) -> None:
     """36 steps through three phases. Two plain forms that differ in memory layout only give the scale of rounding: the
     fast form may be ten times as far from them, and a mask, rate, noise or velocity of another step is a hundred times.
     """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     plain, last = (losses(stepper(False, profile, channels_last=layout)) for layout in (False, True))
     fast = losses(stepper(True, profile))
     rounding = max(abs(a - b) for a, b in zip(plain, last, strict=True))
@@ -91,7 +95,6 @@ def test_lower_precision_stays_in_its_band(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     plain = losses(stepper(False, precision=precision))
     fast = losses(stepper(True, precision=precision))
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     assert max(abs(a - b) for a, b in zip(plain, fast, strict=True)) < 0.05
 
 
