@@ -1,17 +1,20 @@
 """What changes speed and rounding only: precision of matrix units, fast forms, loader processes, host memory."""
 
-import importlib.util
 import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib import metadata
 
 import torch
+from packaging.version import Version
 
 from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Loading
 from data_prep.command import RequestError
 from data_prep.memory import keep_freed_memory
+
+_TRITON = "3.3"  # the first with what the kernels of model/fused.py use
 
 
 def configure(config: RuntimeConfig) -> None:
@@ -70,8 +73,12 @@ def _obstacle(columns: Sequence[torch.device], processes: int) -> str | None:
         return "needs all columns on one GPU, or each on its own"
     if processes > 1:
         return "needs one process, and torchrun started several"
-    if importlib.util.find_spec("triton") is None:
-        return "needs Triton, which PyTorch brings along on Linux and is not installed"
+    try:
+        triton = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "needs Triton, which PyTorch brings along on Linux, and it is not installed"
+    if Version(triton) < Version(_TRITON):
+        return f"needs Triton {_TRITON} or newer, which PyTorch 2.7 brings along, and {triton} is installed"
     return None
 
 
