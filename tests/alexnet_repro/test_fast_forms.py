@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", "3.3")
 
 from forms import CASES, conv_steps, error, run_steps
@@ -34,6 +33,7 @@ from alexnet_repro.training.step import Numbers, Stepper
 from data_prep.command import load
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the kernels run there: tests/gpu")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
