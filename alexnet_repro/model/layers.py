@@ -48,8 +48,10 @@ class SameMapNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         c = self.config
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        total = F.avg_pool2d(wide * wide, c.size, stride=1, padding=c.size // 2, divisor_override=1)
-        return (wide * (c.k + c.alpha * total).pow(-c.beta)).to(x.dtype)
+        # The sum as size^2 times the mean, zeros beyond the border included: ONNX knows no other divisor, and
+        # PyTorch's exporter drops `divisor_override` without a word.
+        mean = F.avg_pool2d(wide * wide, c.size, stride=1, padding=c.size // 2)
+        return (wide * (c.k + c.alpha * c.size**2 * mean).pow(-c.beta)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return str(self.config)
