@@ -77,3 +77,15 @@ def assert_sensitive(answer: Answer, images: np.ndarray, mean: np.ndarray, toler
     for what, arguments in changed.items():
         moved = np.abs(answer(*arguments) - usual).max(axis=1).min()
         assert moved >= 100 * tolerance, f"{what} moves the answer by {moved:.1e} only"
+
+
+@torch.inference_mode()
+def assert_network_sensitive(model: Callable[[torch.Tensor], torch.Tensor], tolerance: float, side: int = 67) -> None:
+    """The same for the logits of a float64 network in test mode, whose pictures are noise and not cut any more."""
+    rng = np.random.default_rng(0)
+
+    def answer(images: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        return model(torch.from_numpy((images - mean).transpose(0, 3, 1, 2).copy())).numpy()
+
+    images = rng.integers(0, 256, (4, side, side, 3), dtype=np.uint8)
+    assert_sensitive(answer, images, rng.uniform(100, 130, (side, side, 3)), tolerance)
