@@ -53,7 +53,9 @@ def network_of(checkpoint: dict[str, Any]) -> Grouped:
     return network.eval()
 
 
-def views_of(checkpoint: dict[str, Any], images: np.ndarray, views: int, mean: np.ndarray | None = None) -> list[Tensor]:
+def views_of(
+    checkpoint: dict[str, Any], images: np.ndarray, views: int, mean: np.ndarray | None = None
+) -> list[Tensor]:
     """Section 4.1: the centre patch, or the four corners, the centre, and the reflections of these five, as the network
     reads them: uint8 [N, S, S, 3] -> float64 [N, 3, side, side] each. `mean`: another than the checkpoint's.
     """
@@ -94,9 +96,7 @@ def assert_sensitive_to_views(checkpoint: dict[str, Any], images: np.ndarray, to
         assert moved >= 100 * tolerance, f"leaving out view {number} moves the average by {moved:.1e} only"
 
 
-def _by_view(
-    checkpoint: dict[str, Any], images: np.ndarray, views: int, mean: np.ndarray | None = None
-) -> np.ndarray:
+def _by_view(checkpoint: dict[str, Any], images: np.ndarray, views: int, mean: np.ndarray | None = None) -> np.ndarray:
     """float64 [views, N, K]."""
     network = network_of(checkpoint)
     with torch.no_grad():

@@ -180,9 +180,7 @@ def dropout_masks(model: AlexNet, images: int) -> list[torch.Tensor]:
 
 def errors(split: str, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """By scikit-learn."""
-    return {
-        f"{split}_top{k}_error": 1 - top_k_accuracy_score(labels, scores, k=k, labels=range(10)) for k in (1, 5)
-    }
+    return {f"{split}_top{k}_error": 1 - top_k_accuracy_score(labels, scores, k=k, labels=range(10)) for k in (1, 5)}
 
 
 def test_the_run_is_sensitive_to_its_pictures_and_to_each_part_of_its_plan(run: Run) -> None:
