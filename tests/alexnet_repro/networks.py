@@ -37,8 +37,8 @@ def small(*overrides: str) -> AlexNet:
 
 @torch.no_grad()
 def sensitive(model: AlexNet) -> AlexNet:
-    """The same network with weights that pass on as much of a picture as they get, N(0, 2 / inputs), biases beside which
-    the picture counts, and logits that lie about 2 apart.
+    """The same network with weights that pass on as much of a picture as they get, N(0, 2 / inputs), small biases, and
+    logits that lie about 2 apart.
 
     The initial weights of section 5 give every picture the same answer: against biases of 1 their maps are nothing, and
     a wrong mean, mirroring, place or order stays below every tolerance.
@@ -63,8 +63,8 @@ Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]  # uint8 [N, S, S, C], m
 
 
 def assert_sensitive(answer: Answer, images: np.ndarray, mean: np.ndarray, tolerance: float) -> None:
-    """What a comparison to within `tolerance` is worth: another picture, the mirrored one, the one moved by a pixel, and
-    the one without its mean each move the answer for every picture by at least a hundred tolerances.
+    """A comparison to within `tolerance` is worth something: another picture, the mirrored one, the one moved by a pixel,
+    and the one without its mean each move the answer for every picture by at least a hundred tolerances.
     """
     usual = answer(images, mean)
     changed = {

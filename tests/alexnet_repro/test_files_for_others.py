@@ -1,4 +1,4 @@
-"""What evaluate leaves for others, read with their tools and compared with what tests/alexnet_repro/reference.py computes.
+"""What evaluate leaves for others, read with their tools and compared with what reference.py computes.
 
 On pictures whose places, names, labels and ILSVRC ids all differ: one of them could not be read in preparation. The
 files of a training are read in test_wiring.py, exported networks in test_export.py.
@@ -148,7 +148,7 @@ def test_the_report_counts_errors_as_others_do(evaluated: Evaluated) -> None:
 
 
 def test_the_submission_has_the_ids_of_the_five_best_in_the_official_order(evaluated: Evaluated) -> None:
-    """Counted as the server would. Catches labels instead of ids, places instead of names, four guesses, a lost line."""
+    """Counted as the server would. Catches labels for ids, places for names, four guesses, a lost line."""
     ids, truth = truth_of(evaluated.devkit)
     lines = [[int(number) for number in line.split()] for line in evaluated.submission.read_text().splitlines()]
     assert len(lines) == len(truth) == 30
@@ -159,9 +159,7 @@ def test_the_submission_has_the_ids_of_the_five_best_in_the_official_order(evalu
             continue
         best = np.argsort(-by_name[name])[:5]
         assert line == [ids[evaluated.classes[label]["wnid"]] for label in best]
-    wrong = sum(
-        own not in line for place, (own, line) in enumerate(zip(truth, lines, strict=True)) if place != UNREADABLE
-    )
+    wrong = sum(truth[name] not in lines[name] for name in by_name)
     assert wrong / 29 == pytest.approx(
         1 - top_k_accuracy_score(evaluated.labels, evaluated.expected[10], k=5, labels=range(10))
     )

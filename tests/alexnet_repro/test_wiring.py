@@ -1,5 +1,5 @@
-"""What the loop makes of the rules: one run, stopped twice, whose every row, rate, noise, checkpoint and error is computed
-again from the files it leaves.
+"""What the loop makes of the rules: one run, stopped twice, whose every row, rate, noise, checkpoint and error is
+computed again from the files it leaves.
 
 The rules themselves (schedule, update, draws, errors) have tests of their own. Here their numbers are written out, and
 the run is replayed by a loop of a few lines on the network of grouped.py.
@@ -87,8 +87,8 @@ def config_for(prepared: Path, runs: Path) -> TrainConfig:
     apart += [f"model.{layer}.bias=0" for layer in ("conv2", "conv4", "conv5", "fc6", "fc7")]
     settings = [
         f"data.path={prepared}", f"runs_dir={runs}", "run=r", f"seed={SEED}", f"optim.learning_rate={RATE}",
-        f"optim.bias_rate_times={BIAS_TIMES}", f"augment.colour_noise={NOISE}", f"keep_every={KEEP_EVERY}", "log_every=1",
-        "schedule=constant", f"schedule.epochs={len(PLAN)}", f"schedule.changes=[{CHANGES}]",
+        f"optim.bias_rate_times={BIAS_TIMES}", f"augment.colour_noise={NOISE}", f"keep_every={KEEP_EVERY}",
+        "log_every=1", "schedule=constant", f"schedule.epochs={len(PLAN)}", f"schedule.changes=[{CHANGES}]",
     ]  # fmt: skip
     return load("train", TrainConfig, [*SMALL, *apart, *settings])
 
