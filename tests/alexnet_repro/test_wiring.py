@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from conftest import SMALL
 from grouped import Grouped
+from networks import SENSITIVE_START
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -82,15 +83,12 @@ class Run:
 
 
 def config_for(prepared: Path, runs: Path) -> TrainConfig:
-    fan_in = {"conv1": 363, "conv2": 100, "conv3": 144, "conv4": 72, "conv5": 72, "fc6": 16, "fc7": 32, "fc8": 32}
-    apart = [f"model.{layer}.weight_std={(2 / inputs) ** 0.5}" for layer, inputs in fan_in.items()]
-    apart += [f"model.{layer}.bias=0" for layer in ("conv2", "conv4", "conv5", "fc6", "fc7")]
     settings = [
         f"data.path={prepared}", f"runs_dir={runs}", "run=r", f"seed={SEED}", f"optim.learning_rate={RATE}",
         f"optim.bias_rate_times={BIAS_TIMES}", f"augment.colour_noise={NOISE}", f"keep_every={KEEP_EVERY}",
         "log_every=1", "schedule=constant", f"schedule.epochs={len(PLAN)}", f"schedule.changes=[{CHANGES}]",
     ]  # fmt: skip
-    return load("train", TrainConfig, [*SMALL, *apart, *settings])
+    return load("train", TrainConfig, [*SMALL, *SENSITIVE_START, *settings])
 
 
 @pytest.fixture(scope="module")
