@@ -1,9 +1,10 @@
 """`make mutants`: single faults are put into the code, one at a time, and the tests that reach it must notice.
 
-    python tests/mutants.py [FILE ...]      the faults (mutants) of these files, by default of all in pyproject.toml; what
-                                            was tried before is passed over, so a stopped run goes on
-    python tests/mutants.py --again FILE    those that no test noticed, once more: after tests were added
-    python tests/mutants.py --survivors     what no test noticed, as differences, and the share found by file
+    python tests/mutants.py [FILE ...]            the faults (mutants) of these files, by default of all that
+                                                  pyproject.toml names; passes over what was tried before, so that a
+                                                  stopped run goes on
+    python tests/mutants.py --again FILE ...      those that no test noticed, once more: after tests were added
+    python tests/mutants.py --survivors FILE ...  what no test noticed, as differences, and the share found by file
 
 mutmut makes the mutants, finds out which tests reach a function, and keeps the outcome in mutants/. What it lacks is in
 this file: a choice of files that goes on where it was stopped, a table by file, and, as hooks of pytest, that a test
@@ -23,6 +24,7 @@ import pytest
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.state import state
 from mutmut.stats import status_by_exit_code
+from mutmut.workers.isolation import ForkRunner
 
 FOUND = ("killed", "timeout", "segfault")  # by a test that failed, never ended, or broke off
 
@@ -66,6 +68,8 @@ def run(files: list[str], again: bool) -> None:
         return wanted, by_path
 
     program.collect_source_file_mutation_data = to_do
+    # The tests have passed when mutmut noted what they reach, and need not before each start.
+    ForkRunner.run_clean_tests = lambda self, tests: 0
     program._run(names_in(files) or ["*"], 1)
 
 

@@ -76,7 +76,7 @@ def exported(run: list[str], out: Path, *overrides: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("views", "opset"), [(1, 20), (10, 18)])
+@pytest.mark.parametrize(("run", "views", "opset"), [("paper", 10, 18), ("code2012", 1, 20)], indirect=["run"])
 def test_onnx_subtracts_the_mean_image_and_gives_the_references_probabilities(
     run: list[str], views: int, opset: int, tmp_path: Path
 ) -> None:
