@@ -13,8 +13,10 @@ reaches what the fixtures of its module have called; mutmut would note that for 
 
 import fnmatch
 import os
+import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a thread pool does not survive a fork
@@ -29,10 +31,15 @@ from mutmut.workers.isolation import ForkRunner
 FOUND = ("killed", "timeout", "segfault")  # by a test that failed, never ended, or broke off
 
 _called: dict[int, set[str]] = {}  # by fixture of a module
+_KEPT = Path("kept").absolute()  # the sample, drawn and prepared once for all faults that are not of data_prep
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Generator[None, Any, Any]:
+    name, fault = fixturedef.argname, os.environ["MUTANT_UNDER_TEST"]
+    if name in ("archives", "prepared") and (name == "archives" or fault.startswith("alexnet_repro.")):
+        make = fixturedef.func
+        fixturedef.func = lambda **arguments: _kept(name, lambda: make(**arguments))  # type: ignore[misc]
     noted = state()._stats
     before = set(noted)
     noted.clear()
@@ -42,6 +49,12 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Ge
         if fixturedef.scope == "module":
             _called[id(fixturedef)] = set(noted)
         noted |= before
+
+
+def _kept(name: str, make: Callable[[], Path]) -> Path:
+    if not (_KEPT / name).exists():
+        shutil.copytree(make(), _KEPT / name)
+    return _KEPT / name
 
 
 def pytest_runtest_call(item: Any) -> None:

@@ -58,7 +58,7 @@ def evaluated(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
             content = b"no picture" if place == UNREADABLE else old.extractfile(member).read()  # type: ignore[union-attr]
             member.size = len(content)
             new.addfile(member, io.BytesIO(content))
-    prepare(prepare_config(folder / "archives", folder / "data", max_rejected=0.1))
+    prepare(prepare_config(folder / "archives", folder / "data", max_rejected=0.1, workers=1))
     config = load("train", TrainConfig, [*SMALL, f"data.path={folder / 'data'}", f"runs_dir={folder}", "run=r"])
     data, run = PreparedData(folder / "data"), RunFolder(config.folder)
     with run.locked():
