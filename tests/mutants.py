@@ -8,13 +8,17 @@
 
 mutmut makes the mutants, finds out which tests reach a function, and keeps the outcome in mutants/. What it lacks is in
 this file: a choice of files that goes on where it was stopped, a table by file, and, as hooks of pytest, that a test
-reaches what the fixtures of its module have called; mutmut would note that for the first test that asked for them.
+reaches what the fixtures of its module have called, and takes their time; mutmut would note the one for the first test
+that asked for them, and the other nowhere.
 """
 
 import fnmatch
 import os
+import re
 import shutil
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a thread pool does not survive 
 
 import mutmut.__main__ as program
 import pytest
+import yaml
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.state import state
 from mutmut.stats import status_by_exit_code
@@ -30,7 +35,7 @@ from mutmut.workers.isolation import ForkRunner
 
 FOUND = ("killed", "timeout", "segfault")  # by a test that failed, never ended, or broke off
 
-_called: dict[int, set[str]] = {}  # by fixture of a module
+_called: dict[int, tuple[set[str], float]] = {}  # by fixture of a module, with its seconds
 _KEPT = Path("kept").absolute()  # the sample, drawn and prepared once for all faults that are not of data_prep
 
 
@@ -40,14 +45,14 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Ge
     if name in ("archives", "prepared") and (name == "archives" or fault.startswith("alexnet_repro.")):
         make = fixturedef.func
         fixturedef.func = lambda **arguments: _kept(name, lambda: make(**arguments))  # type: ignore[misc]
-    noted = state()._stats
+    noted, began = state()._stats, time.monotonic()
     before = set(noted)
     noted.clear()
     try:
         return (yield)
     finally:
         if fixturedef.scope == "module":
-            _called[id(fixturedef)] = set(noted)
+            _called[id(fixturedef)] = set(noted), time.monotonic() - began
         noted |= before
 
 
@@ -60,7 +65,9 @@ def _kept(name: str, make: Callable[[], Path]) -> Path:
 def pytest_runtest_call(item: Any) -> None:
     for fixtures in item._fixtureinfo.name2fixturedefs.values():
         for fixture in fixtures:
-            state()._stats.update(_called.get(id(fixture), ()))
+            functions, seconds = _called.get(id(fixture), ((), 0.0))
+            state()._stats.update(functions)
+            state().duration_by_test[item.nodeid] += seconds  # mutmut tries the fastest tests first
 
 
 def status(exit_code: int | None) -> str:
@@ -86,19 +93,43 @@ def run(files: list[str], again: bool) -> None:
     program._run(names_in(files) or ["*"], 1)
 
 
+def change_of(name: str) -> tuple[str, str]:
+    """The lines that a mutant takes away and those it adds, without indentation."""
+    lines = get_diff_for_mutant(name).splitlines()[2:]
+    before, after = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+    return before, after
+
+
+def equivalents() -> dict[tuple[str, str], str]:
+    """Mutants that change nothing that anyone sees, by what they change, and why: equivalent_mutants.yaml."""
+    listed = yaml.safe_load(Path(__file__).with_name("equivalent_mutants.yaml").read_text())
+    return {(entry["was"], now): entry["why"] for entry in listed for now in entry["now"]}
+
+
+def is_equivalent(change: tuple[str, str], known: dict[tuple[str, str], str]) -> bool:
+    before, after = (re.sub(r",? ?strict=(True|False|None)|, (?=\))", "", line) for line in change)
+    return before == after or change in known  # zip's `strict` asserts what no input of ours breaks
+
+
 def table(files: list[str], survivors: bool) -> None:
+    """Of each file: mutants, those tried, found and equivalent; the share is of those that are not equivalent."""
     mutants, by_path = program.collect_source_file_mutation_data(mutant_names=())
-    if survivors:
-        for _, name, exit_code in mutants:
-            wanted = not files or any(fnmatch.fnmatch(name, pattern) for pattern in names_in(files))
-            if wanted and exit_code is not None and status(exit_code) not in FOUND:
-                print(f"# {name}: {status(exit_code)}\n{get_diff_for_mutant(name)}")
-    print(f"{'file':45} {'mutants':>8} {'tried':>6} {'found':>6}  share")
+    known, equivalent = equivalents(), Counter[str]()
+    for data, name, exit_code in mutants:
+        chosen = not files or any(fnmatch.fnmatch(name, pattern) for pattern in names_in(files))
+        if not chosen or exit_code is None or status(exit_code) in FOUND:
+            continue
+        if is_equivalent(change_of(name), known):
+            equivalent[str(data.path)] += 1
+        elif survivors:
+            print(f"# {name}: {status(exit_code)}\n- {change_of(name)[0]}\n+ {change_of(name)[1]}")
+    print(f"{'file':45} {'mutants':>8} {'tried':>6} {'found':>6} {'equivalent':>10}  share")
     for path, data in sorted(by_path.items()):
         outcomes = [status(exit_code) for exit_code in data.exit_code_by_key.values() if exit_code is not None]
-        found = sum(outcome in FOUND for outcome in outcomes)
-        share = f"{100 * found / len(outcomes):.1f} %" if outcomes else "-"
-        print(f"{path:45} {len(data.exit_code_by_key):8} {len(outcomes):6} {found:6}  {share:>7}")
+        if outcomes and (not files or any(Path(path).is_relative_to(file) for file in files)):
+            found, same = sum(outcome in FOUND for outcome in outcomes), equivalent[path]
+            share = f"{100 * found / max(1, len(outcomes) - same):.1f} %"
+            print(f"{path:45} {len(data.exit_code_by_key):8} {len(outcomes):6} {found:6} {same:10}  {share:>7}")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from alexnet_repro.config import EvaluateConfig, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluate import evaluate
+from alexnet_repro.evaluation.submission import check_ids
 from alexnet_repro.model import AlexNet
 from alexnet_repro.run_folder import RunFolder
 from alexnet_repro.training.checkpoint import Checkpoint, weights_of
-from data_prep.command import load
+from data_prep.command import RequestError, load
 from data_prep.prepare import prepare
 
 UNREADABLE = 4  # the place of the validation picture that is none, from 0
@@ -163,3 +164,9 @@ def test_the_submission_has_the_ids_of_the_five_best_in_the_official_order(evalu
     assert wrong / 29 == pytest.approx(
         1 - top_k_accuracy_score(evaluated.labels, evaluated.expected[10], k=5, labels=range(10))
     )
+
+
+def test_a_devkit_of_other_classes_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"^devkit=kit: has no class n2 of this run; give the devkit of its release"):
+        check_ids({"n1": 4, "n3": 5}, ["n1", "n2"], Path("kit"))
+    check_ids({"n1": 4, "n2": 5}, ["n1", "n2"], Path("kit"))

@@ -96,3 +96,32 @@ def test_the_interval_over_pictures_and_seeds_by_hand() -> None:
     half = student.ppf(0.975, 1.5) * np.sqrt(1 / 24)
     np.testing.assert_allclose((low, high), (0.5 - half, 0.5 + half))
     assert crossed_interval(np.zeros((3, 10), dtype=np.int64)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("of_seeds", "of_pictures", "largest"), [(1.0, 1.0, "both"), (0.0, 1.0, "pictures"), (1.0, 0.0, "seeds")]
+)
+def test_the_interval_over_pictures_and_seeds_is_the_analysis_of_variance(
+    of_seeds: float, of_pictures: float, largest: str
+) -> None:
+    """In plain loops; for each of the three estimates of the variance, numbers of which it is the largest."""
+    seeds, pictures = 4, 6
+    for draw in range(50):
+        rng = np.random.default_rng(draw)
+        x = rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_pictures, (1, pictures))
+        x = x + rng.normal(0, 1, (seeds, pictures))
+        mean, rows, columns = x.mean(), x.mean(axis=1), x.mean(axis=0)
+        ms_seeds = sum(pictures * (row - mean) ** 2 for row in rows) / (seeds - 1)
+        ms_pictures = sum(seeds * (column - mean) ** 2 for column in columns) / (pictures - 1)
+        rest = [x[s, p] - rows[s] - columns[p] + mean for s in range(seeds) for p in range(pictures)]
+        ms_rest = sum(r**2 for r in rest) / ((seeds - 1) * (pictures - 1))
+        estimates = {"both": ms_pictures + ms_seeds - ms_rest, "pictures": ms_pictures, "seeds": ms_seeds}
+        if max(estimates, key=lambda name: estimates[name]) == largest:
+            break
+    else:
+        pytest.fail("no numbers of this kind were drawn")
+    total = max(estimates.values())
+    spread = ms_pictures**2 / (pictures - 1) + ms_seeds**2 / (seeds - 1)
+    spread += ms_rest**2 / ((pictures - 1) * (seeds - 1))
+    half = student.ppf(0.975, total**2 / spread) * (total / (pictures * seeds)) ** 0.5
+    np.testing.assert_allclose(crossed_interval(x), (mean - half, mean + half), rtol=1e-12)

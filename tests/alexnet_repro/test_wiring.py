@@ -188,11 +188,9 @@ def test_the_run_is_sensitive_to_its_pictures_and_to_each_part_of_its_plan(run: 
     first, second, third, fourth, fifth = PLAN
     faults: dict[str, list[Epoch]] = {
         "a rate that is never divided": [first, first, third, fourth, fifth],
-        "a rate that comes an epoch late": [first, first, second, third, fourth],
         "a layer that has no rate of its own": [first, second, second, fourth, fifth],
         "a layer that is never frozen": [first, second, third, replace(fourth, layers={}), replace(fifth, layers={})],
         "a noise that is never switched off": [first, second, third, *(replace(e, noise=True) for e in PLAN[3:])],
-        "a noise that is never on": [replace(epoch, noise=False) for epoch in PLAN],
     }
     config, usual = config_for(run.data, run.folder.parent), run.replayed
     for what, plan in faults.items():
