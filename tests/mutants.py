@@ -85,9 +85,16 @@ def run(files: list[str], again: bool) -> None:
     def to_do(*, mutant_names: list[str]) -> Any:
         mutants, by_path = collect(mutant_names=mutant_names)
         wanted = [m for m in mutants if m[2] is None or (again and status(m[2]) not in FOUND)]
-        return wanted, by_path
+        return [m for m in wanted if not is_equivalent(change_of(m[1]), known)], by_path
+
+    known = equivalents()
+
+    def quickest(name: str) -> float:
+        tests = state().tests_by_mangled_function_name.get(name.partition("__mutmut_")[0], set())
+        return min((state().duration_by_test[test] for test in tests), default=0.0)
 
     program.collect_source_file_mutation_data = to_do
+    program.estimated_worst_case_time = quickest  # by which it sorts: most are found by the first test
     # The tests have passed when mutmut noted what they reach, and need not before each start.
     ForkRunner.run_clean_tests = lambda self, tests: 0
     program._run(names_in(files) or ["*"], 1)
@@ -107,29 +114,31 @@ def equivalents() -> dict[tuple[str, str], str]:
 
 
 def is_equivalent(change: tuple[str, str], known: dict[tuple[str, str], str]) -> bool:
-    before, after = (re.sub(r",? ?strict=(True|False|None)|, (?=\))", "", line) for line in change)
-    return before == after or change in known  # zip's `strict` asserts what no input of ours breaks
+    before, after = (re.sub(r",? ?(strict|non_blocking)=(True|False|None)|, (?=\))", "", line) for line in change)
+    # zip's `strict` asserts what no input of ours breaks; `non_blocking` changes how long the host waits.
+    return before == after or change in known
 
 
 def table(files: list[str], survivors: bool) -> None:
-    """Of each file: mutants, those tried, found and equivalent; the share is of those that are not equivalent."""
+    """Of each file: its mutants, those known to be equivalent, and of the others those tried and found."""
     mutants, by_path = program.collect_source_file_mutation_data(mutant_names=())
-    known, equivalent = equivalents(), Counter[str]()
+    known, equivalent, tried_equivalents = equivalents(), Counter[str](), Counter[str]()
     for data, name, exit_code in mutants:
         chosen = not files or any(fnmatch.fnmatch(name, pattern) for pattern in names_in(files))
-        if not chosen or exit_code is None or status(exit_code) in FOUND:
+        if not chosen or status(exit_code) in FOUND:
             continue
         if is_equivalent(change_of(name), known):
             equivalent[str(data.path)] += 1
-        elif survivors:
+            tried_equivalents[str(data.path)] += exit_code is not None
+        elif survivors and exit_code is not None:
             print(f"# {name}: {status(exit_code)}\n- {change_of(name)[0]}\n+ {change_of(name)[1]}")
-    print(f"{'file':45} {'mutants':>8} {'tried':>6} {'found':>6} {'equivalent':>10}  share")
+    print(f"{'file':45} {'mutants':>8} {'equivalent':>10} {'tried':>6} {'found':>6}  share")
     for path, data in sorted(by_path.items()):
-        outcomes = [status(exit_code) for exit_code in data.exit_code_by_key.values() if exit_code is not None]
-        if outcomes and (not files or any(Path(path).is_relative_to(file) for file in files)):
-            found, same = sum(outcome in FOUND for outcome in outcomes), equivalent[path]
-            share = f"{100 * found / max(1, len(outcomes) - same):.1f} %"
-            print(f"{path:45} {len(data.exit_code_by_key):8} {len(outcomes):6} {found:6} {same:10}  {share:>7}")
+        outcomes = [status(exit_code) for exit_code in data.exit_code_by_key.values()]
+        found, same, untried = sum(o in FOUND for o in outcomes), equivalent[path], outcomes.count("not checked")
+        tried = len(outcomes) - untried - tried_equivalents[path]
+        if tried and (not files or any(Path(path).is_relative_to(file) for file in files)):
+            print(f"{path:45} {len(outcomes):8} {same:10} {tried:6} {found:6}  {100 * found / tried:5.1f} %")
 
 
 if __name__ == "__main__":

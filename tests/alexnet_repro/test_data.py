@@ -145,7 +145,7 @@ def test_ten_views() -> None:
     places = {(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)}
     assert {(v.top, v.left, v.mirror) for v in views} == {(t, left, m) for t, left in places for m in (False, True)}
     assert len(views) == 10
-    assert views[0] == views_of(1, 32)[0]
+    assert views_of(1, 32) == views[:1]
     assert (views[0].top, views[0].left, views[0].mirror) == (16, 16, False)
 
 

@@ -66,6 +66,27 @@ def test_classes_and_confusions() -> None:
     assert confusion_matrix(kept.top[:, 0], labels, [1, 3]).tolist() == [[1, 0, 1], [0, 0, 1]]
 
 
+def test_ranks_and_matrices_are_whole_numbers_however_many_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of 7 as in one."""
+    rng = np.random.default_rng(0)
+    probabilities, labels = rng.dirichlet(np.ones(9), size=50).astype(np.float32), rng.integers(0, 9, 50)
+    whole = KeptView.of(probabilities, labels, keep=4)
+    for module in ("metrics", "predictions"):
+        monkeypatch.setattr(f"alexnet_repro.evaluation.{module}._ROWS", 7)
+    for name, in_blocks in vars(KeptView.of(probabilities, labels, keep=4)).items():
+        np.testing.assert_array_equal(in_blocks, getattr(whole, name), err_msg=name)
+    assert (whole.rank.dtype, whole.top.dtype, whole.own.dtype) == (np.int64, np.int32, np.float32)
+    assert confusion_matrix(whole.top[:, 0], labels, [0, 1]).dtype == np.int64
+
+
+def test_confusions_that_are_equally_frequent_come_in_label_order() -> None:
+    labels = np.repeat(np.arange(40), 2)
+    guesses = np.concatenate([[(label + 1) % 40, (label + 2) % 40] for label in range(40)])
+    found = confusions(guesses, labels, 40, most=60)
+    pairs = [(c.label, c.guess) for c in found]
+    assert len(pairs) == 60 and pairs == sorted(pairs)
+
+
 def test_an_ensemble_is_the_weighted_mean_and_of_one_the_run_itself() -> None:
     rng = np.random.default_rng(0)
     runs = [
