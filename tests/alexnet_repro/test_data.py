@@ -64,6 +64,7 @@ def test_as_run_in_2012_32_images_share_a_place_and_a_mirroring() -> None:
 def test_switched_off_it_is_the_centre_patch() -> None:
     draws = draw_epoch(NONE, 0, 0, 5, 32)
     assert (draws.top == 16).all() and (draws.left == 16).all() and not draws.mirror.any() and not draws.colour.any()
+    assert (draws.top.dtype, draws.mirror.dtype, draws.colour.dtype) == (np.int64, bool, np.float32)
 
 
 @pytest.mark.parametrize("layout", [None, False])

@@ -140,6 +140,9 @@ def test_the_report_counts_errors_as_others_do(evaluated: Evaluated) -> None:
     by_class = report["classes"]["per_class"]
     assert [row["wnid"] for row in by_class] == known and [row["images"] for row in by_class] == counts.sum(1).tolist()
     assert [row["top1_error"] for row in by_class] == pytest.approx(1 - counts.diagonal() / counts.sum(1))
+    own = evaluated.expected[10][np.arange(29), labels][:, None]
+    missed = (evaluated.expected[10] > own).sum(axis=1) >= 5
+    assert [row["top5_error"] for row in by_class] == pytest.approx([missed[labels == c].mean() for c in range(10)])
     np.fill_diagonal(counts, 0)
     pairs = report["classes"]["confusions"]
     assert [pair["count"] for pair in pairs] == sorted(counts[counts > 0], reverse=True)[:15]
