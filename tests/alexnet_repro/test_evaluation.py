@@ -87,7 +87,7 @@ def test_confusions_that_are_equally_frequent_come_in_label_order() -> None:
     found = confusions(guesses, labels, 40, most=500)
     assert (
         len({c.count for c in found}) > 2 and len(found) == 500
-    )  # many ties, in an order that no sorting keeps by luck
+    )  # many ties
     assert found == sorted(found, key=lambda c: (-c.count, c.label, c.guess))
 
 
