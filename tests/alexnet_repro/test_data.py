@@ -19,6 +19,7 @@ from alexnet_repro.data import (
     shuffled,
     views_of,
 )
+from alexnet_repro.data.augment import memory_format
 from data_prep.command import RequestError, load
 
 PAPER = load("train", TrainConfig).augment
@@ -138,6 +139,18 @@ def test_colour_noise_has_the_covariance_of_the_formula(prepared: Path) -> None:
         components = data.colour_noise(profile).components.astype(np.float64)
         np.testing.assert_allclose(0.01 * components @ components.T, wanted, rtol=1e-4, atol=1e-6)
     assert (data.colour_noise(PAPER).divisor, data.colour_noise(CODE2012).divisor) == (1.0, 1.1)
+
+
+def test_images_lie_channels_last_on_a_cpu_unless_told_otherwise() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    last, first = torch.channels_last, torch.contiguous_format
+    assert [memory_format(device, None) for device in (cpu, gpu)] == [last, first]
+    assert [memory_format(device, chosen) for device in (cpu, gpu) for chosen in (True, False)] == [last, first] * 2
+    rule = InputRule(np.zeros((12, 12, 3), np.float32), 12, "at_patch", 1.0)
+    zeros, images = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 12, 12, 3, dtype=torch.uint8)
+    for chosen, layout in ((None, last), (False, first)):
+        x = InputTransform(rule, None, cpu, chosen)(images, zeros, zeros, zeros.bool(), None)
+        assert x.is_contiguous(memory_format=layout)
 
 
 def test_ten_views() -> None:

@@ -85,9 +85,7 @@ def test_confusions_that_are_equally_frequent_come_in_label_order() -> None:
     rng = np.random.default_rng(0)
     labels, guesses = rng.integers(0, 40, (2, 800))
     found = confusions(guesses, labels, 40, most=500)
-    assert (
-        len({c.count for c in found}) > 2 and len(found) == 500
-    )  # many ties
+    assert len({c.count for c in found}) > 2 and len(found) == 500  # many ties
     assert found == sorted(found, key=lambda c: (-c.count, c.label, c.guess))
 
 
