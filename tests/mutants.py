@@ -15,11 +15,10 @@ that asked for them, and the other nowhere.
 import fnmatch
 import os
 import re
-import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,10 @@ from mutmut.workers.isolation import ForkRunner
 FOUND = ("killed", "timeout", "segfault")  # by a test that failed, never ended, or broke off
 
 _called: dict[int, tuple[set[str], float]] = {}  # by fixture of a module, with its seconds
-_KEPT = Path("kept").absolute()  # the sample, drawn and prepared once for all faults that are not of data_prep
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Generator[None, Any, Any]:
-    name, fault = fixturedef.argname, os.environ["MUTANT_UNDER_TEST"]
-    if name in ("archives", "prepared") and (name == "archives" or fault.startswith("alexnet_repro.")):
-        make = fixturedef.func
-        fixturedef.func = lambda **arguments: _kept(name, lambda: make(**arguments))  # type: ignore[misc]
     noted, began = state()._stats, time.monotonic()
     before = set(noted)
     noted.clear()
@@ -54,12 +48,6 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> Ge
         if fixturedef.scope == "module":
             _called[id(fixturedef)] = set(noted), time.monotonic() - began
         noted |= before
-
-
-def _kept(name: str, make: Callable[[], Path]) -> Path:
-    if not (_KEPT / name).exists():
-        shutil.copytree(make(), _KEPT / name)
-    return _KEPT / name
 
 
 def pytest_runtest_call(item: Any) -> None:

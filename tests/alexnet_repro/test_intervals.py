@@ -4,6 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from alexnet_repro.evaluation.intervals import crossed_interval, mean_interval, paired_bootstrap, proportion_interval
@@ -28,6 +29,20 @@ def test_the_interval_of_an_error_rate_at_the_ends() -> None:
     assert proportion_interval(20, 20)[1] == 1 and proportion_interval(20, 20)[0] > 0.8
     # Newcombe 1998, table I, example a: 81 of 263 gives 0.2553 to 0.3662 by Wilson's method
     np.testing.assert_allclose(proportion_interval(81, 263), (0.2553, 0.3662), atol=5e-5)
+
+
+def test_every_interval_of_an_error_rate_is_scipys_wilson() -> None:
+    for wrong in range(21):
+        interval = binomtest(wrong, 20).proportion_ci(method="wilson")
+        np.testing.assert_allclose(proportion_interval(wrong, 20), (interval.low, interval.high), atol=1e-9)
+    # Where rounding would leave a little: 0 and 1 are meant to the bit.
+    assert all(proportion_interval(0, n)[0] == 0 and proportion_interval(n, n)[1] == 1 for n in range(1, 200))
+
+
+def test_the_interval_of_a_mean_of_few() -> None:
+    assert mean_interval(np.array([3.0])) == (-np.inf, np.inf)
+    half = NormalDist().inv_cdf(0.975) * np.sqrt(2.0) / np.sqrt(2.0)  # of 1 and 3: standard deviation sqrt 2
+    np.testing.assert_allclose(mean_interval(np.array([1.0, 3.0])), (2 - half, 2 + half), rtol=1e-9)
 
 
 def test_the_interval_of_a_mean_loss_holds_it_95_times_in_100() -> None:
