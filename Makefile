@@ -16,7 +16,7 @@ SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check gpu-claims lint prepare-imagenet tensorboard clean
+.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check gpu-claims lint mutants prepare-imagenet tensorboard clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
 	@echo 'installing the project, PyTorch and the tools for tests into $(VENV): several GB, some minutes'
 	$(RUN) -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-mutants: $(VENV)/installed-dev
+	$(RUN) -m pip install --quiet --editable '.[dev,mutants]'
+	@touch $@
 
 demo: sample  ## the main job on the embedded sample: prepare, train, evaluate, report
 	$(RUN) -m alexnet_repro.train experiment=demo
@@ -120,6 +124,9 @@ lint: $(VENV)/installed-dev  ## style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+mutants: $(VENV)/installed-mutants  ## [FILES=alexnet_repro/data/views.py]: put single faults into the code; do tests notice? Hours
+	$(RUN) tests/mutants.py $(MUTANTS) $(FILES)
 
 tensorboard: $(if $(EVENTS),$(VENV)/installed)  ## [RUNS=runs] [PORT=6006]: serve the dashboards of all runs
 ifeq ($(EVENTS),)

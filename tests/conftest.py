@@ -19,6 +19,9 @@ from data_prep.command import load
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sample import write_sample
 
+if "MUTANT_UNDER_TEST" in os.environ:  # within `make mutants`
+    from mutants import pytest_fixture_setup, pytest_runtest_call  # noqa: F401
+
 # The paper's network with its geometry kept and its width cut, for pictures of 75 pixels.
 SMALL = [
     "model.input_size=67",

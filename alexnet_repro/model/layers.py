@@ -51,8 +51,10 @@ class SameMapNorm(nn.Module):
         squares, padding = wide * wide, c.size // 2
         if x.is_cuda:  # where the gradient of PyTorch 2.11's avg_pool2d is wrong if it pads channels-last maps itself
             squares, padding = F.pad(squares, [padding] * 4), 0
-        total = F.avg_pool2d(squares, c.size, stride=1, padding=padding, divisor_override=1)
-        return (wide * (c.k + c.alpha * total).pow(-c.beta)).to(x.dtype)
+        # The sum as size^2 times the mean, zeros beyond the border included: ONNX knows no other divisor, and
+        # PyTorch's exporter drops `divisor_override` without a word.
+        mean = F.avg_pool2d(squares, c.size, stride=1, padding=padding)
+        return (wide * (c.k + c.alpha * c.size**2 * mean).pow(-c.beta)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return str(self.config)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from conftest import SMALL
+from networks import SENSITIVE_START
 
 from alexnet_repro.config import EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
@@ -45,9 +46,7 @@ def make_world(prepared: Path, folder: Path) -> Path:
     for info, words in zip(manifest["classes"], HOSTILE, strict=False):
         info["words"] = words
     (folder / "data" / "manifest.json").write_text(json.dumps(manifest))
-    # Weights large enough for pictures to differ in the last hidden layer; a rate that leaves them as they are.
-    apart = [f"model.{layer}.weight_std=0.1" for layer in ("conv3", "conv4", "conv5", "fc6", "fc7", "fc8")]
-    apart.append("optim.learning_rate=1e-5")
+    apart = [*SENSITIVE_START, "optim.learning_rate=1e-7"]  # a rate that leaves the weights as they are
     for run, extra in (("one", apart), ("two", [*apart, "seed=1", "model.norm.k=1"])):
         where = [f"data.path={folder / 'data'}", f"runs_dir={folder / 'runs'}", f"run={run}", "schedule.epochs=1"]
         train(load("train", TrainConfig, [*where, *SMALL, *extra]))

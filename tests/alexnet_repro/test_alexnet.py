@@ -12,7 +12,7 @@ import torch
 from grouped import Grouped
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SMALL_MODEL, model_config, small
+from networks import SMALL_MODEL, assert_network_sensitive, model_config, small
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -119,7 +119,8 @@ def test_two_columns_equal_the_grouped_reference(profile: str, training: bool) -
     widths = {name: sum(part.weight.shape[0] for part in layer.parts()) for name, layer in model.layers().items()}
     reference = Grouped(widths, 7, map_side=1, code2012=profile == "code2012").double()
     reference.load_columns(model.state_dict())
-    images = torch.randn(5, 3, 67, 67, dtype=torch.float64) * 50
+    images = noise(5)
+    assert_network_sensitive(reference, 1e-10)
     labels = torch.tensor([0, 6, 2, 2, 5])
     masks = None
     if training:
@@ -140,6 +141,11 @@ def test_two_columns_equal_the_grouped_reference(profile: str, training: bool) -
         assert (ours - whole).norm() <= 1e-10 * whole.norm(), name
 
 
+def noise(images: int) -> Tensor:
+    """Without its mean: float64 [N, 3, 67, 67]."""
+    return torch.rand(images, 3, 67, 67, dtype=torch.float64) * 255 - 127.5
+
+
 LAYOUTS: dict[str, Callable[[Tensor], list[Tensor | list[Tensor]]]] = {  # the batches to be fed one after the other
     "channels-last": lambda x: [x.contiguous(memory_format=torch.channels_last)],
     "part of a larger tensor": lambda x: [torch.nn.functional.pad(x, (2, 1, 1, 2))[:, :, 1:-2, 2:-1]],
@@ -152,7 +158,8 @@ LAYOUTS: dict[str, Callable[[Tensor], list[Tensor | list[Tensor]]]] = {  # the b
 @pytest.mark.parametrize("profile", ["paper", "code2012"])
 def test_how_images_lie_in_memory_changes_nothing(profile: str, layout: str) -> None:
     model = small(f"model={profile}").eval()
-    images = torch.randn(3, 3, 67, 67, dtype=torch.float64) * 50
+    assert_network_sensitive(model, 1e-10)
+    images = noise(3)
     expected = model(images)
     got = torch.cat([model(batch) for batch in LAYOUTS[layout](images)])
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)

@@ -19,6 +19,7 @@ from alexnet_repro.data import (
     shuffled,
     views_of,
 )
+from alexnet_repro.data.augment import memory_format
 from data_prep.command import RequestError, load
 
 PAPER = load("train", TrainConfig).augment
@@ -64,6 +65,7 @@ def test_as_run_in_2012_32_images_share_a_place_and_a_mirroring() -> None:
 def test_switched_off_it_is_the_centre_patch() -> None:
     draws = draw_epoch(NONE, 0, 0, 5, 32)
     assert (draws.top == 16).all() and (draws.left == 16).all() and not draws.mirror.any() and not draws.colour.any()
+    assert (draws.top.dtype, draws.mirror.dtype, draws.colour.dtype) == (np.int64, bool, np.float32)
 
 
 @pytest.mark.parametrize("layout", [None, False])
@@ -139,13 +141,25 @@ def test_colour_noise_has_the_covariance_of_the_formula(prepared: Path) -> None:
     assert (data.colour_noise(PAPER).divisor, data.colour_noise(CODE2012).divisor) == (1.0, 1.1)
 
 
+def test_images_lie_channels_last_on_a_cpu_unless_told_otherwise() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    last, first = torch.channels_last, torch.contiguous_format
+    assert [memory_format(device, None) for device in (cpu, gpu)] == [last, first]
+    assert [memory_format(device, chosen) for device in (cpu, gpu) for chosen in (True, False)] == [last, first] * 2
+    rule = InputRule(np.zeros((12, 12, 3), np.float32), 12, "at_patch", 1.0)
+    zeros, images = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 12, 12, 3, dtype=torch.uint8)
+    for chosen, layout in ((None, last), (False, first)):
+        x = InputTransform(rule, None, cpu, chosen)(images, zeros, zeros, zeros.bool(), None)
+        assert x.is_contiguous(memory_format=layout)
+
+
 def test_ten_views() -> None:
     """As run in 2012: corners (0,0), (0,32), (32,0), (32,32), centre (16,16), and mirrors."""
     views = views_of(10, 32)
     places = {(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)}
     assert {(v.top, v.left, v.mirror) for v in views} == {(t, left, m) for t, left in places for m in (False, True)}
     assert len(views) == 10
-    assert views[0] == views_of(1, 32)[0]
+    assert views_of(1, 32) == views[:1]
     assert (views[0].top, views[0].left, views[0].mirror) == (16, 16, False)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import SMALL_MODEL, model_config
+from networks import SMALL_MODEL, assert_sensitive, model_config, sensitive
 from sklearn.metrics import top_k_accuracy_score
 
 from alexnet_repro.data import Batch, ColumnInputs, InputRule, views_of
@@ -12,7 +12,7 @@ from alexnet_repro.evaluation.ensemble import Ensemble
 from alexnet_repro.evaluation.metrics import label_ranks, log_loss, top_k_error
 from alexnet_repro.evaluation.predict import Predictions, predict
 from alexnet_repro.evaluation.predictions import KeptView
-from alexnet_repro.model import AlexNet, initialise
+from alexnet_repro.model import AlexNet
 
 
 def test_top_k_error_against_sorting() -> None:
@@ -59,11 +59,34 @@ def test_classes_and_confusions() -> None:
     by_class = class_errors(kept.rank, labels, 4)
     assert [(c.label, c.images, round(c.top1_error, 3), c.top5_error) for c in by_class] == [
         (0, 3, 0.667, 0), (1, 2, 0.5, 0), (3, 1, 1, 0)]  # fmt: skip
+    many = class_errors(np.array([0, 5, 9, 4, 1, 7]), labels, 4)  # of more classes: ranks as they would be
+    assert [(round(c.top1_error, 3), round(c.top5_error, 3)) for c in many] == [(0.667, 0.667), (1, 0), (1, 1)]
     found = confusions(kept.top[:, 0], labels, 4, most=10)
     assert [(c.label, c.guess, c.count, c.images) for c in found] == [(0, 1, 2, 3), (1, 0, 1, 2), (3, 0, 1, 1)]
     assert most_confused(found, 3) == [0, 1, 3]
     assert confusion_matrix(kept.top[:, 0], labels, [0, 1]).tolist() == [[1, 2, 0], [1, 1, 0]]
     assert confusion_matrix(kept.top[:, 0], labels, [1, 3]).tolist() == [[1, 0, 1], [0, 0, 1]]
+
+
+def test_ranks_and_matrices_are_whole_numbers_however_many_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of 7 as in one."""
+    rng = np.random.default_rng(0)
+    probabilities, labels = rng.dirichlet(np.ones(9), size=50).astype(np.float32), rng.integers(0, 9, 50)
+    whole = KeptView.of(probabilities, labels, keep=4)
+    for module in ("metrics", "predictions"):
+        monkeypatch.setattr(f"alexnet_repro.evaluation.{module}._ROWS", 7)
+    for name, in_blocks in vars(KeptView.of(probabilities, labels, keep=4)).items():
+        np.testing.assert_array_equal(in_blocks, getattr(whole, name), err_msg=name)
+    assert (whole.rank.dtype, whole.top.dtype, whole.own.dtype) == (np.int64, np.int32, np.float32)
+    assert confusion_matrix(whole.top[:, 0], labels, [0, 1]).dtype == np.int64
+
+
+def test_confusions_that_are_equally_frequent_come_in_label_order() -> None:
+    rng = np.random.default_rng(0)
+    labels, guesses = rng.integers(0, 40, (2, 800))
+    found = confusions(guesses, labels, 40, most=500)
+    assert len({c.count for c in found}) > 2 and len(found) == 500  # many ties
+    assert found == sorted(found, key=lambda c: (-c.count, c.label, c.guess))
 
 
 def test_an_ensemble_is_the_weighted_mean_and_of_one_the_run_itself() -> None:
@@ -81,33 +104,47 @@ def test_an_ensemble_is_the_weighted_mean_and_of_one_the_run_itself() -> None:
         three.add(run)
     expected = runs[0].average / 2 + runs[1].average / 4 + runs[2].average / 4
     np.testing.assert_allclose(three.mean().average, expected, rtol=1e-6)  # float32 rounding
+    expected = runs[0].centre / 2 + runs[1].centre / 4 + runs[2].centre / 4
+    np.testing.assert_allclose(three.mean().centre, expected, rtol=1e-6)
 
 
 def test_log_loss() -> None:
     probabilities = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
     np.testing.assert_allclose(log_loss(probabilities, np.array([1, 0])), -np.log(0.75) / 2, rtol=1e-6)
-    assert np.isfinite(log_loss(probabilities, np.array([1, 1])))
+    impossible = -np.log(2.0**-126)  # the smallest normal float32
+    np.testing.assert_allclose(log_loss(probabilities, np.array([1, 1])), (-np.log(0.75) + impossible) / 2, rtol=1e-6)
 
 
-def test_ten_views_are_the_mean_of_the_softmax_outputs() -> None:
-    """Section 4.1, image by image: five patches and their reflections, predictions of the softmax layer averaged."""
-    model = initialise(AlexNet(model_config(*SMALL_MODEL), classes=6), seed=0)
-    rng = np.random.default_rng(0)
+def test_five_of_ten_views_are_mirrored_and_the_softmax_outputs_averaged() -> None:
+    """Section 4.1, image by image: five patches and their reflections, predictions of the softmax layer averaged.
+
+    Catches views that are not mirrored, cut elsewhere, or counted twice, and a mean that is not the picture's own.
+    Tolerance: float32, sums in another order.
+    """
+    model = sensitive(AlexNet(model_config(*SMALL_MODEL), classes=6)).eval()
+    rng, tolerance = np.random.default_rng(0), 5e-6
     images = rng.integers(0, 256, (5, 75, 75, 3), dtype=np.uint8)
     mean = rng.uniform(100, 130, (75, 75, 3)).astype(np.float32)
+
+    def probabilities(patch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(patch.transpose(2, 0, 1).copy())[None]).softmax(1)[0].numpy()
+
+    def centre(images: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        return np.stack([probabilities((image - mean)[4:71, 4:71]) for image in images])
+
+    assert_sensitive(centre, images, mean, tolerance)
     inputs = ColumnInputs(InputRule(mean, 67, "at_patch", 1.0), [torch.device("cpu")] * 2, None)
     zeros = torch.zeros(5, dtype=torch.int64)
     batch = Batch(torch.from_numpy(images), torch.arange(5), zeros, zeros, zeros.bool(), torch.zeros(5, 3))
     got = predict(model, [batch], views_of(10, 8), inputs)
-    expected = np.zeros((5, 6))
-    with torch.inference_mode():
-        for i, image in enumerate(images):
-            centred = image - mean
-            patches = [centred[t : t + 67, left : left + 67] for t, left in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4))]
-            for patch in patches + [patch[:, ::-1] for patch in patches]:
-                x = torch.from_numpy(patch.transpose(2, 0, 1).copy())[None]
-                expected[i] += model(x).softmax(1)[0].numpy() / 10
-            x = torch.from_numpy(patches[4].transpose(2, 0, 1).copy())[None]
-            np.testing.assert_allclose(got.centre[i], model(x).softmax(1)[0].numpy(), rtol=1e-4)
-    np.testing.assert_allclose(got.average, expected, rtol=1e-4)
+    np.testing.assert_allclose(got.centre, centre(images, mean), rtol=0, atol=tolerance)
+    ten = []
+    for mirrored in (False, True):
+        for top, left in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)):
+            patches = [(image - mean)[top : top + 67, left : left + 67] for image in images]
+            ten.append([probabilities(patch[:, ::-1] if mirrored else patch) for patch in patches])
+    for view in range(10):  # each of them counts
+        assert np.abs(np.mean(ten[:view] + ten[view + 1 :], axis=0) - np.mean(ten, axis=0)).max() >= 100 * tolerance
+    np.testing.assert_allclose(got.average, np.mean(ten, axis=0), rtol=0, atol=tolerance)
     np.testing.assert_allclose(got.average.sum(1), 1, rtol=1e-5)

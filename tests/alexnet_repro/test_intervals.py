@@ -4,6 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from alexnet_repro.evaluation.intervals import crossed_interval, mean_interval, paired_bootstrap, proportion_interval
@@ -28,6 +29,20 @@ def test_the_interval_of_an_error_rate_at_the_ends() -> None:
     assert proportion_interval(20, 20)[1] == 1 and proportion_interval(20, 20)[0] > 0.8
     # Newcombe 1998, table I, example a: 81 of 263 gives 0.2553 to 0.3662 by Wilson's method
     np.testing.assert_allclose(proportion_interval(81, 263), (0.2553, 0.3662), atol=5e-5)
+
+
+def test_every_interval_of_an_error_rate_is_scipys_wilson() -> None:
+    for wrong in range(21):
+        interval = binomtest(wrong, 20).proportion_ci(method="wilson")
+        np.testing.assert_allclose(proportion_interval(wrong, 20), (interval.low, interval.high), atol=1e-9)
+    # Where rounding would leave a little: 0 and 1 are meant to the bit.
+    assert all(proportion_interval(0, n)[0] == 0 and proportion_interval(n, n)[1] == 1 for n in range(1, 200))
+
+
+def test_the_interval_of_a_mean_of_few() -> None:
+    assert mean_interval(np.array([3.0])) == (-np.inf, np.inf)
+    half = NormalDist().inv_cdf(0.975) * np.sqrt(2.0) / np.sqrt(2.0)  # of 1 and 3: standard deviation sqrt 2
+    np.testing.assert_allclose(mean_interval(np.array([1.0, 3.0])), (2 - half, 2 + half), rtol=1e-9)
 
 
 def test_the_interval_of_a_mean_loss_holds_it_95_times_in_100() -> None:
@@ -96,3 +111,32 @@ def test_the_interval_over_pictures_and_seeds_by_hand() -> None:
     half = student.ppf(0.975, 1.5) * np.sqrt(1 / 24)
     np.testing.assert_allclose((low, high), (0.5 - half, 0.5 + half))
     assert crossed_interval(np.zeros((3, 10), dtype=np.int64)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("of_seeds", "of_pictures", "largest"), [(1.0, 1.0, "both"), (0.0, 1.0, "pictures"), (1.0, 0.0, "seeds")]
+)
+def test_the_interval_over_pictures_and_seeds_is_the_analysis_of_variance(
+    of_seeds: float, of_pictures: float, largest: str
+) -> None:
+    """In plain loops; for each of the three estimates of the variance, numbers of which it is the largest."""
+    seeds, pictures = 4, 6
+    for draw in range(50):
+        rng = np.random.default_rng(draw)
+        x = rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_pictures, (1, pictures))
+        x = x + rng.normal(0, 1, (seeds, pictures))
+        mean, rows, columns = x.mean(), x.mean(axis=1), x.mean(axis=0)
+        ms_seeds = sum(pictures * (row - mean) ** 2 for row in rows) / (seeds - 1)
+        ms_pictures = sum(seeds * (column - mean) ** 2 for column in columns) / (pictures - 1)
+        rest = [x[s, p] - rows[s] - columns[p] + mean for s in range(seeds) for p in range(pictures)]
+        ms_rest = sum(r**2 for r in rest) / ((seeds - 1) * (pictures - 1))
+        estimates = {"both": ms_pictures + ms_seeds - ms_rest, "pictures": ms_pictures, "seeds": ms_seeds}
+        if max(estimates, key=lambda name: estimates[name]) == largest:
+            break
+    else:
+        pytest.fail("no numbers of this kind were drawn")
+    total = max(estimates.values())
+    spread = ms_pictures**2 / (pictures - 1) + ms_seeds**2 / (seeds - 1)
+    spread += ms_rest**2 / ((pictures - 1) * (seeds - 1))
+    half = student.ppf(0.975, total**2 / spread) * (total / (pictures * seeds)) ** 0.5
+    np.testing.assert_allclose(crossed_interval(x), (mean - half, mean + half), rtol=1e-12)

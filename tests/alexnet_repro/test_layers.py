@@ -50,6 +50,7 @@ def test_gradient_of_the_same_map_norm() -> None:
     huge = torch.full((1, 1, 3, 3), 1e30, requires_grad=True)
     SameMapNorm(NormConfig(5, 4e-5, 0.75, 1.0))(huge).sum().backward()
     assert torch.isfinite(huge.grad).all()  # type: ignore[arg-type]
+    assert "alpha=0.1" in repr(SameMapNorm(NormConfig(5, 0.1, 0.75, 1.0)))
 
 
 def test_dropout_does_not_rescale_in_training_and_halves_at_test() -> None:
@@ -79,6 +80,9 @@ def test_a_locally_connected_layer_is_one_kernel_a_place() -> None:
         window = padded[:, :, row : row + 3, column : column + 3].reshape(2, -1)
         expected[:, :, row, column] = window @ weight[:, :, place].T + bias[:, place]
     np.testing.assert_allclose(layer(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-12)
+    bound = 27**-0.5  # as torch.nn.Conv2d draws weights and biases
+    for drawn in (weight, bias):
+        assert 0.8 * bound < drawn.max() <= bound and -bound <= drawn.min() < -0.8 * bound
 
 
 def test_the_cifar10_nets_pool_as_their_code_did() -> None:

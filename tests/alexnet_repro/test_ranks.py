@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 from conftest import SMALL
+from networks import SENSITIVE_START
 
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.run_folder import RunFolder
@@ -37,7 +39,8 @@ def test_two_processes_train_what_one_trains(
 
     Catches a mean over ranks instead of over the batch, draws by rank, a picture validated twice or never.
     """
-    settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", "optim.learning_rate=0.1"]
+    rates = ["optim.learning_rate=0.0002"]
+    settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", *SENSITIVE_START, *rates]
     ends: list[Checkpoint] = []
     for name, launcher in (("one", []), ("two", TORCHRUN)):
         result = trained(launcher, prepared, tmp_path / name, *settings)
@@ -45,6 +48,8 @@ def test_two_processes_train_what_one_trains(
         assert result.stdout.count(f"epoch {epochs}/{epochs}  rate") == 1  # one of the processes speaks
         ends.append(load_checkpoint(tmp_path / name / "r" / "checkpoints" / "last.pt"))
     one, two = ends
+    images = reference.read_split(prepared, "val").images
+    reference.assert_sensitive_to_views(vars(one), images, 1e-5)
     assert one.step == two.step == steps
     config = RunFolder(tmp_path / "one" / "r").config()
     first = initialise(AlexNet(config.model, len(one.classes)), config.seed).state_dict()

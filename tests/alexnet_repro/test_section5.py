@@ -76,6 +76,31 @@ def test_every_parameter_has_the_rate_and_decay_of_its_profile(profile: str) -> 
         np.testing.assert_allclose(velocity.numpy(), v[name], rtol=1e-9, atol=1e-14, err_msg=name)
 
 
+@pytest.mark.parametrize("apart", [{"conv1", "conv2"}, set(), {"conv3", "fc8"}], ids=len)
+def test_velocities_survive_a_pause_whatever_the_groups(apart: set[str]) -> None:
+    """v of section 5 itself, not the buffer behind it: a run may go on with other layers that have rates of their own.
+
+    Of conv1 with another rate than the others, and of conv2, frozen from the first, which has none. float64: 1e-12.
+    """
+    config = load("train", TrainConfig, ["optim=code2012"]).optim
+    model = small()
+    before = optimiser_for(config, model, {"conv1", "conv2"})
+    set_rates(before, Phase(False, weights=0.1, biases=0.3, layers={"conv1": 0.5, "conv2": 0.0}))
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        before.step()
+    kept = buffers_of(model, before)
+    after = optimiser_for(config, model, apart)
+    after.restore({parameter: name for name, parameter in model.named_parameters()}, *kept.values())
+    for name, parameter in model.named_parameters():
+        expected, found = before.velocity(parameter), after.velocity(parameter)
+        assert (expected is None) == name.startswith("conv2")
+        zeros = torch.zeros_like(parameter)
+        expected, found = (zeros if v is None else v for v in (expected, found))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0, msg=name)
+
+
 def test_adam_is_that_of_its_authors_and_survives_a_pause() -> None:
     """Algorithm 1 of Kingma and Ba in numpy, float64: 1e-12; a pause in the middle, through what a checkpoint keeps.
 
@@ -198,6 +223,11 @@ def test_plateau_divides_three_times_and_ends() -> None:
 
 def test_no_improvement_at_all_is_a_plateau_however_little_would_do() -> None:
     assert rates(plateau(min_improvement=0.0), [0.5] * 7) == [1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.001]
+
+
+def test_just_enough_is_an_improvement() -> None:
+    errors = [0.75, 0.75, 0.5, 0.5, 0.25]  # of 0.25, which floats hold exactly, after one epoch without
+    assert rates(plateau(min_improvement=0.25), errors) == [1] * 6
 
 
 def test_at_most_so_many_epochs() -> None:

@@ -1,6 +1,5 @@
 """Runs on the embedded sample in small: what they keep, refuse, and end with."""
 
-import math
 import shutil
 from pathlib import Path
 
@@ -25,13 +24,6 @@ def test_a_finished_run_is_left_as_it_is(prepared: Path, tmp_path: Path, capsys:
     train(config)
     assert (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes() == before
     assert "done: 1 epochs" in capsys.readouterr().out
-
-
-def test_loss_of_an_untrained_network_is_that_of_guessing(prepared: Path, tmp_path: Path) -> None:
-    config = config_for(prepared, tmp_path, "schedule.epochs=1", "optim.learning_rate=0")
-    train(config)
-    row = RunFolder(tmp_path / "r").checkpoint("last").history[0]
-    assert abs(row["val_loss"] - math.log(10)) < 0.1
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(prepared: Path, tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         assert result.std() > 20  # a picture, not a clipped plane
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_grey_is_luma_of_the_resized_picture(mode: str) -> None:
+    """What is grey stays as it is; colours become luma after resizing."""
+    image = photograph(80, 60, mode)
+    result = prepare_picture(encoded(image, "PNG"), 60, channels=1)
+    assert result.shape == (60, 60, 1)
+    rgb = image.convert("RGB") if mode == "RGBA" else image
+    expected = np.asarray(rgb.crop((10, 0, 70, 60)).convert("L"))
+    np.testing.assert_array_equal(result[..., 0], expected)
+
+
 def test_gzipped_jpeg_as_in_ilsvrc2010() -> None:
     data = encoded(photograph(90, 70), "JPEG")
     np.testing.assert_array_equal(prepare_picture(gzip.compress(data), 64), prepare_picture(data, 64))
