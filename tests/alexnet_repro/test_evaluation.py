@@ -6,13 +6,15 @@ import torch
 from networks import SMALL_MODEL, assert_sensitive, model_config, sensitive
 from sklearn.metrics import top_k_accuracy_score
 
+from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColumnInputs, InputRule, views_of
 from alexnet_repro.evaluation.classes import class_errors, confusion_matrix, confusions, most_confused
 from alexnet_repro.evaluation.ensemble import Ensemble
 from alexnet_repro.evaluation.metrics import label_ranks, log_loss, top_k_error
-from alexnet_repro.evaluation.predict import Predictions, predict
+from alexnet_repro.evaluation.predict import Predictions, forward_for, predict
 from alexnet_repro.evaluation.predictions import KeptView
 from alexnet_repro.model import AlexNet
+from data_prep.command import load
 
 
 def test_top_k_error_against_sorting() -> None:
@@ -137,7 +139,8 @@ def test_five_of_ten_views_are_mirrored_and_the_softmax_outputs_averaged() -> No
     inputs = ColumnInputs(InputRule(mean, 67, "at_patch", 1.0), [torch.device("cpu")] * 2, None)
     zeros = torch.zeros(5, dtype=torch.int64)
     batch = Batch(torch.from_numpy(images), torch.arange(5), zeros, zeros, zeros.bool(), torch.zeros(5, 3))
-    got = predict(model, [batch], views_of(10, 8), inputs)
+    plain = load("train", TrainConfig, ["data.path=none", "runtime.fast=false"]).runtime
+    got = predict(forward_for(model, inputs, plain), [batch], views_of(10, 8))
     np.testing.assert_allclose(got.centre, centre(images, mean), rtol=0, atol=tolerance)
     ten = []
     for mirrored in (False, True):
