@@ -2,9 +2,9 @@
 
 import os
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib import metadata
 
 import torch
 from packaging.version import Version
@@ -76,12 +76,16 @@ def _obstacle(model: ModelConfig, columns: Sequence[torch.device], processes: in
         return f"has no dropout between maps, and model.{dropped[0]}.then has it"
     if processes > 1:
         return "needs one process, and torchrun started several"
+    if model.conv1.local:
+        return "has no locally connected conv1, and model.conv1.local is true"
     try:
-        triton = metadata.version("triton")
-    except metadata.PackageNotFoundError:
+        import triton
+    except ImportError:
         return "needs Triton, which PyTorch brings along on Linux, and it is not installed"
-    if Version(triton) < Version(_TRITON):
-        return f"needs Triton {_TRITON} or newer, which PyTorch 2.7 brings along, and {triton} is installed"
+    if Version(triton.__version__) < Version(_TRITON):
+        return f"needs Triton {_TRITON} or newer, which PyTorch 2.7 brings along, and has {triton.__version__}"
+    if not (os.environ.get("CC") or any(shutil.which(name) for name in ("cc", "gcc", "clang"))):
+        return "needs a C compiler, which Triton calls for its first kernel, and found no cc, gcc or clang"
     return None
 
 

@@ -18,7 +18,7 @@ _FOR_TRAINING = 3 * 2**30  # bytes left for the network, its maps and cuDNN: an 
 
 
 class ResidentSplit:
-    """Stands where a SplitReader stands in `epoch_batches` and `whole_images`: they give the same batches, on `device`.
+    """Can replace a SplitReader in `epoch_batches` and `whole_images`, which give the same batches, on `device`.
 
     images: uint8 [M, S, S, C]; labels: int64 [M].
     """

@@ -32,26 +32,28 @@ class FastViews:
         if (device := self.network.devices[0]).type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             each = (layout.blocks**2 * layout.channels + maps) * self.network.dtype.itemsize
-            self.at_once = min(_AT_ONCE, int(free * _SHARE) // each)
+            self.at_once = max(1, min(_AT_ONCE, int(free * _SHARE) // each))
 
     @torch.inference_mode()
     def __call__(self, batch: Batch, views: list[View], watch: Watcher | None = None) -> tuple[Tensor, Tensor]:
-        count = len(batch.images)
-        together = max(1, min(len(views), self.at_once // count))
-        probabilities = [
-            self._together(batch, views[first : first + together], watch) for first in range(0, len(views), together)
-        ]
-        whole = torch.cat(probabilities).unflatten(0, (len(views), count))
-        return whole[0], whole.mean(0)
+        parts = [self._views(images, views, watch) for images in batch.images.split(self.at_once)]
+        probabilities = torch.cat(parts, 1)  # [views, N, K]
+        return probabilities[0], probabilities.mean(0)
 
-    def _together(self, batch: Batch, views: Sequence[View], watch: Watcher | None) -> Tensor:
+    def _views(self, images: Tensor, views: Sequence[View], watch: Watcher | None) -> Tensor:
+        """[views, N, K], as many views in a pass as memory allows."""
+        each = max(1, self.at_once // len(images))
+        passes = [self._together(images, views[first : first + each], watch) for first in range(0, len(views), each)]
+        return torch.cat(passes).unflatten(0, (len(views), len(images)))
+
+    def _together(self, images: Tensor, views: Sequence[View], watch: Watcher | None) -> Tensor:
         """[views * N, K], one view of all images after the other."""
         inputs = []
         for device, transform in zip(self.network.devices, self._transforms, strict=True):
-            images = batch.images.to(device, non_blocking=True)
+            whole = images.to(device, non_blocking=True)
             top, left, mirror = (
                 torch.tensor([getattr(view, key) for view in views], device=device).repeat_interleave(len(images))
                 for key in ("top", "left", "mirror")
             )
-            inputs.append(transform(images, top, left, mirror, None))
+            inputs.append(transform(whole, top, left, mirror, None))
         return self.network(inputs, watch=watch).float().softmax(1)

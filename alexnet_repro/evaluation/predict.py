@@ -27,10 +27,10 @@ class Predictions:
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
 
-Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and what the ReLUs of its columns gave
+Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and its columns' maps or units after the ReLU
 Forward = Callable[[Batch, list[View], Watcher | None], tuple[Tensor, Tensor]]
 """Of a batch of whole images the probabilities on the first view, and the mean over all views, float32 [N, K] each; in
-test mode. The watcher is told where ReLUs are no modules, which can be watched by themselves."""
+test mode. The watcher is called by the fast form alone, where ReLUs are no modules, and hooks cannot see them."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:

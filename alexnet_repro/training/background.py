@@ -48,6 +48,6 @@ class Background:
                 self._error, self._failed = error, True
 
     def _raise(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
+        if self._error is not None:
+            error, self._error = self._error, None
             raise error

@@ -166,9 +166,11 @@ class Trainer:
             if self.watch:
                 self.watch.finish()
         finally:
-            if self.watch:
-                self.watch.close()
-            self.background.close()
+            try:
+                if self.watch:
+                    self.watch.close()
+            finally:
+                self.background.close()
 
     def _stepper(self) -> Stepper:
         config = self.config

@@ -42,8 +42,8 @@ class PaperSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Does now what a first step does besides: velocities of 0, and their scale after a change of rate. A step that
-        is captured in a graph and replayed must have none of it.
+        """Creates missing velocities, and rescales them after a change of rate. For a step that is captured: its replays
+        would repeat both.
         """
         for group in self.param_groups:
             if group["lr"] == 0:
