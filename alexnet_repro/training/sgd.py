@@ -42,8 +42,8 @@ class PaperSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Creates missing velocities, and rescales them after a change of rate. For a step that is captured: its replays
-        would repeat both.
+        """Creates missing velocities, and rescales them after a change of rate: for a step that is captured, whose
+        replays would repeat both.
         """
         for group in self.param_groups:
             if group["lr"] == 0:
