@@ -6,6 +6,8 @@ OUT ?= data/ilsvrc2012
 SAMPLE_ARCHIVES := data/sample-archives
 RUNS ?= runs
 PORT ?= 6006
+MINUTES ?= 9
+TINY ?= data/downloads/tiny-imagenet-200.zip
 CIFAR10_EPOCHS ?= 10
 comma := ,
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv4,no_fc7
@@ -14,7 +16,7 @@ SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check lint prepare-imagenet tensorboard clean
+.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check gpu-claims lint prepare-imagenet tensorboard clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +101,20 @@ gpu-check: $(VENV)/installed-dev  ## what needs a GPU: its tests, and how fast i
 	$(RUN) -m pytest tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
 	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py
 	$(RUN) tests/gpu/benchmark.py gpu-check.json
+
+# Each is stopped when the time is up, and gone on with by the same command; what is finished is passed over.
+gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9]: long runs on one GPU, in order of value
+	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
+	for runs in experiment=tiny_imagenet_code2012,tiny_imagenet 'experiment=cifar10_lrn,cifar10_no_lrn seed=0,1,2' \
+	  'experiment=$(ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet runs_dir=$(RUNS)/ablations'; do \
+	  left=$$(( end - $$(date +%s) )); \
+	  [ $$left -gt 0 ] || { echo 'the time is up; the same command goes on'; exit 0; }; \
+	  timeout --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runtime.precision=bf16 runtime.data_on_gpu=true; \
+	  case $$? in 0) ;; 124) echo 'the time is up; the same command goes on'; exit 0;; *) exit 1;; esac; \
+	done
+
+data/tiny_imagenet/manifest.json: | $(VENV)/installed
+	$(RUN) -m data_prep.prepare src=$(TINY) out=data/tiny_imagenet
 
 lint: $(VENV)/installed-dev  ## style and types
 	$(RUN) -m ruff check .

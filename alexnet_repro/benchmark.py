@@ -97,7 +97,7 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
         f"{config.model.name}, nn.LocalResponseNorm": training_step(with_torch_norm, columns, labels, precision),
         "torchvision alexnet": training_step(theirs, images, labels, precision),
     }
-    if runtime.fast_form(config.runtime, devices):
+    if runtime.fast_form(config.runtime, config.model, devices):
         fast = place(initialise(AlexNet(config.model, _CLASSES), 0), devices)
         runs = {f"{config.model.name}, fast form": fast_step(fast, config.batch_size, precision), **runs}
     return runs

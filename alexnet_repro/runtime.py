@@ -1,17 +1,20 @@
 """What changes speed and rounding only: precision of matrix units, fast forms, loader processes, host memory."""
 
-import importlib.util
 import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib import metadata
 
 import torch
+from packaging.version import Version
 
-from alexnet_repro.config import RuntimeConfig
+from alexnet_repro.config import LAYERS, ModelConfig, RuntimeConfig
 from alexnet_repro.data import Loading
 from data_prep.command import RequestError
 from data_prep.memory import keep_freed_memory
+
+_TRITON = "3.3"  # the first with what the kernels of model/fused.py use
 
 
 def configure(config: RuntimeConfig) -> None:
@@ -47,19 +50,19 @@ def autocast(precision: str, devices: Sequence[torch.device]) -> ExitStack:
     return stack
 
 
-def fast_form(config: RuntimeConfig, columns: Sequence[torch.device], processes: int = 1) -> bool:
+def fast_form(config: RuntimeConfig, model: ModelConfig, columns: Sequence[torch.device], processes: int = 1) -> bool:
     """Whether a network with its columns on these devices is computed in its fast form (model/fast.py). RequestError if
     that was asked for and does not apply.
     """
     if config.fast is False:
         return False
-    obstacle = _obstacle(columns, processes)
+    obstacle = _obstacle(model, columns, processes)
     if config.fast and obstacle:
         raise RequestError(f"runtime.fast=true: {obstacle}; leave it out, or give runtime.fast=false")
     return obstacle is None
 
 
-def _obstacle(columns: Sequence[torch.device], processes: int) -> str | None:
+def _obstacle(model: ModelConfig, columns: Sequence[torch.device], processes: int) -> str | None:
     devices = list(dict.fromkeys(columns))
     if others := [str(device) for device in devices if device.type != "cuda"]:
         return f"needs every column on a GPU, and one is on {others[0]}"
@@ -68,10 +71,17 @@ def _obstacle(columns: Sequence[torch.device], processes: int) -> str | None:
         return f"needs GPUs of compute capability 8.0 or newer, and {old[0]} has {major}.{minor}"
     if 1 < len(devices) < len(columns):
         return "needs all columns on one GPU, or each on its own"
+    convolutions = [name for name in LAYERS if name.startswith("conv") and getattr(model, name) is not None]
+    if dropped := [name for name in convolutions if "dropout" in getattr(model, name).then]:
+        return f"has no dropout between maps, and model.{dropped[0]}.then has it"
     if processes > 1:
         return "needs one process, and torchrun started several"
-    if importlib.util.find_spec("triton") is None:
-        return "needs Triton, which PyTorch brings along on Linux and is not installed"
+    try:
+        triton = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "needs Triton, which PyTorch brings along on Linux, and it is not installed"
+    if Version(triton) < Version(_TRITON):
+        return f"needs Triton {_TRITON} or newer, which PyTorch 2.7 brings along, and {triton} is installed"
     return None
 
 

@@ -35,7 +35,7 @@ def check(config: TrainConfig) -> None:
     for split in ("train", "val"):
         data.split(split)
     devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
-    runtime.fast_form(config.runtime, devices)
+    runtime.fast_form(config.runtime, config.model, devices)
     with torch.device("meta"):
         AlexNet(config.model, len(data.classes), data.channels)
     RunFolder(config.folder).refuse_changes(config)
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> int | None:
     devices, warning = choose_devices(
         config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
     )
-    runtime.fast_form(config.runtime, devices, ranks.size)
+    runtime.fast_form(config.runtime, config.model, devices, ranks.size)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
     taken = take_weights(config, data, model, folder)

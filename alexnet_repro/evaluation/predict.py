@@ -35,7 +35,7 @@ test mode. The watcher is told where ReLUs are no modules, which can be watched 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
     """For `model` on its devices, in its fast form where `config` has it."""
-    if runtime.fast_form(config, inputs.devices, processes):
+    if runtime.fast_form(config, model.config, inputs.devices, processes):
         from alexnet_repro.evaluation.fast_views import FastViews  # needs Triton
 
         return FastViews(model, inputs.rule, config.precision)

@@ -71,6 +71,7 @@ class SplitPass:
             "views": self.views,
             "batch_size": self.batch_size,
             "precision": self.trained.precision,
+            "form": type(self.trained.forward).__name__,
             "devices": [device.type for device in inputs.devices],
             "torch": torch.__version__,
         }

@@ -27,7 +27,7 @@ _WARM_UP = 3  # steps before a capture: libraries are set up, and cuDNN tries it
 
 
 class FastStepper(Stepper):
-    """As Stepper, for a network that `model.fast.applies_to`, without other ranks."""
+    """As Stepper, where runtime.fast_form allows it."""
 
     def __init__(
         self, model: AlexNet, optimiser: Optimiser, inputs: ColumnInputs, seed: int, ranks: Ranks, precision: str,
@@ -70,7 +70,7 @@ class FastStepper(Stepper):
         if not self.captures_steps:
             return Outcome(self._step(batches, noise), batch.total)
         self._keep(batch)
-        rates = [(group["lr"], group["params"][0].requires_grad) for group in self.optimiser.param_groups]
+        rates = [group["lr"] for group in self.optimiser.param_groups]
         if self._captured != (noise, rates):
             self._capture(noise)
             self._captured = (noise, rates)

@@ -173,7 +173,7 @@ class Trainer:
     def _stepper(self) -> Stepper:
         config = self.config
         parts = self.model, self.optimiser, self.inputs, config.seed, self.ranks, config.runtime.precision
-        if not runtime.fast_form(config.runtime, self.devices, self.ranks.size):
+        if not runtime.fast_form(config.runtime, config.model, self.devices, self.ranks.size):
             return Stepper(*parts)
         from alexnet_repro.training.fast_step import FastStepper  # needs Triton
 

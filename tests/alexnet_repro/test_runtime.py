@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runtime import fast_form
 from alexnet_repro.train import train
 from data_prep.command import RequestError, load
 
@@ -69,3 +71,24 @@ def test_a_run_from_before_the_fast_form_goes_on(prepared: Path, tmp_path: Path)
     assert RunFolder(tmp_path / "r").config().runtime.fast is None
     train(config_for(prepared, tmp_path, "schedule.epochs=2", "allow_changes=[schedule.epochs]"))
     assert len(RunFolder(tmp_path / "r").checkpoint("last").history) == 2
+
+
+def test_where_the_fast_form_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", "3.3")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if device.index < 2 else (7, 5))
+    gpus = [torch.device("cuda", index) for index in range(3)]
+    config = load("train", TrainConfig, ["data.path=none"])
+
+    def applies(columns: list[torch.device], *overrides: str, processes: int = 1) -> bool:
+        changed = load("train", TrainConfig, ["data.path=none", *overrides])
+        return fast_form(changed.runtime, changed.model, columns, processes)
+
+    assert applies([gpus[0], gpus[0]])
+    assert applies([gpus[0], gpus[1]])
+    assert fast_form(config.runtime, config.model, [gpus[1]])
+    assert not applies([gpus[0], gpus[0]], "runtime.fast=false")
+    assert not applies([gpus[0], torch.device("cpu")])
+    assert not applies([gpus[0], gpus[2]])  # too old
+    assert not applies([gpus[0], gpus[0], gpus[1], gpus[1]])
+    assert not applies([gpus[0], gpus[0]], processes=2)
+    assert not applies([gpus[0], gpus[0]], "model.conv4.then=[activation,dropout]")

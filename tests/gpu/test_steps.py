@@ -124,8 +124,8 @@ def test_nothing_makes_the_host_wait() -> None:
 
 
 def test_copies_between_gpus_forced_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each column by itself, what they exchange copied on a stream of its own, as between two GPUs. (Between two, a copy
-    goes from the source's stream to the target's, and PyTorch makes each wait for the other; on one there is one.)
+    """Each column by itself, what they exchange copied on a stream of its own, as between two GPUs. (Between
+    two, a copy goes from the source's stream to the target's, and each waits for the other; on one there is one.)
     """
     side = torch.cuda.Stream(GPU)
     monkeypatch.setattr(exchange, "_copy_stream", lambda device, direction: side)
