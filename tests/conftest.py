@@ -12,6 +12,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which PyTorch does when it likes
+
 from data_prep.command import load
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sample import write_sample

@@ -209,11 +209,12 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pyte
 
 @pytest.mark.parametrize("variant", ["paper", "code2012", "no_exchange"])
 def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on two GPUs, with `cpu` and `cpu:0` in their places. fc8 lives on the first: nothing of it goes to the second.
-    """
+    """As on two GPUs, with `cpu` and `cpu:0` in their places. fc8 lives on the first, and its maps go nowhere else."""
     gathered = []
     gather = exchange.gather
-    monkeypatch.setattr(exchange, "gather", lambda maps, devices: gathered.append(len(devices)) or gather(maps, devices))
+    monkeypatch.setattr(
+        exchange, "gather", lambda maps, devices: gathered.append(len(devices)) or gather(maps, devices)
+    )
     _, together = steppers(overrides_of(variant))
     assert isinstance(together, FastStepper)
     apart = FastNetwork(together.model, "fp32")
