@@ -102,7 +102,7 @@ test: $(VENV)/installed-dev  ## run all tests
 	$(RUN) -m pytest
 
 gpu-check: $(VENV)/installed-dev  ## what needs a GPU: its tests, and how fast it is; a few minutes
-	$(RUN) -m pytest tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
+	$(RUN) -m pytest -rs tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
 	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py
 	$(RUN) tests/gpu/benchmark.py gpu-check.json
 

@@ -69,10 +69,11 @@ class FusedInputTransform:
             scale /= self.divisor
         shape = (count, layout.channels, layout.blocks, layout.blocks)
         out = torch.empty(shape, dtype=self.dtype, device=images.device, memory_format=torch.channels_last)
-        _input[(count, layout.blocks)](
-            images, *cut, self.mean, *mean_at, mirror, shift, out, len(images), scale, side, len(self.mean), rule.size,
-            layout.blocks, CHANNELS=channels, FOLD=layout.fold, STORED=layout.channels, NOISE=colour is not None,
-            MIRROR_MEAN=rule.mean == "at_patch", WIDTH=triton.next_power_of_2(layout.blocks),
-            DEPTH=triton.next_power_of_2(layout.channels),
-        )  # fmt: skip
+        with torch.cuda.device_of(images):  # Triton launches on the current GPU
+            _input[(count, layout.blocks)](
+                images, *cut, self.mean, *mean_at, mirror, shift, out, len(images), scale, side, len(self.mean),
+                rule.size, layout.blocks, CHANNELS=channels, FOLD=layout.fold, STORED=layout.channels,
+                NOISE=colour is not None, MIRROR_MEAN=rule.mean == "at_patch",
+                WIDTH=triton.next_power_of_2(layout.blocks), DEPTH=triton.next_power_of_2(layout.channels),
+            )  # fmt: skip
         return out

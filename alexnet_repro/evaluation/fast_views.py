@@ -29,8 +29,8 @@ class FastViews:
         for side in conv1.map_shape:
             maps *= side
         self.at_once = _AT_ONCE
-        if (device := self.network.devices[0]).type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
+        if all(device.type == "cuda" for device in self.network.devices):
+            free = min(torch.cuda.mem_get_info(device)[0] for device in self.network.devices)
             each = (layout.blocks**2 * layout.channels + maps) * self.network.dtype.itemsize
             self.at_once = max(1, min(_AT_ONCE, int(free * _SHARE) // each))
 

@@ -1,6 +1,6 @@
 """Where the columns talk (section 3.2): the only file of the network in which a tensor changes device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -60,26 +60,35 @@ def _between_gpus(source: torch.device, target: torch.device) -> bool:
 
 
 class _PeerCopies(torch.autograd.Function):
-    """GPU to GPU, and the gradients back."""
+    """GPU to GPU, and the gradients back.
+
+    Autograd runs backward of this node in the thread of its first output's GPU, and sets the stream of forward there on
+    that GPU alone. The gradients of the other GPU come from that one's stream of forward, and are read on it.
+    """
 
     @staticmethod
     def forward(ctx: Any, targets: Sequence[torch.device], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.sources = [tensor.device for tensor in tensors]
-        return peer_copies(tensors, targets)
+        ctx.streams = {device: torch.cuda.current_stream(device) for device in (*ctx.sources, *targets)}
+        return peer_copies(tensors, targets, ctx.streams)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *peer_copies(grads, ctx.sources)
+        return None, *peer_copies(grads, ctx.sources, ctx.streams)
 
 
-def peer_copies(tensors: Sequence[Tensor], targets: Sequence[torch.device]) -> tuple[Tensor, ...]:
-    """A copy of tensors[i] on GPU targets[i], on streams that do nothing else.
+def peer_copies(
+    tensors: Sequence[Tensor], targets: Sequence[torch.device], streams: Mapping[torch.device, torch.cuda.Stream]
+) -> tuple[Tensor, ...]:
+    """A copy of tensors[i] on GPU targets[i], on streams that do nothing else. `streams`: of each GPU the one on which
+    its tensors are made and the copies read.
 
     A source GPU goes on computing meanwhile, and copies in both directions run at once; only what a target GPU is
-    given to do after this call waits. On the main streams, each copy would hold up both of its GPUs.
+    given to do after this call waits. On the main streams, each copy would hold up both of its GPUs. (PyTorch copies on
+    the source's current stream, and has the target's current stream wait before and after.)
     """
     for tensor in tensors:  # before any stream below is told to wait: what was computed so far is what a copy needs
-        _copy_stream(tensor.device, "out").wait_stream(torch.cuda.current_stream(tensor.device))
+        _copy_stream(tensor.device, "out").wait_stream(streams[tensor.device])
     copies = []
     for tensor, target in zip(tensors, targets, strict=True):
         out, into = _copy_stream(tensor.device, "out"), _copy_stream(target, "in")
@@ -87,7 +96,7 @@ def peer_copies(tensors: Sequence[Tensor], targets: Sequence[torch.device]) -> t
             copies.append(tensor.to(target, non_blocking=True, copy=True))
         tensor.record_stream(out)  # its memory is given to nobody else before it is copied
     for copy, target in zip(copies, targets, strict=True):
-        reader = torch.cuda.current_stream(target)
+        reader = streams[target]
         reader.wait_stream(_copy_stream(target, "in"))
         copy.record_stream(reader)  # nor the copy's before it is read
     return tuple(copies)

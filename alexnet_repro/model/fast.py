@@ -78,7 +78,8 @@ class FastNetwork:
                 shares = [[maps.flatten(1) for maps in share] for share in shares]
             if config.reads == "both":
                 whole = [share[0] if len(share) == 1 else torch.cat(share, 1) for share in shares]
-                shares = [[maps] for maps in (whole if self.together else exchange.gather(whole, self.devices))]
+                readers = self.devices[: len(layer.parts())]  # fc8 lives in the first column only
+                shares = [[maps] for maps in (whole if self.together else exchange.gather(whole, readers))]
             if name == "fc8":
                 return self._linear(shares[0][0], layer.parts())
             shares = [

@@ -8,6 +8,8 @@ is stored.
 
 A tile is [places, chunks, 8]: a thread holds eight neighbouring maps of a place, 16 bytes of bfloat16, and the windows
 of section 3.3 reach over to the two nearest maps of the chunks beside it, which the threads of a warp hand each other.
+
+Triton launches on the current GPU, whatever the tensors' own, hence `device_of` at every launch.
 """
 
 import torch
@@ -248,11 +250,12 @@ def _after_conv(
     for piece in range(pieces):
         out, taken = outputs[piece], outputs[pieces + piece]
         places = out.numel() // channels
-        _forward[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, tile["MAPS"]))](
-            x, bias, out, taken, places, piece * channels, alpha, beta, k, *x.shape[2:], *out.shape[2:],
-            CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu, NORM=size > 0,
-            THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, RELU_LAST=relu_last, **tile, num_warps=_WARPS,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            _forward[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, tile["MAPS"]))](
+                x, bias, out, taken, places, piece * channels, alpha, beta, k, *x.shape[2:], *out.shape[2:],
+                CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu, NORM=size > 0,
+                THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, RELU_LAST=relu_last, **tile, num_warps=_WARPS,
+            )  # fmt: skip
     return outputs
 
 
@@ -270,11 +273,12 @@ def _after_conv_backward(
     programs = min(tiles, _PROGRAMS)
     bias_sums = torch.empty((programs, x.shape[1]), dtype=torch.float32, device=x.device)
     for piece, grad in enumerate(grads):
-        _backward[(programs, triton.cdiv(channels, tile["MAPS"]))](
-            _places(grad), taken[piece], x, bias, result, bias_sums, places, tiles, piece * channels, alpha, beta, k,
-            *x.shape[2:], *grad.shape[2:], CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu,
-            NORM=size > 0, THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, **tile, num_warps=_WARPS,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            _backward[(programs, triton.cdiv(channels, tile["MAPS"]))](
+                _places(grad), taken[piece], x, bias, result, bias_sums, places, tiles, piece * channels, alpha, beta,
+                k, *x.shape[2:], *grad.shape[2:], CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu,
+                NORM=size > 0, THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, **tile, num_warps=_WARPS,
+            )  # fmt: skip
     return result, bias_sums.sum(0)
 
 
@@ -346,10 +350,11 @@ def _same_map_pass(
     channels, places = x.shape[1], x.numel() // x.shape[1]
     tile = _tile(min(channels, 128))
     del tile["MAPS"]
-    _same_map[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, 8 * tile["CHUNKS"]))](
-        x, grad, products, out, places, alpha, beta, k, *x.shape[2:], CHANNELS=channels, HALF=size // 2,
-        THREE_QUARTERS=beta == 0.75, STAGE=stage, **tile, num_warps=_WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _same_map[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, 8 * tile["CHUNKS"]))](
+            x, grad, products, out, places, alpha, beta, k, *x.shape[2:], CHANNELS=channels, HALF=size // 2,
+            THREE_QUARTERS=beta == 0.75, STAGE=stage, **tile, num_warps=_WARPS,
+        )  # fmt: skip
     return out
 
 

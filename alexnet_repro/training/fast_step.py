@@ -113,7 +113,8 @@ class FastStepper(Stepper):
         found_inf.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the thread that pins batches may go on meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # A stream of our own, for PyTorch's lies on whatever GPU was current when it was first used. thread_local: the
+        # thread that pins batches may go on meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self._numbers = self._step(batches, noise)
         self._graph = graph

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,11 @@ from forms import CASES, conv_steps, error, run_steps
 from networks import SMALL_MODEL
 
 from alexnet_repro.config import NormConfig, TrainConfig
-from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, InputTransform
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, InputTransform, fused_input
 from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.evaluation.fast_views import FastViews
 from alexnet_repro.evaluation.predict import forward_for
-from alexnet_repro.model import AlexNet, initialise
+from alexnet_repro.model import AlexNet, exchange, fused, initialise
 from alexnet_repro.model.fast import FastNetwork, InputLayout
 from alexnet_repro.model.fused import same_map_norm
 from alexnet_repro.model.layers import SameMapNorm
@@ -169,9 +171,50 @@ def test_bfloat16_rounds_and_does_no_more() -> None:
     assert plain != fast
 
 
+def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton takes whatever GPU is current, and in forward that is the first, for the second column's tensors too."""
+    current: list[torch.Tensor] = []
+    launched = set()
+
+    class DeviceOf:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+        def __enter__(self) -> None:
+            current.append(self.tensor)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    class Watched:
+        def __init__(self, kernel: Any, name: str) -> None:
+            self.kernel, self.name = kernel, name
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            def launch(*arguments: Any, **constants: Any) -> None:
+                assert any(argument is current[-1] for argument in arguments), self.name
+                launched.add(self.name)
+                self.kernel[grid](*arguments, **constants)
+
+            return launch
+
+    monkeypatch.setattr(torch.cuda, "device_of", DeviceOf)
+    kernels = [(fused, "_forward"), (fused, "_backward"), (fused, "_same_map"), (fused_input, "_input")]
+    for module, name in kernels:
+        monkeypatch.setattr(module, name, Watched(getattr(module, name), name))
+    _, fast = steppers(overrides_of("code2012"))
+    fast({CPU: batches(67, 7, 1)[0]}, 0, True, False).read()
+    assert launched == {name for _, name in kernels}
+
+
 @pytest.mark.parametrize("variant", ["paper", "code2012", "no_exchange"])
-def test_columns_on_two_devices_are_computed_one_by_one(variant: str) -> None:
-    """As on two GPUs, with `cpu` and `cpu:0` in their places."""
+def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on two GPUs, with `cpu` and `cpu:0` in their places. fc8 lives on the first, and its maps go nowhere else."""
+    gathered = []
+    gather = exchange.gather
+    monkeypatch.setattr(
+        exchange, "gather", lambda maps, devices: gathered.append(len(devices)) or gather(maps, devices)
+    )
     _, together = steppers(overrides_of(variant))
     assert isinstance(together, FastStepper)
     apart = FastNetwork(together.model, "fp32")
@@ -181,6 +224,8 @@ def test_columns_on_two_devices_are_computed_one_by_one(variant: str) -> None:
     expected = together.fast([image])
     torch.testing.assert_close(apart([image, image]), expected, rtol=1e-5, atol=1e-5)
     assert (expected - together.fast([image.flip(0)])).abs().max() > 1e-2
+    assert gathered == [2] * (len(gathered) - 1) + [1]
+    assert len(gathered) == (1 if variant == "no_exchange" else 4)  # conv3, fc6, fc7, fc8
 
 
 @pytest.mark.parametrize("views", [1, 10])

@@ -29,16 +29,22 @@ BATCH = 128
 BF16_GOAL = 0.15  # ms, of normalisation with its ReLU and pooling
 
 
+def settle() -> None:
+    """Waits until all GPUs are done."""
+    for gpu in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(gpu)
+
+
 def seconds(run: Callable[[], object], steps: int, rounds: int = 5) -> float:
     """Of one call among `steps` given back to back."""
     run()
     times = []
     for _ in range(rounds):
-        torch.cuda.synchronize()
+        settle()
         started = time.perf_counter()
         for _ in range(steps):
             run()
-        torch.cuda.synchronize()
+        settle()
         times.append((time.perf_counter() - started) / steps)
     return statistics.median(times)
 
@@ -84,6 +90,25 @@ def steps() -> Iterator[tuple[str, float, str]]:
         best = min(theirs, key=lambda name: theirs[name])
         note = f"torchvision, {best}: {1e3 * theirs[best]:.2f} ms"
         yield f"torchvision / ours, {precision}", theirs[best] / ours, note
+
+
+def two_gpus() -> Iterator[tuple[str, float, str]]:
+    """A column on each: kernel by kernel, with copies between."""
+    devices = [GPU, torch.device("cuda", 1)]
+    for precision in ("bf16", "tf32", "fp32"):
+        configured(precision)
+        model = load("train", TrainConfig, ["data.path=none"]).model
+        images = [torch.randn(BATCH, 3, 224, 224, device=device).mul_(60) for device in devices]
+        labels = torch.randint(1000, (BATCH,), device=GPU)
+        for form in ("fast", "plain"):
+            columns = place(initialise(AlexNet(model, 1000), 0), devices)
+            run: Callable[[], object] = (
+                benchmark.fast_step(columns, BATCH, precision)
+                if form == "fast"
+                else benchmark.training_step(columns, images, labels, precision)
+            )
+            took = seconds(run, 30)
+            yield f"step on two GPUs, {form}, {precision} (ms)", 1e3 * took, f"{BATCH / took:,.0f} images/s"
 
 
 def kernels() -> Iterator[tuple[str, float, str]]:
@@ -156,7 +181,7 @@ def main() -> None:
     rows = []
     print("; ".join(f"{key}: {value}" for key, value in about.items()), f"\nbatch {BATCH}; medians\n")
     print("| | | |\n|---|---|---|")
-    for section in (steps, kernels, inputs):
+    for section in (steps, kernels, inputs, *([two_gpus] if torch.cuda.device_count() > 1 else [])):
         for what, value, note in section():
             rows.append({"what": what, "value": value, "note": note})
             print(f"| {what} | {value:,.3f} | {note} |", flush=True)

@@ -1,6 +1,6 @@
 """Steps in the fast form on a GPU: as graphs, against plain ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,17 @@ def batch(number: int, images: int = 16, classes: int = 10) -> Batch:
     return Batch(pictures, labels, top, left, mirror, colour).to(GPU)
 
 
-def stepper(fast: bool, profile: str = "paper", precision: str = "fp32", channels_last: bool | None = None) -> Stepper:
+def stepper(
+    fast: bool, profile: str = "paper", precision: str = "fp32", channels_last: bool | None = None,
+    devices: Sequence[torch.device] = (GPU, GPU),
+) -> Stepper:  # fmt: skip
     groups = [f"{group}={profile}" for group in ("model", "augment", "optim")]
     config = load("train", TrainConfig, ["data.path=none", *groups, *SMALL, *LEARNS, "optim.learning_rate=0.002"])
-    model = place(initialise(AlexNet(config.model, 10), 0), [GPU, GPU]).train()
+    model = place(initialise(AlexNet(config.model, 10), 0), devices).train()
     mean = np.random.default_rng(0).random((75, 75, 3)).astype(np.float32) * 20 + 110
     rule = InputRule(mean, 67, config.augment.mean, 1.0)
     noise = ColourNoise(np.eye(3, dtype=np.float32) * 5, config.augment.colour_divisor)
-    inputs = ColumnInputs(rule, [GPU, GPU], channels_last, noise)
+    inputs = ColumnInputs(rule, devices, channels_last, noise)
     parts = model, optimiser_for(config.optim, model, {"conv1"}), inputs, 0, Ranks(), precision
     return FastStepper(*parts, noise, 16) if fast else Stepper(*parts)
 

@@ -1,0 +1,164 @@
+"""The columns on two GPUs, of one kind, against both on one. Nobody has run this file yet (docs/two-gpus.md)."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import test_steps
+import torch
+from forms import CASES, conv_steps, error, run_steps
+from networks import small
+from test_prefetch import batches
+from test_steps import batch
+
+from alexnet_repro.config import TrainConfig
+from alexnet_repro.data import on_devices, views_of
+from alexnet_repro.evaluation.predict import forward_for
+from alexnet_repro.model import exchange, place
+from alexnet_repro.training.step import Stepper
+from data_prep.command import load
+
+pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
+
+
+@pytest.fixture(autouse=True)
+def _plain_float32() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def stepper(
+    fast: bool, profile: str = "paper", channels_last: bool | None = None,
+    devices: Sequence[torch.device] = (FIRST, FIRST),
+) -> Stepper:  # fmt: skip
+    """Of test_steps.py, with weights that keep the size of what passes through them: every column and mask shows in the
+    loss from the first step on.
+    """
+    made = test_steps.stepper(fast, profile, channels_last=channels_last, devices=devices)
+    with torch.no_grad():
+        for name, parameter in made.model.named_parameters():
+            if name.endswith("weight"):
+                parameter *= 1.5 / parameter[0].numel() ** 0.5 / parameter.std() / (60 if "conv1" in name else 1)
+    return made
+
+
+def test_both_get_the_same_batches() -> None:
+    for number, copies in enumerate(on_devices(batches(20, pin=True), [FIRST, SECOND])):
+        assert [copies[device].images.double().mean().item() for device in (FIRST, SECOND)] == [number, number]
+
+
+def test_a_peer_copy_waits_for_what_it_copies_and_its_reader_for_the_copy() -> None:
+    """Long queues before and after, and memory that is given away at once, would show a race."""
+    streams = {device: torch.cuda.current_stream(device) for device in (FIRST, SECOND)}
+    for _ in range(20):
+        x = torch.ones(2048, 2048, device=FIRST)
+        for _ in range(10):
+            x = x @ x / 2048
+        (copy,) = exchange.peer_copies([x], [SECOND], streams)
+        del x  # others may have its memory once it is copied, and the copy's once it is read
+        torch.full((2048, 2048), -1.0, device=FIRST)
+        result = copy * 2
+        del copy
+        exchange.peer_copies([torch.full((2048, 2048), -1.0, device=FIRST)], [SECOND], streams)
+        assert result.min().item() == result.max().item() == 2.0
+
+
+@pytest.mark.parametrize("own_streams", [False, True])
+def test_gradients_cross_in_order_whatever_the_streams(own_streams: bool) -> None:
+    """Autograd sets, on one of the two GPUs only, the stream on which forward ran. Tolerance: float64, sums in another
+    order.
+    """
+    images = torch.randn(4, 3, 67, 67, dtype=torch.float64) * 50
+    found = []
+    for devices in ([FIRST, FIRST], [FIRST, SECOND]):
+        model = place(small().eval(), devices)
+        for device in (FIRST, SECOND):
+            torch.cuda.synchronize(device)
+        with ExitStack() as stack:
+            if own_streams:
+                for device in (SECOND, FIRST):
+                    stack.enter_context(torch.cuda.stream(torch.cuda.Stream(device)))
+            for _ in range(10):
+                model.zero_grad()
+                model([images.to(device) for device in devices]).square().sum().backward()
+            found.append([parameter.grad.cpu() for parameter in model.parameters()])  # type: ignore[union-attr]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernels_run_on_the_second_gpu_while_the_first_is_current(case: dict) -> None:
+    assert torch.cuda.current_device() == FIRST.index
+    for pieces in {1, case["groups"]}:
+        ours, theirs = run_steps(conv_steps, case, pieces, torch.float32, SECOND)
+        assert error(ours["maps"], theirs["maps"]) < 1e-6
+        for name in ("gradient", "of the bias"):
+            assert error(ours[name], theirs[name]) < 5e-3, name
+
+
+def twenty_losses(made: Stepper, first: int = 0) -> list[float]:
+    """Of steps given back to back."""
+    given = []
+    for step in range(first, first + 20):
+        on_first = batch(step)
+        given.append(made({device: on_first.to(device) for device in made.inputs.devices}, step, True, False))
+    return [outcome.read().loss for outcome in given]
+
+
+@pytest.mark.parametrize("profile", ["paper", "code2012"])
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("devices", [[FIRST, SECOND], [SECOND, SECOND]], ids=str)
+def test_twenty_steps_are_those_of_one_gpu(profile: str, fast: bool, devices: list[torch.device]) -> None:
+    """Also both columns on the second GPU, where the fast step is a graph of that one. Two plain forms that differ in
+    memory layout only give the scale of rounding (on a CPU 2e-6; other masks differ by 2.8): two GPUs may be a hundred
+    times as far from them. A column, mask or map of another step is a thousand times further still.
+    """
+    plain, last = (twenty_losses(stepper(False, profile, channels_last=layout)) for layout in (False, True))
+    ours = twenty_losses(stepper(fast, profile, devices=devices))
+    rounding = max(abs(a - b) for a, b in zip(plain, last, strict=True))
+    assert max(abs(a - b) for a, b in zip(plain, ours, strict=True)) <= max(100 * rounding, 1e-3)
+    assert max(plain) - min(plain) > 1
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("column", ["a", "b"])
+def test_a_loss_that_is_no_number_changes_nothing_on_either(fast: bool, column: str) -> None:
+    """Nor the steps given after it, before the host knows."""
+    made = stepper(fast, devices=[FIRST, SECOND])
+    twenty_losses(made)
+    with torch.no_grad():
+        made.model.fc7.get_submodule(column).weight[0, 0] = float("nan")  # type: ignore[index]
+    before = [parameter.clone() for parameter in made.model.parameters()]
+    assert not np.isfinite(twenty_losses(made, 20)).any()
+    for parameter, old in zip(made.model.parameters(), before, strict=True):
+        assert torch.equal(parameter.nan_to_num(7), old.nan_to_num(7))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_nothing_makes_the_host_wait(fast: bool) -> None:
+    made = stepper(fast, devices=[FIRST, SECOND])
+    ready = {device: batch(0).to(device) for device in (FIRST, SECOND)}
+    made(ready, 0, True, False)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 4):
+            made(ready, step, True, False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_views_are_those_of_one_gpu(views: int) -> None:
+    """Plain on one, fast on two: probabilities, within float32 rounding."""
+    whole = batch(0, 8)
+    whole.images = torch.randint(0, 256, (8, 75, 75, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = []
+    for fast, devices in (("false", [FIRST, FIRST]), ("true", [FIRST, SECOND])):
+        made = stepper(False, devices=devices)
+        config = load("train", TrainConfig, ["data.path=none", f"runtime.fast={fast}"]).runtime
+        forward = forward_for(made.model.eval(), made.inputs, config)
+        found.append([probabilities.cpu() for probabilities in forward(whole, views_of(views, 8), None)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert (found[0][0] - found[0][0].flip(0)).abs().max() > 1e-2  # it tells pictures apart
