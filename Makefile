@@ -113,7 +113,7 @@ gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MIN
 	  'experiment=$(ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet runs_dir=$(RUNS)/ablations'; do \
 	  left=$$(( end - $$(date +%s) )); \
 	  [ $$left -gt 0 ] || { echo 'the time is up; the same command goes on'; exit 0; }; \
-	  timeout --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runtime.precision=bf16 runtime.data_on_gpu=true; \
+	  timeout --foreground --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runtime.precision=bf16 runtime.data_on_gpu=true; \
 	  case $$? in 0) ;; 124) echo 'the time is up; the same command goes on'; exit 0;; *) exit 1;; esac; \
 	done
 

@@ -28,11 +28,11 @@ class FastViews:
         maps = len(conv1.names) * _COPIES
         for side in conv1.map_shape:
             maps *= side
-        self.at_once = _AT_ONCE
+        self.at_once = min(_AT_ONCE, self.network.most_images)
         if all(device.type == "cuda" for device in self.network.devices):
             free = min(torch.cuda.mem_get_info(device)[0] for device in self.network.devices)
             each = (layout.blocks**2 * layout.channels + maps) * self.network.dtype.itemsize
-            self.at_once = max(1, min(_AT_ONCE, int(free * _SHARE) // each))
+            self.at_once = max(1, min(self.at_once, int(free * _SHARE) // each))
 
     @torch.inference_mode()
     def __call__(self, batch: Batch, views: list[View], watch: Watcher | None = None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ kernels.
 - Maps are channels-last, and in bfloat16 where the precision is bf16; weights stay float32, rounded in each step.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from alexnet_repro.config import ModelConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.alexnet import AlexNet, Layer
-from alexnet_repro.model.fused import WIDEST_WINDOW, after_conv, same_map_norm
+from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WIDEST_WINDOW, after_conv, same_map_norm
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.model.response_norm import ResponseNorm
 
@@ -62,9 +63,12 @@ class FastNetwork:
         self.shares = [columns] if self.together else [[column] for column in columns]  # of columns, one a device
         self._layers = model.layers()
         configs = [getattr(model.config, name) for name in self._layers]
-        self._apart = {  # layers whose columns lie by themselves: the next layer reads each by itself
+        self._apart = {  # layers whose output is one tensor a column, since the next layer reads its own column
             name: following.reads == "own" for name, following in zip(self._layers, configs[1:], strict=False)
         }
+
+        largest = max(math.prod(layer.map_shape) * len(self.shares[0]) for layer in self._layers.values())
+        self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
     def __call__(self, images: Sequence[Tensor], masks: Masks | None = None, watch: Watcher | None = None) -> Tensor:
         """Images on each device, laid out as `layout` says -> logits [N, classes] on the first device.
@@ -112,7 +116,7 @@ class FastNetwork:
                 bias = torch.cat([part.bias for part in parts])
             elif isinstance(parts[0], LocalConv2d):
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                    x = torch.cat([part(x) for part in parts], 1)
+                    x = torch.cat([part(x) for part in parts], 1).to(self.dtype)  # its bias is float32
             else:
                 x = self._linear(x, parts)
             outputs += self._then(name, config, layer, one, x, bias, masks)
@@ -160,7 +164,7 @@ class FastNetwork:
         if steps[:1] == ["norm"] and config.norm.size <= WIDEST_WINDOW:
             steps.pop(0)
             fused["norm"] = config.norm
-        if steps[:1] == ["pool"]:
+        if steps[:1] == ["pool"] and config.pool.size <= WIDEST_POOL:
             steps.pop(0)
             fused["pool"] = (config.pool.size, config.pool.stride)
             if steps[:1] == ["activation"] and relu and config.pool.size > 1:
@@ -179,6 +183,8 @@ class FastNetwork:
         if step == "same_map_norm":
             assert config.same_map_norm is not None
             return same_map_norm(x, config.same_map_norm)
+        if step == "pool":
+            return F.max_pool2d(x, config.pool.size, config.pool.stride, ceil_mode=True)
         if step == "mean_pool":
             return F.avg_pool2d(x, config.pool.size, config.pool.stride, ceil_mode=True)
         assert step == "norm"  # of a window too wide for the kernel
@@ -196,8 +202,8 @@ def folded(weight: Tensor, layout: InputLayout) -> Tensor:
 
 
 class _ConvolutionBothWays(torch.autograd.Function):
-    """Stride 1. The gradient of the input is a convolution as well, of the gradient with the kernels turned round;
-    given to cuDNN as one, in float32, it takes half the time of cuDNN's own gradient.
+    """Stride 1. The gradient of the input is a convolution as well, of the gradient with the kernels turned round.
+    Given to cuDNN as one, in float32, it is faster than cuDNN's own gradient (docs/results.md).
     """
 
     @staticmethod

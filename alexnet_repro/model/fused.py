@@ -20,10 +20,11 @@ from torch import Tensor
 from alexnet_repro.config import NormConfig
 
 WIDEST_WINDOW = 5  # of section 3.3
+WIDEST_POOL = 11  # whose places are counted in 8 bits
 _ELEMENTS = 4096  # of one tile, places x maps
 _WARPS = 8
 _PROGRAMS = 132 * 4  # that share the tiles of a backward pass, each with a partial sum of the bias's gradient
-_LARGEST = 2**31  # elements of a tensor: places are counted in 32 bits
+LARGEST = 2**31  # elements of a tensor: offsets are computed in 32 bits
 
 
 @triton.jit
@@ -221,7 +222,7 @@ def _tile(maps: int) -> dict[str, int]:
 
 def _places(x: Tensor) -> Tensor:
     """[N, C, H, W] as it lies in memory in channels-last."""
-    if x.numel() >= _LARGEST:
+    if x.numel() >= LARGEST:
         raise ValueError(f"maps of {tuple(x.shape)}: 2^31 elements or more; compute fewer images at a time")
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -33,7 +33,7 @@ class FastStepper(Stepper):
         self, model: AlexNet, optimiser: Optimiser, inputs: ColumnInputs, seed: int, ranks: Ranks, precision: str,
         noise: ColourNoise | None, batch_size: int,
     ) -> None:  # fmt: skip
-        """`batch_size`: of the batches that are worth a graph."""
+        """Batches of `batch_size` take the fast step, all others the plain one."""
         super().__init__(model, optimiser, inputs, seed, ranks, precision)
         self.fast = FastNetwork(self.model, self.precision)
         self._transforms = {
@@ -54,14 +54,15 @@ class FastStepper(Stepper):
             if self._dropouts[name]
         }
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._captured: object = None  # what of that which changes seldom the graph was captured with
-        self._batch: Batch | None = None  # that the graph reads
-        self._numbers: Tensor | None = None  # that it writes
+        self._captured: object = None  # noise and rates at the time of the capture
+        self._batch: Batch | None = None  # the graph's input: each batch is copied into it
+        self._numbers: Tensor | None = None  # the graph's output
+        self._side: torch.cuda.Stream | None = None  # where it was captured
         self.captures_steps = self.fast.together and isinstance(self.optimiser, PaperSGD)
 
     def __call__(self, batches: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> Outcome:
         batch = batches[self.fast.devices[0]]
-        if len(batch.labels) != self._batch_size:
+        if len(batch.labels) != self._batch_size or self._batch_size > self.fast.most_images:
             return super().__call__(batches, step, noise, stop)
         self.model.seed_dropout(self.seed, step)
         for name, masks in self._masks.items():
@@ -104,7 +105,9 @@ class FastStepper(Stepper):
         self.optimiser.settle()
         before = found_inf.clone()
         found_inf.fill_(1)
-        side = torch.cuda.Stream(found_inf.device)
+        if self._side is None:
+            self._side = torch.cuda.Stream(found_inf.device)
+        side = self._side
         side.wait_stream(torch.cuda.current_stream(found_inf.device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
