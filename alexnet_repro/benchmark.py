@@ -49,7 +49,9 @@ def benchmark(config: BenchmarkConfig) -> None:
     report(medians(_norms(config, shape, devices[0]), config.steps, devices), config.batch_size)
 
     name = "channels-last" if layout == torch.channels_last else "contiguous"
-    print(f"\ntraining step; columns on {', '.join(map(str, devices))}, torchvision's on {devices[0]}; all {name}")
+    print(
+        f"\ntraining step; columns on {', '.join(map(str, devices))}, torchvision's on {devices[0]}; {name}, but for the fast form"
+    )
     report(medians(_steps(config, devices, layout), config.steps, devices), config.batch_size)
 
 

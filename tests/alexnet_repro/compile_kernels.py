@@ -62,7 +62,7 @@ def main() -> None:
     types = {"images_ptr": "*u8", "mean_ptr": "*fp32", "mirror_ptr": "*i1", "shift_ptr": "*fp32", "out_ptr": "*bf16"}
     constants = {"CHANNELS": 3, "FOLD": 4, "STORED": 48, "NOISE": True, "MIRROR_MEAN": True, "WIDTH": 64, "DEPTH": 64}
     found = compiled(fused_input._input, {**numbers, **pointers, **types, "scale": "fp32"}, constants, 90)
-    results["input, 9.0"] = {**found, "wide_loads": 1}  # of bytes, gathered
+    results["input, 9.0"] = found
     print(json.dumps(results))
 
 

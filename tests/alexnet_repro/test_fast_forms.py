@@ -162,7 +162,7 @@ def test_a_step_is_the_plain_one(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", ["code2012", "cifar10_local"])
 def test_bfloat16_rounds_and_does_no_more(variant: str) -> None:
-    """Two steps; 8 bits of mantissa in every map, 2 % of the loss."""
+    """Two steps; 8 bits of mantissa in every map, which Triton's interpreter cuts off (a GPU rounds): 2 %."""
     plain, fast = (
         [stepper({CPU: batch}, step, False, False).read().loss for step, batch in enumerate(made)]
         for stepper in steppers(overrides_of(variant), "bf16")
@@ -236,4 +236,4 @@ def test_kernels_compile_for_gpus_that_are_not_here() -> None:
     assert len(kernels) == 10
     for name, found in kernels.items():
         assert found["local_bytes"] == 0, name
-        assert found["wide_loads"] > 0, name
+        assert found["wide_loads"] > 0 or name.startswith("input"), name  # which gathers bytes

@@ -51,12 +51,20 @@ def stepper(
     fast: bool, profile: str = "paper", precision: str = "fp32", channels_last: bool | None = None,
     devices: Sequence[torch.device] = (GPU, GPU),
 ) -> Stepper:  # fmt: skip
+    """With weights that keep the size of what passes through them: every column, mask and colour shows in the loss from
+    the first step on.
+    """
     groups = [f"{group}={profile}" for group in ("model", "augment", "optim")]
-    config = load("train", TrainConfig, ["data.path=none", *groups, *SMALL, *LEARNS, "optim.learning_rate=0.002"])
-    model = place(initialise(AlexNet(config.model, 10), 0), devices).train()
+    config = load("train", TrainConfig, ["data.path=none", *groups, *SMALL, *LEARNS, "optim.learning_rate=0.0005"])
+    model = initialise(AlexNet(config.model, 10), 0).train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("weight"):
+                parameter *= 1.5 / parameter[0].numel() ** 0.5 / parameter.std() / (60 if "conv1" in name else 1)
+    place(model, devices)
     mean = np.random.default_rng(0).random((75, 75, 3)).astype(np.float32) * 20 + 110
     rule = InputRule(mean, 67, config.augment.mean, 1.0)
-    noise = ColourNoise(np.eye(3, dtype=np.float32) * 5, config.augment.colour_divisor)
+    noise = ColourNoise(np.eye(3, dtype=np.float32) * 100, config.augment.colour_divisor)
     inputs = ColumnInputs(rule, devices, channels_last, noise)
     parts = model, optimiser_for(config.optim, model, {"conv1"}), inputs, 0, Ranks(), precision
     return FastStepper(*parts, noise, 16) if fast else Stepper(*parts)
@@ -81,24 +89,33 @@ def losses(made: Stepper, steps: int = 12) -> list[float]:
     return found
 
 
+def furthest(found: list[float], expected: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("profile", ["paper", "code2012"])
 def test_steps_as_graphs_are_the_plain_ones(profile: str) -> None:
-    """36 steps through three phases. Two plain forms that differ in memory layout only give the scale of rounding: the
-    fast form may be ten times as far from them, and a mask, rate, noise or velocity of another step is a hundred times.
+    """36 steps through three phases. On a CPU two plain forms, of different memory layouts, differ by 3e-6; one stale
+    mask, a velocity that keeps no scale, or noise left on in the last phase changes a loss by 5e-2 and more.
     """
     plain, last = (losses(stepper(False, profile, channels_last=layout)) for layout in (False, True))
-    fast = losses(stepper(True, profile))
-    rounding = max(abs(a - b) for a, b in zip(plain, last, strict=True))
-    assert max(abs(a - b) for a, b in zip(plain, fast, strict=True)) <= max(10 * rounding, 1e-5)
-    assert max(plain) - min(plain) > 100 * rounding
+    assert furthest(last, plain) < 1e-2
+    assert furthest(losses(stepper(True, profile)), plain) < 1e-2
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_lower_precision_stays_in_its_band(precision: str) -> None:
+def test_lower_precision_rounds_like_the_plain_form(precision: str) -> None:
+    """Eight losses at rates of 0, for in a network this sensitive rounding grows from step to step."""
+
+    def frozen(made: Stepper) -> list[float]:
+        set_rates(made.optimiser, Phase(False, weights=0.0, biases=0.0, layers={"conv1": 0.0}))
+        return [made({GPU: batch(step)}, step, True, False).read().loss for step in range(8)]
+
+    exact = frozen(stepper(False))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    plain = losses(stepper(False, precision=precision))
-    fast = losses(stepper(True, precision=precision))
-    assert max(abs(a - b) for a, b in zip(plain, fast, strict=True)) < 0.05
+    plain, fast = (furthest(frozen(stepper(form, precision=precision)), exact) for form in (False, True))
+    assert 0 < fast <= 3 * plain
+    assert max(exact) - min(exact) > 10 * plain
 
 
 def test_a_loss_that_is_no_number_changes_nothing() -> None:

@@ -1,16 +1,14 @@
 """The columns on two GPUs, of one kind, against both on one. Nobody has run this file yet (docs/two-gpus.md)."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
-import test_steps
 import torch
 from forms import CASES, conv_steps, error, run_steps
 from networks import small
 from test_prefetch import batches
-from test_steps import batch
+from test_steps import batch, stepper
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import on_devices, views_of
@@ -26,21 +24,6 @@ FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
 @pytest.fixture(autouse=True)
 def _plain_float32() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def stepper(
-    fast: bool, profile: str = "paper", channels_last: bool | None = None,
-    devices: Sequence[torch.device] = (FIRST, FIRST),
-) -> Stepper:  # fmt: skip
-    """Of test_steps.py, with weights that keep the size of what passes through them: every column and mask shows in the
-    loss from the first step on.
-    """
-    made = test_steps.stepper(fast, profile, channels_last=channels_last, devices=devices)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if name.endswith("weight"):
-                parameter *= 1.5 / parameter[0].numel() ** 0.5 / parameter.std() / (60 if "conv1" in name else 1)
-    return made
 
 
 def test_both_get_the_same_batches() -> None:
