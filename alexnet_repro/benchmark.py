@@ -48,10 +48,8 @@ def benchmark(config: BenchmarkConfig) -> None:
     print(f"\nresponse normalisation of {'x'.join(map(str, shape))} on {devices[0]}, forward and backward")
     report(medians(_norms(config, shape, devices[0]), config.steps, devices), config.batch_size)
 
-    name = "channels-last" if layout == torch.channels_last else "contiguous"
-    print(
-        f"\ntraining step; columns on {', '.join(map(str, devices))}, torchvision's on {devices[0]}; {name}, but for the fast form"
-    )
+    name = "channels-last" if layout == torch.channels_last else "contiguous but for the fast form"
+    print(f"\ntraining step; columns on {', '.join(map(str, devices))}, torchvision's on {devices[0]}; {name}")
     report(medians(_steps(config, devices, layout), config.steps, devices), config.batch_size)
 
 
