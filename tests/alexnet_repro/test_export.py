@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import reference
 import torch
-from conftest import SMALL, run_module
+from conftest import SMALL
 from networks import sensitive
 from safetensors import safe_open
 
@@ -116,10 +116,8 @@ def test_safetensors_holds_the_weights_by_layer_and_column(run: list[str], tmp_p
 
 @pytest.mark.parametrize("run", ["paper"], indirect=True)
 def test_wrong_requests(run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run_module("alexnet_repro.export", *run, "format=tflite", cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr.endswith("format=tflite: must be one of onnx, torchscript, safetensors\n")
     for wrong, said in (
+        (["format=tflite"], "format=tflite: must be one of onnx, torchscript, safetensors"),
         (["format=safetensors", "views=10"], "views=10: must be left out"),
         (["format=torchscript", "opset=20"], "opset=20: must be left out"),
         (["opset=99"], "opset=99: must be 18 to"),

@@ -28,7 +28,7 @@ TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 @pytest.mark.parametrize(
     ("batch", "epochs", "steps"),
     [
-        (16, 5, 20),  # 16, 16, 16, 12: shares of 8 and 6
+        (16, 3, 12),  # 16, 16, 16, 12: shares of 8 and 6
         (59, 2, 4),  # 59, 1: shares of 30 and 29, and of 1 and none
     ],
 )
