@@ -31,6 +31,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
         ((256, 256), (256, 256), (0, 0)),
         ((100, 60), (427, 256), (85, 0)),  # enlarged: 426.67
         ((64, 64), (256, 256), (0, 0)),
+        ((128, 160), (256, 320), (0, 32)),  # twice as large
         ((300, 257), (299, 256), (21, 0)),  # 298.83, an odd margin of 43: floor
         ((900, 256), (900, 256), (322, 0)),
         ((2000, 1500), (341, 256), (42, 0)),
@@ -80,6 +81,43 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     if mode in ("L", "LA", "1", "I;16"):
         assert (result[..., 0] == result[..., 2]).all()
         assert result.std() > 20  # a picture, not a clipped plane
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "transparent palette"])
+def test_colours_become_rgb_before_anything_is_resized(mode: str) -> None:
+    """Of a palette's indices, or of four inks, no mean has a meaning. Transparency is left aside."""
+    image = photograph(90, 70, "P" if mode == "transparent palette" else mode)
+    options = {"transparency": 3} if mode == "transparent palette" else {}
+    data = encoded(image, "TIFF" if mode == "CMYK" else "PNG", **options)
+    expected = central_square(image.convert("RGB"), 64)
+    np.testing.assert_array_equal(prepare_picture(data, 64), np.asarray(expected))
+    with pillows_warnings():
+        assert square_picture(data, 64).mode == "RGB"
+
+
+def test_what_is_no_photograph_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^no picture format that is known here$"):
+        prepare_picture(b"no picture", 64)
+    narrow = pytest.raises(ValueError, match=r"^1x40 pixels: too narrow to be a photograph$")
+    with narrow, monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 2559)
+        prepare_picture(encoded(photograph(1, 40), "PNG"), 64)  # 64 x 2560
+    monkeypatch.setattr("data_prep.resize.MOST_BYTES", 2 << 20)
+    large = encoded(photograph(1000, 900), "BMP")  # 2.7 MB
+    for data in (large, gzip.compress(large)):
+        with pytest.raises(ValueError, match=r"^more than 2 MB: no photograph$"):
+            prepare_picture(data, 64)
+    monkeypatch.setattr("data_prep.resize.MOST_BYTES", len(large))
+    assert prepare_picture(large, 64).shape == prepare_picture(gzip.compress(large), 64).shape == (64, 64, 3)
+
+
+def test_sixteen_bits_keep_the_upper_eight() -> None:
+    """And what lies outside of 16 bits, in a file of 32, is black or white. Nothing is resized."""
+    values = np.array([[-5, 0, 255, 256], [511, 512, 32768, 65535], [65536, 70000, 300, 1000], [0, 0, 0, 0]], np.int32)
+    expected = values.clip(0, 65535) // 256
+    for channels in (3, 1):
+        result = prepare_picture(encoded(Image.fromarray(values), "TIFF"), 4, channels)
+        np.testing.assert_array_equal(result, np.repeat(expected[:, :, None], channels, axis=2))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
