@@ -21,7 +21,7 @@ from alexnet_repro import benchmark, runtime
 from alexnet_repro.config import RuntimeConfig, TrainConfig
 from alexnet_repro.data import Loading, PreparedData, ResidentSplit, draw_epoch, epoch_batches, on_devices, whole_images
 from alexnet_repro.model import AlexNet, initialise, place
-from data_prep.command import load
+from data_prep.command import RequestError, load, plain_main
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sample import write_sample
 
@@ -185,6 +185,8 @@ def inputs() -> Iterator[tuple[str, float, str]]:
 
 
 def main() -> None:
+    if not torch.cuda.is_available():
+        raise RequestError("needs a GPU that PyTorch can use, and found none")
     about = runtime.machine()
     rows = []
     print("; ".join(f"{key}: {value}" for key, value in about.items()), f"\nbatch {BATCH}; medians\n")
@@ -198,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plain_main(main)
