@@ -54,7 +54,8 @@ def fast_form(config: RuntimeConfig, model: ModelConfig, columns: Sequence[torch
     """Whether a network with its columns on these devices is computed in its fast form (model/fast.py). RequestError if
     that was asked for and does not apply.
     """
-    if config.fast is False:
+    apart = len(set(columns)) > 1
+    if config.fast is False or (config.fast is None and apart):  # between two GPUs nobody has run it yet
         return False
     obstacle = _obstacle(model, columns, processes)
     if config.fast and obstacle:

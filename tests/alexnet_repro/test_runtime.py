@@ -84,7 +84,8 @@ def test_where_the_fast_form_applies(monkeypatch: pytest.MonkeyPatch) -> None:
         return fast_form(changed.runtime, changed.model, columns, processes)
 
     assert applies([gpus[0], gpus[0]])
-    assert applies([gpus[0], gpus[1]])
+    assert applies([gpus[0], gpus[1]], "runtime.fast=true")
+    assert not applies([gpus[0], gpus[1]])  # nobody has run it on two yet
     assert fast_form(config.runtime, config.model, [gpus[1]])
     assert not applies([gpus[0], gpus[0]], "runtime.fast=false")
     assert not applies([gpus[0], torch.device("cpu")])
