@@ -7,8 +7,8 @@ from torch import Tensor
 
 from alexnet_repro.data import Batch, InputRule, View
 from alexnet_repro.data.fused_input import FusedInputTransform
-from alexnet_repro.model import AlexNet
-from alexnet_repro.model.fast import FastNetwork, Watcher
+from alexnet_repro.model import AlexNet, Watcher
+from alexnet_repro.model.fast import FastNetwork
 
 _AT_ONCE = 1280  # views: ten of a batch of 128
 _SHARE = 0.25  # of the free memory, for the input and the maps of conv1, the largest

@@ -10,7 +10,7 @@ from torch import Tensor
 from alexnet_repro import runtime
 from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Batch, ColumnInputs, View
-from alexnet_repro.model import AlexNet
+from alexnet_repro.model import AlexNet, Watcher
 
 
 @dataclass
@@ -27,7 +27,6 @@ class Predictions:
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
 
-Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and its columns' maps or units after the ReLU
 Forward = Callable[[Batch, list[View], Watcher | None], tuple[Tensor, Tensor]]
 """Of a batch of whole images the probabilities on the first view, and the mean over all views, float32 [N, K] each; in
 test mode. The watcher is called by the fast form alone, where ReLUs are no modules, and hooks cannot see them."""

@@ -5,7 +5,7 @@ the lower. Parameters are `conv3.a.weight` and so on, whatever devices the colum
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from data_prep.command import RequestError
 COLUMN_NAMES = "abcdefgh"
 
 Weights = nn.Conv2d | nn.Linear | LocalConv2d
+Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and its columns' maps or units after the ReLU
 
 
 class Layer(nn.Module):

@@ -10,7 +10,7 @@ kernels.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import ModelConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.alexnet import AlexNet, Layer
+from alexnet_repro.model.alexnet import AlexNet, Layer, Watcher
 from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WIDEST_WINDOW, after_conv, same_map_norm
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.model.response_norm import ResponseNorm
 
 Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, 0 or 1
-Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and its columns' maps or units after the ReLU
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.library import custom_op
 
 from alexnet_repro.config import NormConfig
 
@@ -239,7 +240,7 @@ def _outputs(x: Tensor, pieces: int, pool: int, stride: int) -> list[Tensor]:
     return maps + [_empty(x, channels if pool > 1 else 0, height, width, torch.int8) for _ in range(pieces)]
 
 
-@torch.library.custom_op("alexnet_repro::after_conv", mutates_args=())
+@custom_op("alexnet_repro::after_conv", mutates_args=())
 def _after_conv(
     x: Tensor, bias: Tensor, groups: int, pieces: int, relu: bool, size: int, alpha: float, beta: float, k: float,
     pool: int, stride: int, relu_last: bool,
@@ -260,7 +261,7 @@ def _after_conv(
     return outputs
 
 
-@torch.library.custom_op("alexnet_repro::after_conv_backward", mutates_args=())
+@custom_op("alexnet_repro::after_conv_backward", mutates_args=())
 def _after_conv_backward(
     grads: list[Tensor], taken: list[Tensor], x: Tensor, bias: Tensor, groups: int, relu: bool, size: int, alpha: float,
     beta: float, k: float, pool: int, stride: int,
@@ -330,13 +331,13 @@ def after_conv(
     return outputs[:pieces]
 
 
-@torch.library.custom_op("alexnet_repro::same_map_norm", mutates_args=())
+@custom_op("alexnet_repro::same_map_norm", mutates_args=())
 def _same_map_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     x = _places(x)
     return _same_map_pass(0, x, x, x, torch.empty_like(x), size, alpha, beta, k)
 
 
-@torch.library.custom_op("alexnet_repro::same_map_norm_backward", mutates_args=())
+@custom_op("alexnet_repro::same_map_norm_backward", mutates_args=())
 def _same_map_norm_backward(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     x, grad = _places(x), _places(grad)
     products = torch.empty_like(x, dtype=torch.float32)

@@ -131,9 +131,7 @@ def test_a_loss_that_is_no_number_changes_nothing() -> None:
         assert torch.equal(parameter.nan_to_num(7), old.nan_to_num(7))
 
 
-def test_nothing_makes_the_host_wait() -> None:
-    made = stepper(True)
-    ready = {GPU: batch(0)}
+def assert_the_host_never_waits(made: Stepper, ready: dict[torch.device, Batch]) -> None:
     made(ready, 0, True, False)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -143,9 +141,13 @@ def test_nothing_makes_the_host_wait() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_nothing_makes_the_host_wait() -> None:
+    assert_the_host_never_waits(stepper(True), {GPU: batch(0)})
+
+
 def test_copies_between_gpus_forced_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each column by itself, what they exchange copied on a stream of its own, as between two GPUs. (Between
-    two, a copy goes from the source's stream to the target's, and each waits for the other; on one there is one.)
+    """Each column is computed by itself, and the exchange copies on a side stream, as between two GPUs. One stream:
+    PyTorch synchronises the two streams of a copy only if they lie on different GPUs.
     """
     side = torch.cuda.Stream(GPU)
     monkeypatch.setattr(exchange, "_copy_stream", lambda device, direction: side)
