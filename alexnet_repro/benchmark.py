@@ -18,10 +18,11 @@ from alexnet_repro.config import BenchmarkConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, memory_format
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.model.response_norm import ResponseNorm
-from alexnet_repro.ranks import Ranks
+from alexnet_repro.report.environment import machine
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
 from alexnet_repro.training.step import Outcome
-from data_prep.command import main
+from data_prep.common.cli import main
 
 if TYPE_CHECKING:
     from alexnet_repro.training.fast_step import FastStepper
@@ -39,7 +40,7 @@ def benchmark(config: BenchmarkConfig) -> None:
         print(f"warning: {warning}")
     runtime.configure(config.runtime)
     layout = memory_format(devices[0], config.runtime.channels_last)
-    print("; ".join(f"{key}: {value}" for key, value in runtime.machine().items()))
+    print("; ".join(f"{key}: {value}" for key, value in machine().items()))
     print(f"batch {config.batch_size}; medians of {config.steps}, in turn, after {_WARM_UP} that are not counted")
 
     with torch.device("meta"):

@@ -23,7 +23,9 @@ from torchvision.transforms import v2
 from alexnet_repro import runtime
 from alexnet_repro.config import InputBenchmarkConfig
 from alexnet_repro.data import Batch, InputTransform, Loading, PreparedData, draw_epoch, epoch_batches, shuffled
-from data_prep.command import RequestError, load, main
+from alexnet_repro.report.environment import machine
+from data_prep.common.cli import load, main
+from data_prep.common.errors import RequestError
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sources.folders import ENDINGS
 
@@ -36,7 +38,7 @@ def benchmark_input(config: InputBenchmarkConfig) -> None:
     pictures = _pictures(config)
     runtime.configure(config.runtime)
     torch.set_num_threads(1)  # what is measured is a core
-    print("; ".join(f"{key}: {value}" for key, value in runtime.machine().items()))
+    print("; ".join(f"{key}: {value}" for key, value in machine().items()))
     with tempfile.TemporaryDirectory(prefix="benchmark-input-") as folder:
         src = Path(folder) / "src"
         _link(pictures, src)

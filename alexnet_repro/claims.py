@@ -6,19 +6,76 @@ What came of those that were run for this project stands in docs/claims.md.
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alexnet_repro.config import ClaimsConfig, TrainConfig
-from alexnet_repro.experiments import Experiment, experiments
-from alexnet_repro.reporting.metrics_log import read_metrics
-from alexnet_repro.reporting.progress import percent
-from alexnet_repro.reporting.report import FACTS, read_facts, report_folder
-from alexnet_repro.run_folder import MAY_CHANGE, RunFolder, flat
-from data_prep.command import RequestError, load, main
+from alexnet_repro.report.report import FACTS, read_facts
+from alexnet_repro.runs.folder import MAY_CHANGE, RunFolder, report_folder
+from alexnet_repro.runs.metrics_log import read_metrics
+from alexnet_repro.runs.settings import flat
+from data_prep.common.cli import load, main
+from data_prep.common.endings import conf_folder
+from data_prep.common.errors import RequestError
+from data_prep.common.text import percent
+
+_KEYS = ("claim", "section", "command", "expected", "cost", "needs")
+_FIRST = "# @package _global_"
+_SEED = "${seed}"
 
 _WIDTH, _INDENT = 110, " " * 9
 _OWN = ("run", *(name for name in MAY_CHANGE if name != "data"))  # of each run, whatever the experiment
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One claim of the paper, or one use of the machinery, that a command tries."""
+
+    name: str
+    claim: str
+    section: str  # of the paper, or "none"
+    command: str  # a whole command line
+    expected: str
+    cost: str
+    needs: str  # the data, and what else
+    run: str  # the run's name, with ${seed} where it has one
+    then: str = ""  # command lines that follow
+    seen: str = ""  # what came of it for this project, and where that stands
+    members: str = "1"  # of the ensemble that it is about
+
+    def runs_in(self, runs_dir: Path) -> list[Path]:
+        """The folders of its runs by seed, or of its ensembles."""
+        one = re.escape(self.run).replace(re.escape(_SEED), "[0-9]+")
+        pattern = re.compile(r"\+".join([one] * int(self.members)))
+        found = [path for path in runs_dir.iterdir() if pattern.fullmatch(path.name)] if runs_dir.is_dir() else []
+        return sorted(found, key=lambda path: [(len(part), part) for part in re.split("[+-]", path.name)])
+
+
+def experiments() -> list[Experiment]:
+    """All of them, in the order of the paper's sections."""
+    found = [_read(path) for path in sorted((conf_folder() / "experiment").glob("*.yaml"))]
+    return sorted(found, key=lambda experiment: (experiment.section == "none", experiment.section))
+
+
+def _read(path: Path) -> Experiment:
+    """ValueError if the head lacks a key: a file of this project that is not as the others are."""
+    text = path.read_text(encoding="utf-8")
+    head = text.partition("\ndefaults:")[0]
+    fields: dict[str, str] = {}
+    key = ""
+    for line in head.splitlines():
+        if match := re.fullmatch(r"# ([A-Z][a-z ]*): (.*)", line):
+            key = match[1].lower()
+            fields[key] = match[2]
+        elif line.startswith("#   ") and key:
+            fields[key] += " " + line[1:].strip()
+    run = re.search(r"^run: (.+)$", text, re.MULTILINE)
+    if missing := [key for key in _KEYS if not fields.get(key)]:
+        raise ValueError(f"{path}: its head lacks {', '.join(missing)}")
+    if not text.startswith(_FIRST) or run is None:
+        raise ValueError(f"{path}: must begin with {_FIRST!r} and set run")
+    known = {key: fields[key] for key in (*_KEYS, "then", "seen", "members") if key in fields}
+    return Experiment(name=path.stem, run=run[1], **known)
 
 
 def claims(config: ClaimsConfig) -> None:

@@ -4,22 +4,58 @@ import importlib.util
 import io
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexnet_repro.config import ExportConfig
-from alexnet_repro.data import views_of
-from alexnet_repro.evaluation.classifier import Classifier
+from alexnet_repro.data import InputRule, View, views_of
 from alexnet_repro.model import AlexNet
-from alexnet_repro.run_folder import RunFolder
-from alexnet_repro.trained import network_of
-from alexnet_repro.training.checkpoint import Checkpoint
-from data_prep.command import RequestError, main
-from data_prep.format import write_atomically
+from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.runs.folder import RunFolder
+from alexnet_repro.runs.trained import network_of
+from data_prep.common.cli import main
+from data_prep.common.errors import RequestError
+from data_prep.common.files import write_atomically
 from data_prep.resize import ENLARGE, SHRINK
+
+
+class Classifier(nn.Module):
+    """Prepared pictures to probabilities: uint8 [N, S, S, C] -> float32 [N, classes].
+
+    Minus the mean image, cut into views, through the network in test mode, softmax outputs averaged over the views:
+    what `predict.predict` computes batch by batch, without its placement on devices.
+    """
+
+    mean_image: Tensor
+
+    def __init__(self, network: AlexNet, rule: InputRule, views: Sequence[View]) -> None:
+        super().__init__()
+        self.network = network
+        self.rule = rule
+        self.views = list(views)
+        self.register_buffer("mean_image", torch.from_numpy(rule.mean_image))  # float32 [S, S, C]
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = torch.cat([self._patch(images.float(), view) for view in self.views])
+        if self.rule.scale != 1:
+            patches = patches * self.rule.scale
+        logits = self.network(patches.permute(0, 3, 1, 2))  # [views * N, classes]
+        return logits.softmax(1).unflatten(0, (len(self.views), -1)).mean(0)
+
+    def _patch(self, images: Tensor, view: View) -> Tensor:
+        """float32 [N, side, side, C], without its mean, mirrored if the view is."""
+        side = self.rule.size
+        if self.rule.mean == "at_patch":
+            patch = view.cut(images - self.mean_image, side)
+            return patch.flip(2) if view.mirror else patch
+        patch = view.cut(images, side)
+        start = self.rule.margin // 2
+        centre = self.mean_image[start : start + side, start : start + side]
+        return (patch.flip(2) if view.mirror else patch) - centre
 
 
 def export(config: ExportConfig) -> None:
@@ -139,6 +175,7 @@ _WRITERS: dict[str, Callable[[ExportConfig, Checkpoint, AlexNet, dict[str, str]]
     "torchscript": _torchscript,
     "safetensors": _safetensors,
 }
+
 
 if __name__ == "__main__":
     main("export", ExportConfig, export)

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_repro import runtime
 from alexnet_repro.config import PredictConfig
 from alexnet_repro.data import Batch, views_of
-from alexnet_repro.evaluation.predict import predict as probabilities_of
-from alexnet_repro.reporting.text import printable
-from alexnet_repro.trained import load_trained
-from data_prep.command import FAILED, RequestError, main
+from alexnet_repro.data.loader import loader_workers
+from alexnet_repro.evaluation.inference import forward_for
+from alexnet_repro.evaluation.inference import predict as probabilities_of
+from alexnet_repro.runs.trained import load_trained
+from data_prep.common.cli import main
+from data_prep.common.errors import FAILED, RequestError
+from data_prep.common.text import printable
 from data_prep.resize import prepare_picture
 
 _BAR = 30
@@ -31,15 +33,16 @@ def predict(config: PredictConfig) -> int | None:
     trained = load_trained(config, config.checkpoint)
     if trained.checkpoint.mean_image.shape[-1] != 3:
         raise RequestError(f"run={config.run}: was trained on pictures without colour; this command reads RGB")
+    forward = forward_for(trained.model, trained.inputs, config.runtime)
     views = views_of(config.views, trained.margin)
     answers: list[dict[str, Any]] = []
     broken = 0
-    for opened in _opened(files, trained.image_size, config.batch_size, runtime.loader_workers(config.runtime)):
+    for opened in _opened(files, trained.image_size, config.batch_size, loader_workers(config.runtime)):
         good = [one for one in opened if one.pixels is not None]
         rows: Iterator[np.ndarray] = iter(())
         if good:
             batch = _batch([one.pixels for one in good if one.pixels is not None])
-            rows = iter(probabilities_of(trained.forward, [batch], views).average)
+            rows = iter(probabilities_of(forward, [batch], views).average)
         for one in opened:  # in the order in which they were given
             if one.pixels is None:
                 answers.append({"image": str(one.file), "error": one.reason})

@@ -1,18 +1,16 @@
 """What changes speed and rounding only: precision of matrix units, fast forms, loader processes, host memory."""
 
 import os
-import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
 from packaging.version import Version
 
 from alexnet_repro.config import LAYERS, ModelConfig, RuntimeConfig
-from alexnet_repro.data import Loading
-from data_prep.command import RequestError
-from data_prep.memory import keep_freed_memory
+from data_prep.common.errors import RequestError
+from data_prep.common.memory import keep_freed_memory
 
 _TRITON = "3.3"  # the first with what the kernels of model/fused.py use
 
@@ -25,21 +23,6 @@ def configure(config: RuntimeConfig) -> None:
     torch.backends.cudnn.deterministic = config.deterministic
     if config.keep_freed_memory:
         keep_freed_memory()
-
-
-def loading(
-    config: RuntimeConfig, pin: bool, processes: int = 1, asked_to_stop: Callable[[], bool] | None = None
-) -> Loading:
-    """How batches are read, by one of `processes` on this machine."""
-    return Loading(loader_workers(config, processes), pin, config.loader_timeout, asked_to_stop)
-
-
-def loader_workers(config: RuntimeConfig, processes: int = 1) -> int:
-    """The processes that read and decode, besides each of the `processes` that train on this machine."""
-    if config.workers is not None:
-        return config.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, max(1, cores // processes - 1))
 
 
 def autocast(precision: str, devices: Sequence[torch.device]) -> ExitStack:
@@ -88,14 +71,3 @@ def _obstacle(model: ModelConfig, columns: Sequence[torch.device], processes: in
     if not (os.environ.get("CC") or any(shutil.which(name) for name in ("cc", "gcc", "clang"))):
         return "needs a C compiler, which Triton calls for its first kernel, and found no cc, gcc or clang"
     return None
-
-
-def machine() -> dict[str, str]:
-    """What a measurement was made on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "processor": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "gpus": ", ".join(gpus) or "none",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }

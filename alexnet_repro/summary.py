@@ -9,8 +9,8 @@ from alexnet_repro.config import LAYERS, SummaryConfig
 from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.model.alexnet import Layer, Weights
 from alexnet_repro.model.layers import LocalConv2d
-from alexnet_repro.reporting.paper_numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
-from data_prep.command import main
+from alexnet_repro.paper.numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
+from data_prep.common.cli import main
 
 _FLOAT_BYTES = 4
 

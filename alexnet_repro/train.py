@@ -15,15 +15,16 @@ from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
-from alexnet_repro.ranks import Ranks
-from alexnet_repro.reporting.progress import duration, percent
-from alexnet_repro.run_folder import LAST, RunFolder
-from alexnet_repro.training.checkpoint import load_checkpoint
+from alexnet_repro.runs.checkpoint import load_checkpoint
+from alexnet_repro.runs.folder import LAST, RunFolder
 from alexnet_repro.training.loop import Stopped, Trainer, refuse_small_pictures
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.schedule import phase_after
 from alexnet_repro.training.stop import StopRequest
-from alexnet_repro.transfer import take_weights
-from data_prep.command import STOPPED, RequestError, main
+from alexnet_repro.training.transfer import take_weights
+from data_prep.common.cli import main
+from data_prep.common.errors import STOPPED, RequestError
+from data_prep.common.text import duration, percent
 
 
 def check(config: TrainConfig) -> None:

@@ -7,21 +7,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from data_prep.command import RunError
-from data_prep.format import (
-    INDEX,
-    MEAN,
-    ClassInfo,
-    Manifest,
-    Rejected,
-    SplitInfo,
-    sha256_of,
-    write_atomically,
-)
-from data_prep.plan import Plan
+from data_prep.common.errors import RunError
+from data_prep.common.files import sha256_of, write_atomically
+from data_prep.format import INDEX, MEAN, ClassInfo, Manifest, Rejected, SplitInfo
+from data_prep.plan import Plan, PrepareConfig
 from data_prep.preview import PICTURES, as_picture, contact_sheet
 from data_prep.reader import SplitReader
-from data_prep.settings import PrepareConfig
 from data_prep.sources import Source
 from data_prep.statistics import ImageSums
 from data_prep.work import GatherTask, Record, ShardTask

@@ -15,21 +15,15 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from data_prep.command import RequestError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from data_prep.common.errors import RequestError
+from data_prep.common.files import write_atomically
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -116,34 +110,6 @@ class Manifest:
             raise RequestError(f"{path}: not a manifest of a prepared data set; {PREPARE_AGAIN}") from None
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """`path` holds either what it held before or all that `write` wrote, whenever the program or the machine stops."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        partial.unlink(missing_ok=True)  # a full disk stays no fuller than it was
-        raise
-    partial.replace(path)
-
-
-@contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`; RequestError if another process holds it. Where there is no flock, holds nothing."""
-    with path.open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RequestError(f"{what}: another process is at work on it; wait for it, or stop it") from None
-            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                raise RequestError(f"{what}: another process has just finished it; start again to see")
-        yield
-
-
 def encoding_suffix(encoding: str) -> str:
     """What the names of pictures in a shard end with."""
     return {"jpeg": "jpg", "raw": "npy"}[encoding]
@@ -224,14 +190,6 @@ class ShardWriter:
         info = ShardInfo(self.path.name, len(self._rows), self._end, self._digest.hexdigest())
         self.partial.replace(self.path)
         return info, np.array(self._rows, dtype=INDEX_DTYPE)
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def shard_name(number: int) -> str:

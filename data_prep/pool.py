@@ -15,8 +15,8 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from data_prep.command import RunError
-from data_prep.memory import keep_freed_memory
+from data_prep.common.errors import RunError
+from data_prep.common.memory import keep_freed_memory
 
 _progress: "SynchronizedArray[int] | None" = None  # pictures done and bytes read, in all processes; set at their start
 _stop: Event | None = None

@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep.command import RequestError, main
+from data_prep.common.cli import main
+from data_prep.common.errors import RequestError
+from data_prep.common.files import exclusive
+from data_prep.common.progress import progress_bar
 from data_prep.finish import finish, say_what_was_done
-from data_prep.format import Manifest, exclusive, shard_name
+from data_prep.format import Manifest, shard_name
 from data_prep.plan import (
     UNFINISHED,
     Plan,
+    PrepareConfig,
     Splits,
     check_free_space,
     check_settings,
@@ -25,10 +29,8 @@ from data_prep.plan import (
     in_shard_order,
 )
 from data_prep.pool import run_tasks
-from data_prep.progress import progress_bar
-from data_prep.settings import PrepareConfig
 from data_prep.sources import Source, SourceImage, find_source
-from data_prep.sources.checks import check_md5, say_what_was_understood
+from data_prep.sources.completeness import check_md5, say_what_was_understood
 from data_prep.work import GatherTask, PictureFormat, ShardTask, Task, cannot_be_written, gathered
 
 __all__ = ["PrepareConfig", "prepare"]

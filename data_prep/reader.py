@@ -5,14 +5,16 @@ a shard that is cut short is a short read, where a map would end the process wit
 which wrote them: torchvision's decoder is faster by a third, but on its way out of torchvision.
 """
 
+import copy
 import errno
 import io
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.command import RequestError, RunError
+from data_prep.common.errors import RequestError, RunError
 from data_prep.format import INDEX, INDEX_DTYPE, PREPARE_AGAIN, Manifest, ShardInfo, decode
 
 _MOST_OPEN = 64  # shards kept open; ImageNet has 1252, and a process often may open 256 or 1024 files
@@ -53,6 +55,11 @@ class Shards:
         RunError if its shard is missing, has another size than the manifest says, or ends too early.
         """
         return self._read(int(row["shard"]), int(row["offset"]), int(row["length"])).tobytes()
+
+    def member_name(self, row: np.void) -> str:
+        """What the picture of an index row is called in its shard. Errors as `member`."""
+        header = int(row["offset"]) - tarfile.BLOCKSIZE
+        return self._read(int(row["shard"]), header, tarfile.LENGTH_NAME).tobytes().split(b"\0")[0].decode()
 
     def patches(
         self,
@@ -209,3 +216,15 @@ class SplitReader:
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         return self.shards.picture(self.index[i], i), int(self.labels[i])
+
+    def subset(self, numbers: slice | np.ndarray) -> "SplitReader":
+        """The same split as if it had these pictures only, in this order."""
+        part = copy.copy(self)
+        part.index = np.ascontiguousarray(self.index[numbers])
+        part.labels = np.ascontiguousarray(self.labels[numbers])
+        return part
+
+    def names(self) -> np.ndarray:
+        """split/key of every picture: text [N]. The key is the member's name in its shard, without its ending."""
+        keys = (self.shards.member_name(row).rsplit(".", 1)[0] for row in self.index)
+        return np.array([f"{self.folder.name}/{key}" for key in keys])

@@ -18,10 +18,11 @@ import numpy as np
 import scipy.io
 
 from data_prep import drawing as drawing_program
-from data_prep.command import DONE, WRONG_REQUEST, plain_main
+from data_prep.common.cli import plain_main
+from data_prep.common.errors import DONE, WRONG_REQUEST
+from data_prep.common.files import write_atomically
+from data_prep.common.progress import progress_bar
 from data_prep.drawing import CLASSES, picture
-from data_prep.format import write_atomically
-from data_prep.progress import progress_bar
 from data_prep.sources.ilsvrc import ILSVRC2012
 
 # (ILSVRC2012_ID in this devkit, words) by wnid. As in the real devkit, ids are not in the order of the wnids.

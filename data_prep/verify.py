@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.command import DONE, FAILED, WRONG_REQUEST, RequestError, plain_main
-from data_prep.format import INDEX, MEAN, Manifest, ShardInfo, decode, encoding_suffix, sha256_of
-from data_prep.progress import progress_bar
+from data_prep.common.cli import plain_main
+from data_prep.common.errors import DONE, FAILED, WRONG_REQUEST, RequestError
+from data_prep.common.files import sha256_of
+from data_prep.common.progress import progress_bar
+from data_prep.format import INDEX, MEAN, Manifest, ShardInfo, decode, encoding_suffix
 from data_prep.reader import SplitReader
 
 _MOST_OF_A_SHARD = 20  # problems named one by one; more are counted

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.command import RunError
-from data_prep.format import ShardInfo, ShardWriter, encode, encoding_suffix, write_atomically
+from data_prep.common.errors import RunError
+from data_prep.common.files import write_atomically
+from data_prep.format import ShardInfo, ShardWriter, encode, encoding_suffix
 from data_prep.pool import count_picture, is_stopped
 from data_prep.resize import MOST_BYTES, pillows_warnings, square_picture
 from data_prep.sources import SourceImage

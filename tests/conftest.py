@@ -15,7 +15,7 @@ import torch
 if not torch.cuda.is_available():  # read when Triton is imported, which torchvision does
     os.environ["TRITON_INTERPRET"] = "1"
 
-from data_prep.command import load
+from data_prep.common.cli import load
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sample import write_sample
 

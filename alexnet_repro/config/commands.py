@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from alexnet_repro.config.checks import require, require_one_of
 from alexnet_repro.config.model import ModelConfig
 from alexnet_repro.config.training import AugmentConfig, RunConfig, RunReference, RuntimeConfig
+from data_prep.common.errors import require, require_one_of
 
 FIGURES = ("kernels", "curves", "labels", "neighbours", "embedding")
 

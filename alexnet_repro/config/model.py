@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from alexnet_repro.config.checks import require, require_one_of
+from data_prep.common.errors import require, require_one_of
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
 STEPS = ("activation", "norm", "same_map_norm", "pool", "mean_pool", "dropout")

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_repro.config.checks import require, require_one_of
 from alexnet_repro.config.model import LAYERS, ModelConfig
+from data_prep.common.errors import require, require_one_of
 
 
 @dataclass

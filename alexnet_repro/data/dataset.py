@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_repro.config import AugmentConfig
-from alexnet_repro.data.augment import ColourNoise, InputRule
-from data_prep.command import RequestError
+from alexnet_repro.data.augment import ColourNoise
+from alexnet_repro.data.inputs import InputRule
+from data_prep.common.errors import RequestError
 from data_prep.format import MEAN, PREPARE_AGAIN, Manifest
 from data_prep.reader import SplitReader
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012

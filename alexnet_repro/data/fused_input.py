@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet_repro.data.augment import ColourNoise, InputRule
+from alexnet_repro.data.augment import ColourNoise
+from alexnet_repro.data.inputs import InputRule
 from alexnet_repro.model.fast import InputLayout
 
 

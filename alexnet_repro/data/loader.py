@@ -4,56 +4,22 @@ A worker gets its work with each request, a few KB of index rows and offsets, an
 start by fork, spawn or forkserver, whatever the size of the data set. Its reply is the patches, in shared memory.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data.augment import Draws
+from alexnet_repro.data.batch import Batch
 from alexnet_repro.data.resident import ResidentSplit
 from alexnet_repro.data.workers import LoaderError, Loading, Request, patches_of
+from data_prep.common.progress import progress_bar
 from data_prep.reader import SplitReader
 
 __all__ = ["Batch", "LoaderError", "Loading", "epoch_batches", "whole_images"]
-
-
-@dataclass
-class Batch:
-    """`images` uint8 [N, side, side, C]; `labels` int64 [N]; what was drawn for them as arrays of N."""
-
-    images: Tensor
-    labels: Tensor
-    top: Tensor
-    left: Tensor
-    mirror: Tensor
-    colour: Tensor
-    counted: int = -1  # pictures of this batch that count: N (-1 on creation), or 0 if it is only a stand-in
-    total: int = -1  # pictures of the global batch, over all ranks; N if it has no other ranks
-
-    def __post_init__(self) -> None:
-        self.counted = len(self.labels) if self.counted < 0 else self.counted
-        self.total = len(self.labels) if self.total < 0 else self.total
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """The same on `device`; itself if it is there already."""
-        if all(tensor.device == device for tensor in self.tensors().values()):
-            return self
-        return self._with({k: v.to(device, non_blocking=non_blocking) for k, v in self.tensors().items()})
-
-    def copied(self) -> "Batch":
-        """With memory of its own."""
-        return self._with({name: tensor.clone() for name, tensor in self.tensors().items()})
-
-    def pin_memory(self) -> "Batch":
-        return self._with({name: tensor.pin_memory() for name, tensor in self.tensors().items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-
-    def _with(self, tensors: dict[str, Tensor]) -> "Batch":
-        return Batch(**tensors, counted=self.counted, total=self.total)
 
 
 def epoch_batches(
@@ -172,3 +138,26 @@ def _read(
             total=part.total,
         )
         yield batch.pin_memory() if loading.pin else batch
+
+
+def with_progress(batches: Iterable[Batch], images: int, what: str) -> Iterator[Batch]:
+    """The same batches, with a bar on stderr that counts images and vanishes at the end."""
+    with progress_bar(images, what, stays=False) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.labels))
+
+
+def loading_for(
+    config: RuntimeConfig, pin: bool, processes: int = 1, asked_to_stop: Callable[[], bool] | None = None
+) -> Loading:
+    """How batches are read, by one of `processes` on this machine."""
+    return Loading(loader_workers(config, processes), pin, config.loader_timeout, asked_to_stop)
+
+
+def loader_workers(config: RuntimeConfig, processes: int = 1) -> int:
+    """The processes that read and decode, besides each of the `processes` that train on this machine."""
+    if config.workers is not None:
+        return config.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, max(1, cores // processes - 1))

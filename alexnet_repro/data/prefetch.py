@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from alexnet_repro.data.loader import Batch
+from alexnet_repro.data.batch import Batch
 
 
 @dataclass

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.reader import SplitReader
 
 if TYPE_CHECKING:
-    from alexnet_repro.data.loader import Batch
+    from alexnet_repro.data.batch import Batch
 
 _FOR_TRAINING = 3 * 2**30  # bytes left for the network, its maps and cuDNN: an estimate, of batches of 128
 

@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 
 from alexnet_repro.evaluation.metrics import label_probabilities, label_ranks
-from data_prep.command import RequestError
-from data_prep.format import write_atomically
-from data_prep.reader import SplitReader
+from data_prep.common.errors import RequestError
+from data_prep.common.files import write_atomically
 
 FILE = "predictions.npz"
 _ROWS = 4096
-_HEADER, _NAME_FIELD = 512, 100  # of a tar member
 
 
 @dataclass
@@ -99,21 +97,3 @@ class KeptPredictions:
             raise RequestError(
                 f"{path}: cannot be read as predictions ({type(error).__name__}); delete it and evaluate again"
             ) from None
-
-
-def picture_names(reader: SplitReader) -> np.ndarray:
-    """split/key of every picture: text [N]. The key is the member's name in its shard, without its ending."""
-    names = []
-    for shard, rows in _by_shard(reader.index):
-        with (reader.folder / reader.info.shards[shard].file).open("rb") as file:
-            for offset in rows["offset"]:
-                file.seek(int(offset) - _HEADER)
-                member = file.read(_NAME_FIELD).split(b"\0")[0].decode()
-                names.append(f"{reader.folder.name}/{member.rsplit('.', 1)[0]}")
-    return np.array(names)
-
-
-def _by_shard(index: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Runs of index rows in one shard, in order."""
-    starts = np.flatnonzero(np.diff(index["shard"], prepend=-1))
-    return [(int(rows["shard"][0]), rows) for rows in np.split(index, starts[1:])]

@@ -1,30 +1,8 @@
 """Figure 4, right: the training pictures whose last hidden layer is nearest in Euclidean distance (section 6.1)."""
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
-import torch
-
-from alexnet_repro.data import Batch, ColumnInputs, View
-from alexnet_repro.evaluation.predict import view_inputs
-from alexnet_repro.model import AlexNet
-from alexnet_repro.runtime import autocast
 
 _ROWS = 256  # vectors compared at a time, which bounds the memory of their differences in float64
-
-
-def last_hidden(
-    model: AlexNet, batches: Iterable[Batch], view: View, inputs: ColumnInputs, precision: str = "fp32"
-) -> Iterator[np.ndarray]:
-    """What the output layer reads, batch by batch: float32 [n, 4096] in the paper, column a first. In test mode."""
-    model.eval()
-    for batch in batches:
-        with torch.inference_mode(), autocast(precision, inputs.devices):
-            columns = model.hidden(
-                view_inputs(batch, inputs.spread(batch.images), view, model.config.input_size, inputs)
-            )
-            features = torch.cat([column.float().cpu() for column in columns], dim=1)
-        yield features.numpy()
 
 
 class Nearest:

@@ -4,7 +4,6 @@ Every picture is shown once, in the order of the split, in batches that lie at t
 stopped or not, and cuDNN is held to deterministic algorithms: on one machine the probabilities are the same to the bit.
 """
 
-import copy
 import hashlib
 import json
 import shutil
@@ -16,32 +15,14 @@ import numpy as np
 import torch
 
 from alexnet_repro.data import Loading, PreparedData, views_of, whole_images
-from alexnet_repro.evaluation.predict import Predictions, predict_batches
-from alexnet_repro.reporting.progress import with_progress
-from alexnet_repro.trained import TrainedModel
-from alexnet_repro.training.checkpoint import Checkpoint
-from data_prep.format import write_atomically
-from data_prep.reader import SplitReader
+from alexnet_repro.data.loader import with_progress
+from alexnet_repro.evaluation.inference import Forward, Predictions, forward_for, predict_batches
+from alexnet_repro.runs.checkpoint import fingerprint
+from alexnet_repro.runs.trained import TrainedModel
+from data_prep.common.files import write_atomically
 
 UNFINISHED = ".unfinished"
 _SECONDS = 20.0  # between two writes: what an interruption costs at most, give or take a batch
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """Of all that the probabilities follow from on the run's side: network, weights, mean image and its use."""
-    digest = hashlib.sha256(json.dumps([checkpoint.model, checkpoint.inputs], sort_keys=True).encode())
-    for name, tensor in sorted({**checkpoint.weights, "mean image": checkpoint.mean_image}.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def chosen(reader: SplitReader, pictures: slice | np.ndarray) -> SplitReader:
-    """The same split as if it had these pictures only, in this order."""
-    part = copy.copy(reader)
-    part.index = np.ascontiguousarray(reader.index[pictures])
-    part.labels = np.ascontiguousarray(reader.labels[pictures])
-    return part
 
 
 def forget(folder: Path) -> None:
@@ -61,17 +42,19 @@ class SplitPass:
     seconds: float = 0.0  # spent on `computed` pictures by this process
     computed: int = 0
     folder: Path = field(init=False)
+    forward: Forward = field(init=False)
 
     def __post_init__(self) -> None:
-        inputs = self.trained.inputs
+        inputs, runtime = self.trained.inputs, self.trained.runtime
+        self.forward = forward_for(self.trained.model, inputs, runtime)
         follows_from = {
             "run": fingerprint(self.trained.checkpoint),
             "data": self.data.identity()["plan"],
             "split": self.split,
             "views": self.views,
             "batch_size": self.batch_size,
-            "precision": self.trained.precision,
-            "form": type(self.trained.forward).__name__,
+            "precision": runtime.precision,
+            "form": type(self.forward).__name__,
             "devices": [device.type for device in inputs.devices],
             "torch": torch.__version__,
         }
@@ -88,13 +71,13 @@ class SplitPass:
         if 0 < done < len(reader):
             print(f"continuing: {done} of {len(reader)} pictures are done already")
         started = time.monotonic()
-        rest = chosen(reader, slice(done, None))
+        rest = reader.subset(slice(done, None))
         if len(rest):
             batches = whole_images(rest, self.data.image_size, self.batch_size, self.loading)
             shown = with_progress(batches, len(rest), "evaluate")
             views = views_of(self.views, self.trained.margin)
             unsaved, written = [], started
-            for batch in predict_batches(self.trained.forward, shown, views):
+            for batch in predict_batches(self.forward, shown, views):
                 unsaved.append(batch)
                 done += len(batch.labels)
                 if done == len(reader) or time.monotonic() - written >= _SECONDS:

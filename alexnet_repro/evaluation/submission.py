@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from alexnet_repro.evaluation.predictions import KeptPredictions
-from data_prep.command import RequestError
-from data_prep.format import write_atomically
-from data_prep.labels import Devkit, read_devkit
+from data_prep.common.errors import RequestError
+from data_prep.common.files import write_atomically
+from data_prep.sources.devkit import Devkit, read_devkit
 
 GUESSES = 5
 

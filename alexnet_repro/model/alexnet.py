@@ -17,7 +17,7 @@ from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
 from alexnet_repro.model.response_norm import ResponseNorm
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 
 COLUMN_NAMES = "abcdefgh"
 

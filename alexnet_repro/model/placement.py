@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from alexnet_repro.model.alexnet import AlexNet
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 
 
 def choose_devices(

@@ -18,8 +18,8 @@ from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.model import AlexNet
 from alexnet_repro.model.fast import FastNetwork
 from alexnet_repro.model.layers import Dropout
-from alexnet_repro.ranks import Ranks
-from alexnet_repro.training.optimiser import Optimiser
+from alexnet_repro.training.optimisers import Optimiser
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
 from alexnet_repro.training.step import Outcome, Stepper
 

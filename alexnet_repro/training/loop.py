@@ -25,23 +25,23 @@ from alexnet_repro.data import (
     views_of,
     whole_images,
 )
+from alexnet_repro.data.loader import loading_for, with_progress
+from alexnet_repro.evaluation.inference import forward_for, predict
 from alexnet_repro.evaluation.metrics import label_ranks, log_loss
-from alexnet_repro.evaluation.predict import forward_for, predict
 from alexnet_repro.model import AlexNet
-from alexnet_repro.ranks import Ranks
-from alexnet_repro.reporting.health import DeadUnits
-from alexnet_repro.reporting.progress import with_progress
-from alexnet_repro.reporting.tensorboard import paper_reference
-from alexnet_repro.run_folder import BEST, RunFolder
+from alexnet_repro.paper.numbers import paper_reference
+from alexnet_repro.runs.checkpoint import Checkpoint, weights_of
+from alexnet_repro.runs.folder import BEST, RunFolder
 from alexnet_repro.training.background import Background
-from alexnet_repro.training.checkpoint import Checkpoint, Within, buffers_of, restore, weights_of
-from alexnet_repro.training.optimiser import optimiser_for, set_rates
+from alexnet_repro.training.health import DeadUnits
+from alexnet_repro.training.optimisers import buffers_of, optimiser_for, restore, set_rates
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, phase_after
-from alexnet_repro.training.step import Outcome, Stepper, largest_activations
+from alexnet_repro.training.step import Outcome, Stepper, Within, largest_activations
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.training.watch import Watch
-from data_prep.command import RequestError, RunError
+from data_prep.common.errors import RequestError, RunError
 from data_prep.reader import SplitReader
 
 _READ_AT_ONCE = 128  # pictures on their way to the device; 25 MB in shared memory if they have 256 pixels
@@ -97,9 +97,7 @@ class Trainer:
         self.rule = data.input_rule(config.augment, config.model.input_size)
         self.noise = data.colour_noise(config.augment)
         self.inputs = ColumnInputs(self.rule, self.devices, config.runtime.channels_last, self.noise)
-        self.loading = runtime.loading(
-            config.runtime, self.inputs.use_gpu, self.ranks.local_size, lambda: bool(self.stop)
-        )
+        self.loading = loading_for(config.runtime, self.inputs.use_gpu, self.ranks.local_size, lambda: bool(self.stop))
         train, val = data.split("train"), data.split("val")
         if config.runtime.data_on_gpu:
             refuse_larger_than_memory([train, val], self.devices[0])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from alexnet_repro.run_folder import LAST, PREVIOUS, RunFolder
+from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.runs.folder import LAST, PREVIOUS, RunFolder
 from alexnet_repro.training.background import Background
-from alexnet_repro.training.checkpoint import Checkpoint
 
 RETRY_SECONDS = 30.0
 

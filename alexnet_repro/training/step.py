@@ -1,7 +1,7 @@
 """One step of section 5: forward through both columns, mean log-loss of the batch, backward, update."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
 from alexnet_repro.model import AlexNet
-from alexnet_repro.ranks import Ranks
 from alexnet_repro.runtime import autocast
-from alexnet_repro.training.optimiser import Optimiser
+from alexnet_repro.training.optimisers import Optimiser
+from alexnet_repro.training.ranks import Ranks
 
 
 @dataclass
@@ -123,3 +123,17 @@ def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) ->
         for hook in hooks:
             hook.remove()
     return ", ".join(text for _, text in sorted(found, key=lambda item: -item[0])[:most])
+
+
+@dataclass
+class Within:
+    """What the epoch that is under way has come to."""
+
+    batch: int = 0  # batches done
+    images: int = 0
+    loss_sum: float = 0.0  # in nats, over the images
+    correct: int = 0  # at first guess
+    among_five: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0  # of the seconds, for data
+    logged: dict[str, float] = field(default_factory=dict)  # images, loss_sum, seconds, waited at the last entry

@@ -9,17 +9,18 @@ from tqdm import tqdm
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, InputRule
+from alexnet_repro.data.loader import with_progress
 from alexnet_repro.model import AlexNet
-from alexnet_repro.reporting.figures import kernel_grid
-from alexnet_repro.reporting.health import gpu_memory, learning_rates, norms
-from alexnet_repro.reporting.metrics_log import MetricsLog
-from alexnet_repro.reporting.progress import TrainingBar, epoch_line, with_progress
-from alexnet_repro.reporting.tensorboard import BATCH_PICTURES, Dashboard, hyper_parameters
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.model.kernels import kernel_grid
+from alexnet_repro.monitor.progress import TrainingBar, epoch_line
+from alexnet_repro.monitor.tensorboard import BATCH_PICTURES, Dashboard, hyper_parameters
+from alexnet_repro.runs.folder import RunFolder
+from alexnet_repro.runs.metrics_log import MetricsLog
 from alexnet_repro.training.background import Background
 from alexnet_repro.training.chance import Start, epochs_at_chance
-from alexnet_repro.training.checkpoint import Within
-from alexnet_repro.training.optimiser import Optimiser
+from alexnet_repro.training.health import gpu_memory, learning_rates, norms
+from alexnet_repro.training.optimisers import Optimiser
+from alexnet_repro.training.step import Within
 
 Row = dict[str, float]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources import cifar10, fall2011, fashion_mnist, imagefolder, kaggle, parquet, tiny_imagenet
 from data_prep.sources.base import Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources.base import PixelImage, Source, SourceImage
 
 

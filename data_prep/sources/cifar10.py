@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.resize import pillows_warnings
 from data_prep.sources import arrays
 from data_prep.sources.base import Source

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources import folders, tars
 from data_prep.sources.base import Source
 

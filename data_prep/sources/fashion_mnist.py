@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources import arrays
 from data_prep.sources.base import Source
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from data_prep.command import RequestError
-from data_prep.labels import Devkit, read_devkit, read_ground_truth
+from data_prep.common.errors import RequestError
 from data_prep.sources import folders, tars
 from data_prep.sources.base import Source, SourceImage
+from data_prep.sources.devkit import Devkit, read_devkit, read_ground_truth
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources import folders
 from data_prep.sources.base import Source
 

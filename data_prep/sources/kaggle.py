@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources import folders
 from data_prep.sources.base import Source
 from data_prep.sources.ilsvrc import ILSVRC2012

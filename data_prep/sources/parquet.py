@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources.base import Source, SourceImage, printable
 from data_prep.sources.ilsvrc import ILSVRC2012
 

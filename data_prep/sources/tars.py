@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from data_prep.command import RequestError
-from data_prep.progress import progress_bar
+from data_prep.common.errors import RequestError
+from data_prep.common.progress import progress_bar
 from data_prep.sources.base import SourceImage, printable
 
 _AGAIN = "download it again"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources import zips
 from data_prep.sources.base import Source, SourceImage, printable
 from data_prep.sources.folders import ENDINGS

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources.base import SourceImage, printable
 
 _HEADER, _SIGNATURE = 30, b"PK\3\4"  # before each member: 30 bytes, its name, and what is called the extra field

@@ -11,7 +11,7 @@ from alexnet_repro.config import EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.train import train
-from data_prep.command import load
+from data_prep.common.cli import load
 
 EPOCH_ROW = {  # of a run's history
     "epoch": 1,

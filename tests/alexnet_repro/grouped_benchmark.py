@@ -16,7 +16,8 @@ from alexnet_repro.config import BenchmarkConfig
 from alexnet_repro.data import memory_format
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.model.response_norm import ResponseNorm
-from data_prep.command import load
+from alexnet_repro.report.environment import machine
+from data_prep.common.cli import load
 
 
 class Trained(Grouped):
@@ -55,7 +56,7 @@ def main(overrides: list[str]) -> None:
         "two columns": benchmark.training_step(two, [images.to(device) for device in devices], labels),
         "grouped convolutions": benchmark.training_step(one, images, labels),
     }
-    print("; ".join(f"{key}: {value}" for key, value in runtime.machine().items()))
+    print("; ".join(f"{key}: {value}" for key, value in machine().items()))
     benchmark.report(benchmark.medians(steps, config.steps, devices), config.batch_size)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from alexnet_repro.config import ModelConfig, TrainConfig
 from alexnet_repro.model import AlexNet
-from data_prep.command import load
+from data_prep.common.cli import load
 
 SMALL_MODEL = [
     f"model.{key}"

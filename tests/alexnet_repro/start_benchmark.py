@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from alexnet_repro.data import PreparedData
-from alexnet_repro.reporting.metrics_log import read_metrics
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.folder import RunFolder
+from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.training.chance import step_that_left
-from data_prep.command import plain_main
+from data_prep.common.cli import plain_main
 
 
 def main(folders: list[str]) -> None:

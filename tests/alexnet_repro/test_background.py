@@ -11,11 +11,12 @@ from networks import small
 from torch import Tensor
 from trainings import small_config
 
-from alexnet_repro.reporting.metrics_log import read_metrics
-from alexnet_repro.reporting.tensorboard import Dashboard
+from alexnet_repro.monitor.tensorboard import Dashboard
+from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint, weights_of
+from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.train import train
 from alexnet_repro.training.background import Background
-from alexnet_repro.training.checkpoint import Checkpoint, buffers_of, load_checkpoint, weights_of
+from alexnet_repro.training.optimisers import buffers_of
 from alexnet_repro.training.step import Stepper
 
 ENOUGH = 120  # seconds

@@ -11,7 +11,8 @@ from torchvision.datasets import ImageFolder
 from alexnet_repro.benchmark_input import SideBySide, benchmark_input
 from alexnet_repro.config import InputBenchmarkConfig
 from alexnet_repro.data import PreparedData
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 from tests.conftest import prepare_config
 

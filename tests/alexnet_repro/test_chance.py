@@ -9,8 +9,8 @@ from conftest import SMALL
 from evidence import EPOCH_ROW
 
 from alexnet_repro.config import ScheduleConfig, TrainConfig
-from alexnet_repro.reporting.metrics_log import read_metrics
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.folder import RunFolder
+from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.train import train
 from alexnet_repro.training.chance import (
     MEASURED,
@@ -20,7 +20,8 @@ from alexnet_repro.training.chance import (
     steps_expected,
 )
 from alexnet_repro.training.schedule import phase_after
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 CHANCE = math.log(200)
 

@@ -13,7 +13,8 @@ from conftest import SMALL, run_module
 
 from alexnet_repro.config import SummaryConfig
 from alexnet_repro.model import AlexNet
-from data_prep.command import conf_folder, load
+from data_prep.common.cli import load
+from data_prep.common.endings import conf_folder
 
 TRAIN = "alexnet_repro.train"
 

@@ -12,10 +12,12 @@ from evidence import ensure_evaluated, evaluate_in, kept_of
 from alexnet_repro.compare import compare
 from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
-from alexnet_repro.evaluation.ablations import claim_for, settings_of
 from alexnet_repro.evaluation.intervals import paired_bootstrap
-from alexnet_repro.reporting.paper_numbers import ABLATIONS
-from data_prep.command import RequestError, conf_folder, load
+from alexnet_repro.paper.ablations import claim_for, settings_of
+from alexnet_repro.paper.numbers import ABLATIONS
+from data_prep.common.cli import load
+from data_prep.common.endings import conf_folder
+from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 
 

@@ -18,10 +18,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.reporting.events import EventFile
-from alexnet_repro.reporting.tensorboard import Dashboard
+from alexnet_repro.monitor.events import EventFile
+from alexnet_repro.monitor.tensorboard import Dashboard
 from alexnet_repro.train import train
-from data_prep.command import load
+from data_prep.common.cli import load
 
 HEALTH = {"weight_norm/conv1.a": 3.0, "velocity_norm/conv1.a": 0.5, "dead_relu/conv1.a": 0.125}
 PAPER = {"learning_rate": 0.01, "weight_decay": 0.0005, "nesterov": False, "model": "paper"}
@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_once_and_costs_nothing(tmp_path: Path, capfd: pytes
 
 
 def test_what_waits_for_a_full_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet_repro.reporting.events._BYTES_THAT_WAIT", 4000)
+    monkeypatch.setattr("alexnet_repro.monitor.events._BYTES_THAT_WAIT", 4000)
     (tmp_path / "file").touch()
     dashboard = Dashboard(tmp_path / "file" / "tensorboard", 0)  # no folder can be made there
     for step in range(1, 1001):

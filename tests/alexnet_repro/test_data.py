@@ -19,8 +19,9 @@ from alexnet_repro.data import (
     shuffled,
     views_of,
 )
-from alexnet_repro.data.augment import memory_format
-from data_prep.command import RequestError, load
+from alexnet_repro.data.inputs import memory_format
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 PAPER = load("train", TrainConfig).augment
 CODE2012 = load("train", TrainConfig, ["augment=code2012"]).augment

@@ -8,13 +8,19 @@ from sklearn.metrics import top_k_accuracy_score
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColumnInputs, InputRule, views_of
-from alexnet_repro.evaluation.classes import class_errors, confusion_matrix, confusions, most_confused
-from alexnet_repro.evaluation.ensemble import Ensemble
-from alexnet_repro.evaluation.metrics import label_ranks, log_loss, top_k_error
-from alexnet_repro.evaluation.predict import Predictions, forward_for, predict
+from alexnet_repro.evaluation.inference import Ensemble, Predictions, forward_for, predict
+from alexnet_repro.evaluation.metrics import (
+    class_errors,
+    confusion_matrix,
+    confusions,
+    label_ranks,
+    log_loss,
+    most_confused,
+    top_k_error,
+)
 from alexnet_repro.evaluation.predictions import KeptView
 from alexnet_repro.model import AlexNet
-from data_prep.command import load
+from data_prep.common.cli import load
 
 
 def test_top_k_error_against_sorting() -> None:

@@ -13,11 +13,13 @@ from evidence import HOSTILE, ensure_evaluated, evaluate_in, kept_of, new_folder
 
 from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig
 from alexnet_repro.data import PreparedData
-from alexnet_repro.evaluation import setting, split_pass
-from alexnet_repro.evaluation.predictions import KeptPredictions, picture_names
+from alexnet_repro.evaluation import split_pass
+from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.figures import figures
-from alexnet_repro.reporting.report import write_report
-from data_prep.command import RequestError, load
+from alexnet_repro.paper import comparable as setting
+from alexnet_repro.report.report import write_report
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 
 def _same(a: KeptPredictions, b: KeptPredictions) -> bool:
@@ -137,8 +139,8 @@ def test_the_report_holds_names_as_text_and_asks_for_nothing(world: Path) -> Non
 def test_the_neighbours_in_the_report_are_the_nearest_of_the_whole_train_split(world: Path) -> None:
     """Against features taken picture by picture, in one batch each, and sorted by brute force."""
     from alexnet_repro.config import RunConfig
-    from alexnet_repro.evaluation.illustrations import hidden_of
-    from alexnet_repro.trained import load_trained
+    from alexnet_repro.report.illustrations import hidden_of
+    from alexnet_repro.runs.trained import load_trained
 
     settings = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]", "queries=3", "figures=[neighbours]"]
     config = load("figures", FiguresConfig, ["run=one", *settings])
@@ -151,7 +153,7 @@ def test_the_neighbours_in_the_report_are_the_nearest_of_the_whole_train_split(w
     train_features, val_features = (
         np.concatenate(list(hidden_of(trained, data, split, 1, 0))) for split in (train_split, val_split)
     )
-    train_names, val_names = list(picture_names(train_split)), list(picture_names(val_split))
+    train_names, val_names = list(train_split.names()), list(val_split.names())
     assert len(shown["rows"]) == 3
     for row in shown["rows"]:
         distances = np.linalg.norm(train_features - val_features[val_names.index(row["name"])], axis=1)

@@ -11,15 +11,15 @@ import pytest
 import torch
 from conftest import prepare_config
 
-from alexnet_repro.claims import claims
+from alexnet_repro.claims import Experiment, claims, experiments
 from alexnet_repro.config import ClaimsConfig, CompareConfig, EvaluateConfig, Figure1Config, TrainConfig
 from alexnet_repro.data import PreparedData
-from alexnet_repro.experiments import Experiment, experiments
-from alexnet_repro.figure1 import _interval, epochs_until, figure1
+from alexnet_repro.figures import _interval, epochs_until, figure1
 from alexnet_repro.model import AlexNet, choose_devices
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 from data_prep.sample import write_sample
 

@@ -19,9 +19,10 @@ from safetensors import safe_open
 from alexnet_repro.config import ExportConfig, TrainConfig
 from alexnet_repro.export import export
 from alexnet_repro.model import AlexNet
-from alexnet_repro.run_folder import RunFolder
-from alexnet_repro.training.checkpoint import Checkpoint, weights_of
-from data_prep.command import RequestError, load
+from alexnet_repro.runs.checkpoint import Checkpoint, weights_of
+from alexnet_repro.runs.folder import RunFolder
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 WORDS = ["a", "b, quoted “b”", "c", "d", "e"]
 

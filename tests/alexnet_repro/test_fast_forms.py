@@ -20,17 +20,17 @@ from alexnet_repro.config import NormConfig, TrainConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, InputTransform
 from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.evaluation.fast_views import FastViews
-from alexnet_repro.evaluation.predict import forward_for
+from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, exchange, initialise
 from alexnet_repro.model.fast import FastNetwork, InputLayout
 from alexnet_repro.model.fused import same_map_norm
 from alexnet_repro.model.layers import SameMapNorm
-from alexnet_repro.ranks import Ranks
-from alexnet_repro.reporting.health import DeadUnits
 from alexnet_repro.training.fast_step import FastStepper
-from alexnet_repro.training.optimiser import optimiser_for
+from alexnet_repro.training.health import DeadUnits
+from alexnet_repro.training.optimisers import optimiser_for
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.step import Numbers, Stepper
-from data_prep.command import load
+from data_prep.common.cli import load
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the kernels run there: tests/gpu")

@@ -27,9 +27,10 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.submission import check_ids
 from alexnet_repro.model import AlexNet
-from alexnet_repro.run_folder import RunFolder
-from alexnet_repro.training.checkpoint import Checkpoint, weights_of
-from data_prep.command import RequestError, load
+from alexnet_repro.runs.checkpoint import Checkpoint, weights_of
+from alexnet_repro.runs.folder import RunFolder
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 
 UNREADABLE = 4  # the place of the validation picture that is none, from 0

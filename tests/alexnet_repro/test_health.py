@@ -8,7 +8,7 @@ import torch
 from networks import small
 from torch import Tensor, nn
 
-from alexnet_repro.reporting.health import DeadUnits, learning_rates, norms
+from alexnet_repro.training.health import DeadUnits, learning_rates, norms
 from alexnet_repro.training.sgd import PaperSGD
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from alexnet_repro.config import NormConfig, TrainConfig
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
-from data_prep.command import load
+from data_prep.common.cli import load
 
 
 def same_map_by_loops(x: np.ndarray, n: int, alpha: float, beta: float, k: float) -> np.ndarray:

@@ -6,7 +6,8 @@ import re
 import pytest
 from evidence import EPOCH_ROW
 
-from alexnet_repro.reporting.progress import TrainingBar, duration, epoch_line
+from alexnet_repro.monitor.progress import TrainingBar, epoch_line
+from data_prep.common.text import duration
 
 
 class Terminal(io.StringIO):

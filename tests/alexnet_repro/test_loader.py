@@ -26,7 +26,7 @@ from alexnet_repro.data import (
     shuffled,
     whole_images,
 )
-from data_prep.command import RunError
+from data_prep.common.errors import RunError
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
 from tests.conftest import prepare_config

@@ -12,7 +12,8 @@ from PIL import Image
 
 from alexnet_repro.config import PredictConfig
 from alexnet_repro.predict import predict
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 
 def test_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alexnet_repro.data import Batch, on_devices, prefetch
-from data_prep.command import RunError
+from data_prep.common.errors import RunError
 
 CPU, META, GPU = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
 

@@ -12,8 +12,8 @@ from conftest import SMALL
 from networks import SENSITIVE_START
 
 from alexnet_repro.model import AlexNet, initialise
-from alexnet_repro.run_folder import RunFolder
-from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint
+from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet_repro.runs.folder import RunFolder
 
 
 def trained(launcher: list[str], prepared: Path, runs: Path, *settings: str) -> subprocess.CompletedProcess[str]:

@@ -21,12 +21,13 @@ from alexnet_repro.data import (
     shuffled,
     whole_images,
 )
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
 from alexnet_repro.training import loop
-from alexnet_repro.training.checkpoint import Checkpoint
 from alexnet_repro.training.stop import StopRequest
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 GPU = pytest.param("cuda:0", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 

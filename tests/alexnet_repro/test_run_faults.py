@@ -18,12 +18,12 @@ from trainings import small_config, start
 
 from alexnet_repro.data import PreparedData
 from alexnet_repro.model import AlexNet, initialise
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
 from alexnet_repro.training import saver
-from alexnet_repro.training.checkpoint import Checkpoint, load_checkpoint
 from alexnet_repro.training.loop import Trainer
-from data_prep.command import RequestError, RunError
+from data_prep.common.errors import RequestError, RunError
 
 TIMINGS = ("seconds", "images_per_second", "data_wait")
 ENOUGH = 120  # seconds
@@ -69,7 +69,7 @@ WHERE = [
     ("pathlib:Path.replace", 8),  # between `last` becoming `previous` and its successor becoming `last`
     ("alexnet_repro.training.saver:_link", 1),  # before `best`
     ("alexnet_repro.training.loop:predict", 2),  # an evaluation
-    ("alexnet_repro.reporting.metrics_log:MetricsLog.add", 5),  # the epoch's line in metrics.jsonl
+    ("alexnet_repro.runs.metrics_log:MetricsLog.add", 5),  # the epoch's line in metrics.jsonl
 ]
 
 

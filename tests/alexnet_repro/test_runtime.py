@@ -7,10 +7,11 @@ import torch
 from conftest import SMALL
 
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runtime import fast_form
 from alexnet_repro.train import train
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 
 def config_for(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:

@@ -9,11 +9,11 @@ from networks import small
 
 from alexnet_repro.config import ScheduleConfig, TrainConfig
 from alexnet_repro.model import AlexNet
-from alexnet_repro.training.checkpoint import buffers_of
-from alexnet_repro.training.optimiser import optimiser_for, set_rates
+from alexnet_repro.training.optimisers import buffers_of, optimiser_for, set_rates
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, next_phase
 from alexnet_repro.training.sgd import PaperSGD
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 
 
 def test_update_rule_is_that_of_section_5() -> None:

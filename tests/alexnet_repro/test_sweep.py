@@ -15,14 +15,15 @@ import torch
 from conftest import SMALL, run_module
 from omegaconf import OmegaConf
 
-from alexnet_repro.ablations import ablations
+from alexnet_repro.compare import ablations
 from alexnet_repro.config import AblationsConfig
 from alexnet_repro.evaluation.intervals import crossed_interval, paired_bootstrap
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
-from data_prep import sweep
-from data_prep.command import DONE, FAILED, STOPPED, RequestError, RunError, load
+from data_prep.common import sweep
+from data_prep.common.cli import load
+from data_prep.common.errors import DONE, FAILED, STOPPED, RequestError, RunError
 
 TRAIN, EVALUATE = "alexnet_repro.train", "alexnet_repro.evaluate"
 SHORT = ["schedule=constant", "schedule.epochs=1", *SMALL]

@@ -7,9 +7,10 @@ import pytest
 from conftest import SMALL
 
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
-from data_prep.command import RequestError, RunError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError, RunError
 
 
 def config_for(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:

@@ -13,13 +13,14 @@ from PIL import Image
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import PreparedData
-from alexnet_repro.evaluation.facts import setting_facts
-from alexnet_repro.evaluation.setting import differences_from_paper
 from alexnet_repro.model import AlexNet, initialise
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.paper.comparable import differences_from_paper
+from alexnet_repro.report.facts import setting_facts
+from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
-from alexnet_repro.training.checkpoint import Checkpoint
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 
 TRAIN = "alexnet_repro.train"

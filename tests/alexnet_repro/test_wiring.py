@@ -29,7 +29,8 @@ from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.model.layers import Dropout
 from alexnet_repro.train import train
 from alexnet_repro.training.watch import Watch
-from data_prep.command import STOPPED, load
+from data_prep.common.cli import load
+from data_prep.common.errors import STOPPED
 
 SEED, RATE, BIAS_TIMES, NOISE, BATCH = 4, 0.0005, 2.0, 1.0, 16
 CHANGES = (

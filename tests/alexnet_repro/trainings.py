@@ -13,7 +13,7 @@ from unittest import mock
 from conftest import SMALL
 
 from alexnet_repro.config import TrainConfig
-from data_prep.command import load
+from data_prep.common.cli import load
 
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 _FORK_SERVER.set_forkserver_preload(["alexnet_repro.train"])

@@ -9,7 +9,7 @@ import os
 import sys
 
 from data_prep import pool
-from data_prep.command import load
+from data_prep.common.cli import load
 from data_prep.prepare import PrepareConfig, prepare
 
 

@@ -22,7 +22,7 @@ from statistics import median, quantiles
 
 from PIL import Image
 
-from data_prep.command import load
+from data_prep.common.cli import load
 from data_prep.plan import in_shard_order
 from data_prep.pool import _start_worker, run_tasks
 from data_prep.prepare import PrepareConfig, _shards

@@ -14,8 +14,9 @@ from conftest import prepare_config
 from test_prepare import contents, independent_reading
 
 from data_prep import prepare as prepare_module
-from data_prep.command import RequestError, RunError
-from data_prep.format import Manifest, exclusive
+from data_prep.common.errors import RequestError, RunError
+from data_prep.common.files import exclusive
+from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.verify import check
 

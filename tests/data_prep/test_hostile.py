@@ -19,7 +19,7 @@ from layouts import Pictures
 from PIL import Image
 from test_prepare import independent_reading
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.verify import check

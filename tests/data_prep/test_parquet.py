@@ -10,7 +10,7 @@ from conftest import prepare_config
 from layouts import ParquetRow, write_parquet
 from test_prepare import contents, independent_reading
 
-from data_prep.command import RequestError, RunError
+from data_prep.common.errors import RequestError, RunError
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.sources import find_source
@@ -72,7 +72,7 @@ def test_pictures_that_cannot_be_read_are_named(archives: Path, tmp_path: Path) 
 
 def test_what_is_left_out_and_short_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand classes with wnids: ImageNet, which has 732 pictures of every class at least."""
-    from data_prep.sources.checks import say_what_was_understood
+    from data_prep.sources.completeness import say_what_was_understood
 
     train = [(b"x", f"n{i:08d}_1.JPEG", i) for i in range(1000)]
     write_parquet(tmp_path / "train.parquet", train, None, 500)

@@ -20,7 +20,7 @@ import scipy.io
 from conftest import prepare_config
 from PIL import Image
 
-from data_prep.command import RequestError, RunError
+from data_prep.common.errors import RequestError, RunError
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader

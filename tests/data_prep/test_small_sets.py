@@ -17,7 +17,8 @@ from PIL import Image
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data.dataset import PreparedData
-from data_prep.command import RequestError, load
+from data_prep.common.cli import load
+from data_prep.common.errors import RequestError
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader

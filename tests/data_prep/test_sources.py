@@ -11,12 +11,12 @@ from conftest import prepare_config
 from layouts import LAYOUTS, Pictures
 from test_prepare import by_pillow, independent_reading
 
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
 from data_prep.sources import Source, find_source
-from data_prep.sources.checks import say_what_was_understood
+from data_prep.sources.completeness import say_what_was_understood
 from data_prep.verify import check
 
 

@@ -20,8 +20,11 @@ import torchvision
 from alexnet_repro import benchmark, runtime
 from alexnet_repro.config import RuntimeConfig, TrainConfig
 from alexnet_repro.data import Loading, PreparedData, ResidentSplit, draw_epoch, epoch_batches, on_devices, whole_images
+from alexnet_repro.data.loader import loader_workers
 from alexnet_repro.model import AlexNet, initialise, place
-from data_prep.command import RequestError, load, plain_main
+from alexnet_repro.report.environment import machine
+from data_prep.common.cli import load, plain_main
+from data_prep.common.errors import RequestError
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sample import write_sample
 
@@ -149,7 +152,7 @@ def kernels() -> Iterator[tuple[str, float, str]]:
 def inputs() -> Iterator[tuple[str, float, str]]:
     """Streamed by workers, and from the memory of the device: alone, and with the step in bf16."""
     config = configured("bf16")
-    workers = runtime.loader_workers(config)
+    workers = loader_workers(config)
     with tempfile.TemporaryDirectory() as folder:
         archives, out = Path(folder) / "archives", Path(folder) / "raw"
         write_sample(archives, train_per_class=60, val_per_class=1)
@@ -187,7 +190,7 @@ def inputs() -> Iterator[tuple[str, float, str]]:
 def main() -> None:
     if not torch.cuda.is_available():
         raise RequestError("needs a GPU that PyTorch can use, and found none")
-    about = runtime.machine()
+    about = machine()
     rows = []
     print("; ".join(f"{key}: {value}" for key, value in about.items()), f"\nbatch {BATCH}; medians\n")
     print("| | | |\n|---|---|---|")

@@ -13,14 +13,14 @@ from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, PreparedData
 from alexnet_repro.model import AlexNet, exchange, initialise, place
 from alexnet_repro.model.fast import FastNetwork
-from alexnet_repro.ranks import Ranks
-from alexnet_repro.run_folder import RunFolder
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.training.fast_step import FastStepper
 from alexnet_repro.training.loop import Trainer
-from alexnet_repro.training.optimiser import optimiser_for, set_rates
+from alexnet_repro.training.optimisers import optimiser_for, set_rates
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.schedule import Phase
 from alexnet_repro.training.step import Stepper
-from data_prep.command import load
+from data_prep.common.cli import load
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda", 0)

@@ -12,10 +12,10 @@ from test_steps import assert_the_host_never_waits, batch, stepper
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import on_devices, views_of
-from alexnet_repro.evaluation.predict import forward_for
+from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import exchange, place
 from alexnet_repro.training.step import Stepper
-from data_prep.command import load
+from data_prep.common.cli import load
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)

@@ -1,0 +1,119 @@
+"""Probabilities over the views of section 4.1."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet_repro import runtime
+from alexnet_repro.config import RuntimeConfig
+from alexnet_repro.data import Batch, ColumnInputs, View
+from alexnet_repro.model import AlexNet, Watcher
+from alexnet_repro.runtime import autocast
+
+
+@dataclass
+class Predictions:
+    """float32 [N, K] each; rows sum to 1."""
+
+    centre: np.ndarray  # the centre patch
+    average: np.ndarray  # the mean of the softmax outputs over all views asked for
+    labels: np.ndarray  # int64 [N]
+
+    @classmethod
+    def joined(cls, parts: Iterable["Predictions"]) -> "Predictions":
+        columns = zip(*((p.centre, p.average, p.labels) for p in parts), strict=True)
+        return cls(*(np.concatenate(arrays) for arrays in columns))
+
+
+Forward = Callable[[Batch, list[View], Watcher | None], tuple[Tensor, Tensor]]
+"""Of a batch of whole images the probabilities on the first view, and the mean over all views, float32 [N, K] each; in
+test mode. The watcher is called by the fast form alone, where ReLUs are no modules, and hooks cannot see them."""
+
+
+def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
+    """For `model` on its devices, in its fast form where `config` has it."""
+    if runtime.fast_form(config, model.config, inputs.devices, processes):
+        from alexnet_repro.evaluation.fast_views import FastViews  # needs Triton
+
+        return FastViews(model, inputs.rule, config.precision)
+    return lambda batch, views, _: _view_by_view(model, batch, views, inputs, config.precision)
+
+
+def predict(forward: Forward, batches: Iterable[Batch], views: list[View], watch: Watcher | None = None) -> Predictions:
+    """`batches` of whole images; views[0] is the centre patch."""
+    return Predictions.joined(predict_batches(forward, batches, views, watch))
+
+
+def predict_batches(
+    forward: Forward, batches: Iterable[Batch], views: list[View], watch: Watcher | None = None
+) -> Iterator[Predictions]:
+    """The same, batch by batch."""
+    for batch in batches:
+        centre, average = forward(batch, views, watch)
+        yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), batch.labels.cpu().numpy())
+
+
+@torch.inference_mode()
+def _view_by_view(
+    model: AlexNet, batch: Batch, views: list[View], inputs: ColumnInputs, precision: str
+) -> tuple[Tensor, Tensor]:
+    model.eval()
+    images = inputs.spread(batch.images)
+    centre = total = None
+    with runtime.autocast(precision, inputs.devices):
+        for view in views:
+            logits = model(view_inputs(batch, images, view, model.config.input_size, inputs))
+            probabilities = logits.float().softmax(dim=1)
+            centre = probabilities if centre is None else centre
+            total = probabilities if total is None else total + probabilities
+    assert centre is not None and total is not None
+    return centre, total / len(views)
+
+
+def view_inputs(
+    batch: Batch, images: dict[torch.device, Tensor], view: View, side: int, inputs: ColumnInputs
+) -> list[Tensor]:
+    """One view of a batch as the network's input, column by column; `images`: the batch's, on every device."""
+    patches = {device: view.cut(whole, side) for device, whole in images.items()}
+    top, left, mirror = (torch.full_like(batch.top, value) for value in (view.top, view.left, view.mirror))
+    return inputs(patches, top, left, mirror.bool(), None)
+
+
+class Ensemble:
+    """Takes one member after the other, so that only the sum and one member are in memory."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        """Positive, one a member, in the order in which they will come; they need not sum to 1."""
+        self._weights = [np.float32(weight / sum(weights)) for weight in weights]
+        self._taken = 0
+        self._sum: Predictions | None = None
+
+    def add(self, member: Predictions) -> None:
+        weight = self._weights[self._taken]
+        centre, average = member.centre * weight, member.average * weight
+        if self._sum is not None:
+            centre += self._sum.centre
+            average += self._sum.average
+        self._sum = Predictions(centre, average, member.labels)
+        self._taken += 1
+
+    def mean(self) -> Predictions:
+        assert self._sum is not None and self._taken == len(self._weights)
+        return self._sum
+
+
+def last_hidden(
+    model: AlexNet, batches: Iterable[Batch], view: View, inputs: ColumnInputs, precision: str = "fp32"
+) -> Iterator[np.ndarray]:
+    """What the output layer reads, batch by batch: float32 [n, 4096] in the paper, column a first. In test mode."""
+    model.eval()
+    for batch in batches:
+        with torch.inference_mode(), autocast(precision, inputs.devices):
+            columns = model.hidden(
+                view_inputs(batch, inputs.spread(batch.images), view, model.config.input_size, inputs)
+            )
+            features = torch.cat([column.float().cpu() for column in columns], dim=1)
+        yield features.numpy()

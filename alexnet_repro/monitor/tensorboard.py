@@ -1,0 +1,189 @@
+"""The TensorBoard dashboards of a run. Errors and shares are shown in percent, elsewhere they are fractions."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import summary
+from torchvision.utils import make_grid
+
+from alexnet_repro.config import LAYERS, TrainConfig
+from alexnet_repro.monitor.events import EventFile
+
+# What the loop calls a number (metrics.jsonl has the same names), and its tag here. A name with a slash is a tag.
+_TAGS = {
+    "train_top1_error": "error_percent/train_top1",
+    "train_top5_error": "error_percent/train_top5",
+    "val_top1_error": "error_percent/val_top1",
+    "val_top5_error": "error_percent/val_top5",
+    "loss": "loss/train_step",
+    "train_loss": "loss/train_epoch",
+    "val_loss": "loss/val",
+    "chance_loss": "loss/chance",
+    "learning_rate": "learning_rate/weights",
+    "bias_learning_rate": "learning_rate/biases",
+    "images_per_second": "speed/images_per_second",
+    "data_wait": "data_wait_percent/step",
+}
+_NOT_SHOWN = ("epoch", "step")  # the axes
+_EPOCH_TAGS = {  # an epoch's means beside the single steps
+    "images_per_second": "speed/images_per_second_epoch",
+    "data_wait": "data_wait_percent/epoch",
+}
+_PERCENT = ("error_percent/", "data_wait_percent/", "dead_relu_percent/")
+_PAPER_TAGS = ("error_percent/paper_ten_views_top1", "error_percent/paper_ten_views_top5")
+_HPARAM_METRICS = ("error_percent/val_top1", "error_percent/val_top5", "error_percent/train_top1", "loss/val")
+
+
+def _by_layer(tag: str) -> dict[str, str]:
+    """A chart a layer with a curve a column: TensorBoard gives a colour to a run, not to a curve."""
+    return {f"{layer}, by column": rf"^{tag}/{layer}\." for layer in LAYERS}
+
+
+# Category, charts, and the tags of a chart as a regular expression: TensorBoard shows one layout for all runs, and
+# merges charts of several runs only if they are the same to the letter.
+_LAYOUT = {
+    "Errors (%)": {
+        "top-1: training, validation (centre patch), paper": r"^error_percent/.*top1$",
+        "top-5: training, validation (centre patch), paper": r"^error_percent/.*top5$",
+    },
+    "Loss and learning rate": {
+        "log-loss (nats): training, validation": r"^loss/",
+        "learning rate": r"^learning_rate/",
+    },
+    "Speed and memory": {
+        "images per second": r"^speed/images",
+        "waiting for data (% of the time)": r"^data_wait_percent/",
+        "GPU memory, peak of an epoch (GiB)": r"^gpu_memory_gib/",
+    },
+    "Dead ReLUs: maps and units that are 0 on every validation image (%)": _by_layer("dead_relu_percent"),
+    "Norm of the weights": _by_layer("weight_norm"),
+    "Norm of the velocity": _by_layer("velocity_norm"),
+}
+
+_KERNEL_ZOOM = 4  # screen pixels a kernel's pixel
+BATCH_PICTURES = 16
+
+
+class Dashboard:
+    """One writer a run, in `folder`; a continued run passes the `step` it has reached, and what lies beyond vanishes.
+
+    `reference`: the paper's final top-1 and top-5 error in percent, drawn as lines; only for a run on what the paper
+    used. No method fails or waits for a full disk: see EventFile.
+    """
+
+    def __init__(self, folder: Path, step: int, reference: tuple[float, float] | None = None) -> None:
+        self._first = step + 1  # of this start; what is written once a start is written there
+        self._file = EventFile(folder, self._first)
+        self._reference = reference
+        self._seen: dict[str, int] = {}  # the curves, and the last step of each
+        self._shown: list[str | list[str]] = []  # the charts of the layout last written
+
+    def start(self, configuration: str, hyper_parameters: Mapping[str, bool | str | float | int]) -> None:
+        """`configuration`: the resolved YAML. The hyper-parameters stand in the HParams tab beside the latest errors,
+        which are the final ones once the run has ended.
+        """
+        code = "".join(f"    {line}\n" for line in configuration.splitlines())  # Markdown's mark for code
+        self._file.add(summary.text("configuration", code), self._first)
+        # PyTorch takes a bool for a number.
+        shown = {
+            name: str(value).lower() if isinstance(value, bool) else value for name, value in hyper_parameters.items()
+        }
+        experiment, session, self._end_of_session = summary.hparams(shown, dict.fromkeys(_HPARAM_METRICS))
+        self._file.add(experiment, self._first)
+        self._file.add(session, self._first)
+        self._draw_reference(self._first)
+        self._file.flush()
+
+    def train(self, step: int, numbers: Mapping[str, float]) -> None:
+        """After step number `step`, counted from 1: loss, learning_rate, images_per_second, data_wait, ..."""
+        for name, value in numbers.items():
+            self._scalar(_TAGS.get(name, name if "/" in name else f"train/{name}"), value, step)
+        self._lay_out()
+
+    def epoch(
+        self, step: int, row: Mapping[str, float], health: Mapping[str, float], kernels: np.ndarray | None
+    ) -> None:
+        """`row`: the epoch's line of metrics.jsonl; `health`: of health.py; `kernels`: Figure 3, uint8 [H, W, 3].
+
+        Call it before the checkpoint that ends the epoch: a run that dies in between does the epoch again.
+        """
+        for name, value in row.items():
+            if name not in _NOT_SHOWN:
+                tag = {**_TAGS, **_EPOCH_TAGS}.get(name, name if "/" in name else f"epoch/{name}")
+                self._scalar(tag, value, step)
+        for name, value in health.items():
+            self._scalar(name, value, step)
+        self._draw_reference(step)
+        if kernels is not None:
+            zoomed = kernels.repeat(_KERNEL_ZOOM, 0).repeat(_KERNEL_ZOOM, 1)
+            self._file.add(summary.image("pictures/conv1_kernels", zoomed, dataformats="HWC"), step)
+        self._lay_out()
+        self._file.flush()
+
+    def batch(self, step: int, images: Tensor, mean: Tensor) -> None:
+        """Some pictures of an augmented batch, as the network sees them but for the mean, which is added again so that
+        a person can tell what they are.
+
+        `images`: float [N, C, H, W], grey levels minus the mean; `mean`: float [C, H, W] or what broadcasts to it.
+        """
+        some = images[:BATCH_PICTURES].detach().to("cpu", torch.float32) + mean.detach().to("cpu", torch.float32)
+        pixels = some.round().clamp(0, 255).to(torch.uint8)
+        grid = make_grid(pixels, nrow=BATCH_PICTURES // 2, padding=2, pad_value=255)
+        self._file.add(summary.image("pictures/augmented_batch", grid.numpy(), dataformats="CHW"), step)
+
+    def finish(self) -> None:
+        """After `start`: the run has ended as its schedule wants, and HParams calls it a success. Twice is harmless."""
+        self._file.add(self._end_of_session, self._first)
+        self._file.flush()
+
+    def flush(self) -> None:
+        """Call it before a checkpoint within an epoch, so that a run killed after it has no gap before it."""
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        tag = tag.replace("dead_relu/", "dead_relu_percent/")
+        if self._seen.get(tag) == step:  # an epoch's end repeats some numbers of its last step
+            return
+        self._seen[tag] = step
+        self._file.add(summary.scalar(tag, 100 * value if tag.startswith(_PERCENT) else value), step)
+
+    def _draw_reference(self, step: int) -> None:
+        if self._reference is not None:
+            for tag, percent in zip(_PAPER_TAGS, self._reference, strict=True):
+                self._scalar(tag, percent / 100, step)
+
+    def _lay_out(self) -> None:
+        """Writes the layout again whenever a chart gets its first curve, so that none is ever empty."""
+        layout: dict[str, dict[str, list[str | list[str]]]] = {}
+        for category, charts in _LAYOUT.items():
+            filled: dict[str, list[str | list[str]]] = {
+                title: ["Multiline", [pattern]]
+                for title, pattern in charts.items()
+                if any(re.match(pattern, tag) for tag in self._seen)
+            }
+            if filled:
+                layout[category] = filled
+        shown = [pattern for charts in layout.values() for _, pattern in charts.values()]
+        if shown != self._shown:
+            self._shown = shown
+            self._file.add(summary.custom_scalars(layout), 0)
+
+
+def hyper_parameters(config: TrainConfig) -> dict[str, bool | str | float | int]:
+    """What runs are told apart by: the plain settings of the recipe, without the layers' shapes.
+
+    TensorBoard shows the first few by alphabet until asked for more, hence the names: the profiles come first.
+    """
+    chosen: dict[str, bool | str | float | int] = {"seed": config.seed, "data": config.data.path}
+    for group in ("model", "augment", "optim", "schedule"):
+        for name, value in vars(getattr(config, group)).items():
+            if isinstance(value, bool | str | float | int):
+                chosen[group if name == "name" else f"setting {group}.{name}"] = value
+    return chosen

@@ -1,0 +1,85 @@
+"""What the paper measured, as data: its tables and its ablations. Error rates in percent."""
+
+from dataclasses import dataclass
+
+from alexnet_repro.data import PreparedData
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    table: str
+    model: str
+    data: str
+    views: int | None
+    top1: float | None
+    top5: float | None
+    networks: int | None = None  # averaged; None for earlier work
+    sixth_layer: bool = False  # CNN*: some have a sixth convolutional layer and saw the Fall-2011 release first
+
+
+TABLE_1 = (
+    PaperRow("Table 1", "sparse coding", "ILSVRC-2010 test", None, 47.1, 28.2),
+    PaperRow("Table 1", "SIFT + FVs", "ILSVRC-2010 test", None, 45.7, 25.7),
+    PaperRow("Table 1", "CNN", "ILSVRC-2010 test", 10, 37.5, 17.0, networks=1),
+    PaperRow("section 6", "CNN", "ILSVRC-2010 test", 1, 39.0, 18.3, networks=1),
+)
+TABLE_2 = (
+    PaperRow("Table 2", "SIFT + FVs", "ILSVRC-2012 test", None, None, 26.2),
+    PaperRow("Table 2", "1 CNN", "ILSVRC-2012 val", 10, 40.7, 18.2, networks=1),
+    PaperRow("Table 2", "5 CNNs", "ILSVRC-2012 val", 10, 38.1, 16.4, networks=5),
+    PaperRow("Table 2", "1 CNN*", "ILSVRC-2012 val", 10, 39.0, 16.6, networks=1, sixth_layer=True),
+    PaperRow("Table 2", "7 CNNs*", "ILSVRC-2012 val", 10, 36.7, 15.4, networks=7, sixth_layer=True),
+)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A pair of networks that the paper compares: `better` reaches errors lower by so many points than `worse`.
+
+    Both name a file of conf/model/; where they are the same, the pair differs in the colour noise alone.
+    """
+
+    section: str
+    better: str
+    worse: str
+    claim: str
+    top1: float
+    top5: float | None
+
+
+ABLATIONS = (
+    Ablation("3.2", "paper", "one_column", "two columns beat one by 1.7 (top-1) and 1.2 points (top-5)", 1.7, 1.2),
+    Ablation("3.3", "paper", "no_lrn", "normalisation is worth 1.4 (top-1) and 1.2 points (top-5)", 1.4, 1.2),
+    Ablation(
+        "3.4", "paper", "pool_non_overlapping", "overlapping pooling is worth 0.4 (top-1) and 0.3 points (top-5)",
+        0.4, 0.3,
+    ),
+    *(
+        Ablation("7", "paper", f"no_{layer}", "removing a middle layer costs about 2 points (top-1)", 2.0, None)
+        for layer in ("conv3", "conv4", "conv5", "fc6", "fc7")
+    ),
+    Ablation("4.1", "paper", "paper", "the colour noise is worth over 1 point (top-1)", 1.0, None),
+)  # fmt: skip
+
+# Section 3.5: the neurons of each layer, as the text lists them after the 150,528 inputs.
+NEURONS = {
+    "conv1": 253_440, "conv2": 186_624, "conv3": 64_896, "conv4": 64_896, "conv5": 43_264,
+    "fc6": 4096, "fc7": 4096, "fc8": 1000,
+}  # fmt: skip
+NEURONS_OF_ABSTRACT = 650_000
+CONV1_REMARK = "253,440 is 55 x 48 x 96; Figure 2's maps of 55 x 55 make 290,400"
+
+
+def paper_reference(data: PreparedData, sixth_layer: bool) -> tuple[float, float] | None:
+    """The paper's top-1 and top-5 error of one CNN (one CNN* for a sixth layer) with ten views, in percent, for runs on
+    the whole of ILSVRC-2012 (its validation split) or ILSVRC-2010 (its test split).
+
+    The curves beside them are of the centre patch, which costs 1.5 and 1.3 points in section 6.
+    """
+    release = data.whole_release()
+    for row in (*TABLE_1, *TABLE_2):
+        one = (row.views, row.networks, row.sixth_layer) == (10, 1, sixth_layer)
+        if one and release and row.data.startswith(release):
+            assert row.top1 is not None and row.top5 is not None
+            return row.top1, row.top5
+    return None

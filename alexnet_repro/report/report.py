@@ -1,0 +1,122 @@
+"""The report of an evaluation: report.json (what was measured), and the same for people as report.md and as one
+self-contained report.html. The two follow from report.json and the figures beside it, and can be made again from them.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from alexnet_repro.paper.numbers import TABLE_1, TABLE_2
+from alexnet_repro.report.figure_store import figures_of
+from data_prep.common.errors import RequestError
+from data_prep.common.files import write_atomically
+from data_prep.common.text import duration, printable, short
+
+FACTS = "report.json"
+_NAME = 26  # characters of a class's name where space is short
+_MIME = {".png": "image/png", ".jpg": "image/jpeg"}
+
+
+def write_report(folder: Path, facts: dict[str, Any]) -> Path:
+    """Writes `facts` (see evaluate.py) to report.json and renders them. The path of report.html."""
+    document = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    _write(folder / FACTS, document)
+    return render(folder)
+
+
+def render(folder: Path) -> Path:
+    """report.md and report.html from report.json and the figures that belong to it. The path of report.html."""
+    facts = read_facts(folder)
+    context = {
+        "facts": facts,
+        "figures": figures_of(folder, facts["fingerprint"]),
+        "tables": (*TABLE_2, *TABLE_1),
+        "worst_share": max([max(row) for row in facts["classes"]["matrix"]["counts"]] or [1])
+        if facts["classes"]
+        else 1,
+    }
+    for name in ("report.md", "report.html"):
+        _write(folder / name, _environment(name, folder).get_template(f"{name}.j2").render(context))
+    return folder / "report.html"
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return facts
+    except (OSError, ValueError):
+        raise RequestError(f"{folder / FACTS}: cannot be read; make it with python -m alexnet_repro.evaluate") from None
+
+
+def _write(path: Path, text: str) -> None:
+    data = text.encode("utf-8", "backslashreplace")  # file names may hold bytes that are no text
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _environment(name: str, folder: Path) -> Environment:
+    html = name.endswith(".html")
+    environment = Environment(
+        loader=PackageLoader("alexnet_repro", "report/templates"),
+        autoescape=html,
+        finalize=_html_text if html else _markdown_text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        "short": partial(short, width=_NAME),
+        "percent": _percent,
+        "points": _points,
+        "interval": _interval,
+        "nats": _nats,
+        "duration": duration,
+        "picture": partial(_data_uri, folder),
+        "plain": Markup,  # nosec: for this project's own file names
+    }
+    environment.filters.update(filters)
+    return environment
+
+
+def _points(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _html_text(value: Any) -> Any:
+    """What autoescape then escapes: names without control characters. Line ends stay, for the configuration."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "\n".join(printable(line) for line in value.split("\n"))
+    return value
+
+
+def _markdown_text(value: Any) -> Any:
+    """A name with everything that Markdown or HTML would read as their own."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    escaped = re.sub(r"([\\`*\[\]|#~$])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", printable(value))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
+
+
+def _nats(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.4f}–{ends[1]:.4f}"
+
+
+def _data_uri(folder: Path, file: str) -> Markup:
+    path = folder / file
+    data = base64.b64encode(path.read_bytes()).decode()
+    return Markup(f"data:{_MIME[path.suffix]};base64,{data}")

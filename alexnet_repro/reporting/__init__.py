@@ -1,1 +1,0 @@
-"""What a person sees: progress, TensorBoard, figures, and the paper's numbers to compare with."""

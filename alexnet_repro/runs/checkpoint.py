@@ -1,0 +1,135 @@
+"""Checkpoints: plain tensors and containers, by the paper's names of layer and column whatever the placement."""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+from alexnet_repro.data import InputRule
+from alexnet_repro.model import AlexNet
+from data_prep.common.errors import RequestError
+from data_prep.common.files import write_atomically
+
+
+class _Noting:
+    """A file for torch.save that remembers why a write failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@dataclass
+class Checkpoint:
+    """A run between two steps. `history` has the numbers of every epoch so far."""
+
+    epoch: int  # epochs done
+    step: int  # steps done
+    within: dict[str, Any]  # what the epoch that is under way has come to; empty at the end of one
+    weights: dict[str, Tensor]
+    buffers: dict[str, dict[str, Tensor]]  # the optimiser's, by name and parameter: of SGD, momentum_buffer = -v / rate
+    buffer_rates: dict[str, float]  # the rate of each momentum_buffer
+    history: list[dict[str, float]]
+    classes: list[str]  # wnids in label order
+    words: list[str]  # what people call them
+    data: dict[str, str]  # name, description and plan (a fingerprint) of the data set it was trained on
+    mean_image: Tensor  # float32 [S, S, C]
+    inputs: dict[str, Any]  # how pictures become the network's input: `mean` and `scale` of InputRule
+    model: dict[str, Any]  # the model's configuration: a checkpoint can be used without the data set
+    init_from: dict[str, Any] | None = None  # the run whose weights it began with, as it was then
+
+    def save(self, path: Path) -> None:
+        """Atomically. OSError if the disk does not take it."""
+
+        def write(file: BinaryIO) -> None:
+            noting = _Noting(file)
+            try:
+                torch.save(vars(self), cast(IO[bytes], noting))
+            except RuntimeError:  # what torch makes of a failed write, now and then
+                if noting.error is None:
+                    raise
+                raise noting.error from None
+
+        write_atomically(path, write)
+
+    def input_rule(self) -> InputRule:
+        return InputRule(self.mean_image.numpy(), self.model["input_size"], **self.inputs)
+
+    def finite(self) -> bool:
+        """Whether all weights are numbers. Computed where they are; the host waits once."""
+        norms = torch._foreach_norm(list(self.weights.values()))
+        return bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
+
+    def copied(self, memory: dict[str, Tensor] | None = None) -> "Checkpoint":
+        """With host tensors of its own: those of a running model go on changing.
+
+        They lie in `memory`, by name, pinned if they come from a GPU, and the next copy into the same `memory`
+        overwrites them. The host waits once for each device.
+        """
+        memory = {} if memory is None else memory
+
+        def copy(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            copies = {}
+            for name, tensor in tensors.items():
+                key = f"{kind} {name}"
+                if key not in memory:
+                    memory[key] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+                copies[name] = memory[key].copy_(tensor, non_blocking=True)
+            return copies
+
+        weights = copy("weights", self.weights)
+        buffers = {kind: copy(kind, tensors) for kind, tensors in self.buffers.items()}
+        for device in {weight.device for weight in self.weights.values() if weight.is_cuda}:
+            torch.cuda.current_stream(device).synchronize()
+        return Checkpoint(**{**vars(self), "weights": weights, "buffers": buffers, "history": list(self.history)})
+
+
+def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
+    """RequestError if there is none, or if it is damaged: not as it was written, to the bit.
+
+    `on_disk`: the weights stay there, for who wants the rest.
+    """
+    if not path.is_file():
+        raise RequestError(f"{path}: no such checkpoint; train the run first, or name another checkpoint")
+    try:
+        with zipfile.ZipFile(path) as file:  # torch.load takes changed numbers as they are
+            if (member := file.testzip()) is not None:
+                raise ValueError(f"{member} has another checksum than when it was written")
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk)
+        known = {entry.name: entry for entry in fields(Checkpoint)}
+        needed = {name for name, entry in known.items() if entry.default is MISSING}
+        if not needed <= loaded.keys() <= known.keys():
+            raise ValueError("written by another version of this project")
+        return Checkpoint(**loaded)
+    except Exception as error:  # a damaged file can fail in any way
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RequestError(f"{path}: cannot be read as a checkpoint ({reason}); use another") from None
+
+
+def weights_of(model: AlexNet) -> dict[str, Tensor]:
+    """Those of the model itself, where its columns are: they change with its next step."""
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Of all that the probabilities follow from on the run's side: network, weights, mean image and its use."""
+    digest = hashlib.sha256(json.dumps([checkpoint.model, checkpoint.inputs], sort_keys=True).encode())
+    for name, tensor in sorted({**checkpoint.weights, "mean image": checkpoint.mean_image}.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

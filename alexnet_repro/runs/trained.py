@@ -1,0 +1,66 @@
+"""A trained run as every later command needs it: its network with the weights of a checkpoint, on devices, and what
+turns pictures into its input.
+"""
+
+from dataclasses import dataclass
+
+from omegaconf import OmegaConf
+
+from alexnet_repro import runtime
+from alexnet_repro.config import ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from alexnet_repro.data import ColumnInputs, PreparedData
+from alexnet_repro.model import AlexNet, choose_devices, place
+from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.runs.folder import RunFolder
+from data_prep.common.cli import checked
+from data_prep.common.errors import RequestError
+
+
+@dataclass
+class TrainedModel:
+    model: AlexNet
+    checkpoint: Checkpoint
+    inputs: ColumnInputs
+    image_size: int
+    margin: int  # image_size minus the network's input size
+    runtime: RuntimeConfig
+
+    def check_data(self, data: PreparedData, run: str) -> None:
+        """RequestError if the network cannot judge these pictures, or would say other classes than they have."""
+        if [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
+            raise RequestError(f"{data.folder}: has other classes than run {run} was trained on")
+        if data.image_size != self.image_size:
+            raise RequestError(
+                f"{data.folder}: images of {data.image_size} pixels, run {run} was trained on {self.image_size}"
+            )
+        if data.channels != (channels := self.checkpoint.mean_image.shape[-1]):
+            raise RequestError(
+                f"{data.folder}: images of {data.channels} channels, run {run} was trained on {channels}"
+            )
+
+
+def prepared_for(trained_with: TrainConfig, path: str | None) -> PreparedData:
+    """The data set at `path`, or the one that the run was trained on. RequestError if it is not there any more."""
+    return PreparedData(path or trained_with.data.path)
+
+
+def network_of(checkpoint: Checkpoint) -> AlexNet:
+    """The network of a checkpoint with its weights, on the CPU, in test mode."""
+    config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
+    model = AlexNet(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
+    model.load_state_dict(checkpoint.weights)
+    return model.eval()
+
+
+def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
+    """RequestError if the run or the checkpoint is not there. Prints placement's warning, if any."""
+    checkpoint = RunFolder(config.folder).checkpoint(checkpoint_name)
+    model = network_of(checkpoint)
+    devices, warning = choose_devices(model.config.columns, config.gpus, config.devices)
+    if warning:
+        print(f"warning: {warning}")
+    runtime.configure(config.runtime)
+    place(model, devices)
+    rule = checkpoint.input_rule()
+    inputs = ColumnInputs(rule, devices, config.runtime.channels_last)
+    return TrainedModel(model, checkpoint, inputs, len(rule.mean_image), rule.margin, config.runtime)

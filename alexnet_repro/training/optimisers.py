@@ -1,0 +1,123 @@
+"""The optimiser that conf/optim asks for, with a group of parameters for each rate that the schedule may set."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_repro.config import OptimConfig
+from alexnet_repro.model import AlexNet
+from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.training.schedule import Phase
+from alexnet_repro.training.sgd import PaperSGD
+from data_prep.common.errors import RequestError
+
+
+class Adam(torch.optim.Adam):
+    """PyTorch's, with what training asks of PaperSGD too: a group whose rate is 0 is frozen, and where `found_inf` is 1
+    when the step runs on the device, nothing is changed.
+    """
+
+    BUFFERS = ("exp_avg", "exp_avg_sq", "step")
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+
+    def __init__(self, parameters: Iterable[Any], learning_rate: float, beta1: float, beta2: float) -> None:
+        super().__init__(parameters, lr=learning_rate, betas=(beta1, beta2), fused=True)
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[no-untyped-def]
+        if closure is not None:
+            raise ValueError("the gradient is evaluated once a step; call step() without a closure")
+        for group in self.param_groups:
+            if group["lr"] == 0:
+                for parameter in group["params"]:
+                    parameter.grad = None
+        super().step()
+
+    def velocity(self, parameter: Tensor) -> Tensor | None:
+        """The running mean of the gradient, times minus the rate; None before the first step."""
+        group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
+        mean = self.state[parameter].get("exp_avg")
+        return None if mean is None else mean * -group["lr"]
+
+    def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+        """As PaperSGD's; no rates."""
+        kept: dict[str, dict[str, Tensor]] = {buffer: {} for buffer in self.BUFFERS}
+        for parameter, name in names.items():
+            for buffer, tensor in self.state[parameter].items():
+                kept[buffer][name] = tensor
+        return kept, {}
+
+    def restore(
+        self, names: Mapping[Tensor, str], buffers: Mapping[str, Mapping[str, Tensor]], _rates: Mapping[str, float]
+    ) -> None:
+        """As PaperSGD's."""
+        for parameter, name in names.items():
+            if name in buffers["step"]:
+                self.state[parameter] = {
+                    buffer: buffers[buffer][name].to(parameter.device, copy=True) for buffer in self.BUFFERS
+                }
+
+
+Optimiser = PaperSGD | Adam
+
+
+def optimiser_for(config: OptimConfig, model: AlexNet, layers_apart: Iterable[str] = ()) -> Optimiser:
+    """A group for the weights and one for the biases, and two more for each of `layers_apart` and for each layer with a
+    decay of its own. RequestError if the network lacks one of these.
+    """
+    if unknown := sorted(config.layer_decay.keys() - model.layers().keys()):
+        raise RequestError(f"optim.layer_decay.{unknown[0]}: the network has no {unknown[0]}; remove it")
+    members: dict[tuple[str, bool], list[Tensor]] = {}
+    apart = {*layers_apart, *config.layer_decay}
+    for name, parameter in model.named_parameters():
+        layer = name.split(".")[0]
+        key = (layer if layer in apart else "", name.endswith(".bias"))
+        members.setdefault(key, []).append(parameter)
+    groups = []
+    for (layer, bias), parameters in members.items():
+        decay = config.layer_decay.get(layer, config.weight_decay)
+        rate = config.learning_rate * (config.bias_rate_times if bias else 1)
+        groups.append(
+            {
+                "name": f"{layer or 'other layers'}, {'biases' if bias else 'weights'}",
+                "layer": layer,
+                "bias": bias,
+                "params": parameters,
+                "lr": rate,
+                "first_rate": rate,
+                "weight_decay": 0.0 if bias and not config.decay_biases else decay,
+            }
+        )
+    if config.rule == "adam":
+        return Adam(groups, config.learning_rate, config.momentum, config.second_momentum)
+    return PaperSGD(groups, config.learning_rate, config.momentum, config.weight_decay)
+
+
+def set_rates(optimiser: Optimiser, phase: Phase) -> None:
+    """The rates of an epoch, for an optimiser made by `optimiser_for`."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["first_rate"] * phase.rate(group["layer"], group["bias"])
+
+
+def buffers_of(model: AlexNet, optimiser: Optimiser) -> dict[str, Any]:
+    """`buffers` and `buffer_rates` of a checkpoint; the buffers are the optimiser's own."""
+    buffers, rates = optimiser.buffers(_names(model))
+    return {"buffers": buffers, "buffer_rates": rates}
+
+
+def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: Optimiser) -> None:
+    """Puts weights and buffers where the columns are; the next step is, to the bit, as if there had been no pause.
+
+    RequestError if the checkpoint is of another rule.
+    """
+    if set(checkpoint.buffers) != set(optimiser.BUFFERS):
+        raise RequestError("optim.rule: cannot change within a run; init_from=RUN begins another with its weights")
+    model.load_state_dict(checkpoint.weights)
+    optimiser.restore(_names(model), checkpoint.buffers, checkpoint.buffer_rates)
+
+
+def _names(model: AlexNet) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}

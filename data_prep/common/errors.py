@@ -1,0 +1,24 @@
+"""The errors that a command ends with, and exit codes. Imports nothing of ours: who only raises pays for nothing."""
+
+from typing import Any
+
+DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+INTERRUPTION = INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on from there"
+STOPPED = -1  # what a command returns that was asked to stop and has saved all; its exit code is that of DONE
+
+
+class RequestError(ValueError):
+    """The request was wrong. The message names the key or path, what was found and what to do, in one line."""
+
+
+class RunError(RuntimeError):
+    """The request was right, but the run cannot go on. One line, as above."""
+
+
+def require(condition: bool, key: str, value: Any, constraint: str) -> None:
+    if not condition:
+        raise RequestError(f"{key}={value}: must be {constraint}")
+
+
+def require_one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, key, value, "one of " + ", ".join(choices))

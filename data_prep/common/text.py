@@ -1,0 +1,43 @@
+"""Names that came from elsewhere - classes, files - on their way to a screen."""
+
+import unicodedata
+from os import fsencode
+
+
+def printable(text: str) -> str:
+    """One line without anything that steers a terminal: control characters and undecodable bytes as escapes."""
+    decodable = fsencode(text).decode("utf-8", "backslashreplace") if _has_surrogates(text) else text
+    return "".join(
+        char if unicodedata.category(char)[0] not in "CZ" or char == " " else char.encode("unicode_escape").decode()
+        for char in decodable
+    )
+
+
+def short(words: str, width: int) -> str:
+    """The first of a class's comma-separated names, cut off at `width` characters."""
+    first = printable(" ".join(words.split()).split(",")[0].strip()) or "?"
+    return first if len(first) <= width else first[: width - 1].rstrip() + "…"
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def points(fraction: float) -> str:
+    """A difference, in percentage points."""
+    return f"{100 * fraction:+.1f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 05 s, 2 h 07 min, 5 d 03 h."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24:02d} h"

@@ -1,0 +1,79 @@
+"""What the devkits say: synsets and the ground truth."""
+
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from data_prep.common.errors import RequestError
+
+_META, _TRUTH = "data/meta.mat", "validation_ground_truth.txt"
+
+
+@dataclass(frozen=True)
+class Devkit:
+    wnid_of_id: dict[int, str]  # leaves only; ids are 1-based and not in the order of the wnids
+    words: dict[str, str]
+    train_images: dict[str, int]  # of each class, as far as the devkit says
+    val_wnids: list[str]  # of validation image 1, 2, ...
+
+
+def read_devkit(path: Path, id_field: str) -> Devkit:
+    """From ILSVRC2012_devkit_t12.tar.gz, ILSVRC2010_devkit-1.0.tar.gz, or what they unpack to.
+
+    `id_field`: ILSVRC2012_ID or ILSVRC2010_ID. RequestError if it is damaged or another devkit.
+    """
+    files = _files_of_folder(path) if path.is_dir() else _files_of_archive(path)
+    leaves = _leaves(_only(files, _META, path), path, id_field)
+    wnid_of_id = {number: wnid for number, wnid, _, _ in leaves}
+    return Devkit(
+        wnid_of_id,
+        {wnid: words for _, wnid, words, _ in leaves},
+        {wnid: images for _, wnid, _, images in leaves if images},
+        read_ground_truth(_only(files, _TRUTH, path), path, wnid_of_id),
+    )
+
+
+def read_ground_truth(text: bytes, path: Path, wnid_of_id: Mapping[int, str]) -> list[str]:
+    """One class id a line -> the wnids of image 1, 2, ..."""
+    try:
+        return [wnid_of_id[int(line)] for line in text.decode("ascii").split()]
+    except (KeyError, ValueError) as error:
+        raise RequestError(f"{path}: the ground truth names {error}, which is no class of meta.mat") from None
+
+
+def _files_of_folder(path: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for ending in (_META, _TRUTH) for file in path.rglob("*" + Path(ending).name)}
+
+
+def _files_of_archive(path: Path) -> dict[str, bytes]:
+    try:
+        with tarfile.open(path) as tar:
+            wanted = [member for member in tar if member.name.endswith((_META, _TRUTH)) and member.isfile()]
+            return {member.name: file.read() for member in wanted if (file := tar.extractfile(member))}
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise RequestError(f"{path}: cannot be read as a tar.gz ({error}); download it again") from None
+
+
+def _only(files: dict[str, bytes], ending: str, path: Path) -> bytes:
+    for name, content in files.items():
+        if name.endswith(ending):
+            return content
+    raise RequestError(f"{path}: has no {ending}; is it the devkit of the release?")
+
+
+def _leaves(meta: bytes, path: Path, id_field: str) -> list[tuple[int, str, str, int]]:
+    """(id, wnid, words, training images) of each class: the synsets without children."""
+    import scipy.io  # takes a third of the time in which every process starts, and only this needs it
+
+    try:
+        synsets = scipy.io.loadmat(BytesIO(meta), squeeze_me=True)["synsets"]
+        counted = "num_train_images" in (synsets.dtype.names or ())
+        return [
+            (int(s[id_field]), str(s["WNID"]), str(s["words"]), int(s["num_train_images"]) if counted else 0)
+            for s in synsets
+            if int(s["num_children"]) == 0
+        ]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise RequestError(f"{path}: meta.mat cannot be read ({error}); download the devkit again") from None
