@@ -15,7 +15,7 @@ from data_prep.common.errors import DONE, FAILED, INTERRUPTION, WRONG_REQUEST, R
 
 def conf_folder() -> Path:
     """conf/: beside the packages in a checkout, inside alexnet_repro once installed."""
-    packages = Path(__file__).resolve().parent.parent
+    packages = Path(__file__).resolve().parents[2]
     installed = packages / "alexnet_repro" / "conf"
     return installed if installed.is_dir() else packages / "conf"
 

@@ -169,6 +169,6 @@ def test_the_installed_package_carries_conf(tmp_path: Path) -> None:
         result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         assert yaml.safe_load(result.stdout) == yaml.safe_load(run_module(module, "--cfg", "job", cwd=checkout).stdout)
-    where = [sys.executable, "-c", "from data_prep.command import conf_folder; print(conf_folder())"]
+    where = [sys.executable, "-c", "from data_prep.common.endings import conf_folder; print(conf_folder())"]
     found = subprocess.run(where, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()) == tmp_path / "site" / "alexnet_repro" / "conf"

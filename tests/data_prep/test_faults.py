@@ -163,7 +163,7 @@ def test_a_source_without_permission(archives: Path, tmp_path: Path) -> None:
     program = f"""
 import os, sys
 from pathlib import Path
-from data_prep.command import RequestError
+from data_prep.common.errors import RequestError
 from data_prep.sources import find_source
 if os.geteuid() == 0:
     os.seteuid(65534)

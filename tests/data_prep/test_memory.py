@@ -14,7 +14,7 @@ PROGRAM = """
 import multiprocessing.util, os, re, sys
 from pathlib import Path
 from data_prep import pool
-from data_prep.command import load
+from data_prep.common.cli import load
 from data_prep.prepare import PrepareConfig, prepare
 
 def leave_peak(kind):
