@@ -16,7 +16,7 @@ SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs
 EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check gpu-claims lint mutants prepare-imagenet tensorboard clean
+.PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check gpu-claims lint mutants columns prepare-imagenet tensorboard clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,6 +127,9 @@ lint: $(VENV)/installed-dev  ## style and types
 
 mutants: $(VENV)/installed-mutants  ## [FILES=alexnet_repro/data/views.py]: put single faults into the code; do tests notice? Hours
 	$(RUN) tests/mutants.py $(MUTANTS) $(FILES)
+
+columns: $(VENV)/installed  ## draw docs/images/columns.svg again, once conf/model/paper.yaml has changed
+	$(RUN) -m alexnet_repro.report.columns > docs/images/columns.svg
 
 tensorboard: $(if $(EVENTS),$(VENV)/installed)  ## [RUNS=runs] [PORT=6006]: serve the dashboards of all runs
 ifeq ($(EVENTS),)
