@@ -1,4 +1,4 @@
-# `make` alone lists what there is. Everything runs in .venv, which the first target that needs it creates.
+# `make` alone lists the targets. Everything runs in .venv, which the first target that needs it creates.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -43,7 +43,7 @@ $(VENV)/installed-mutants: $(VENV)/installed-dev
 	$(RUN) -m pip install --quiet --editable '.[dev,mutants]'
 	@touch $@
 
-demo: sample  ## the main job on the embedded sample: prepare, train, evaluate, report
+demo: sample  ## draw sample images, prepare them, train, evaluate, write a report
 	$(RUN) -m alexnet_repro.train experiment=demo
 	$(RUN) -m alexnet_repro.evaluate run=demo
 	$(RUN) -m alexnet_repro.figures run=demo
@@ -52,7 +52,7 @@ sample: $(VENV)/installed  ## draw the embedded sample and prepare it in data/sa
 	$(RUN) -m data_prep.sample $(SAMPLE_ARCHIVES)
 	$(RUN) -m data_prep.prepare src=$(SAMPLE_ARCHIVES) out=data/sample
 
-claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need no ImageNet (520: section 3.3 whole), list all
+claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need no ImageNet (520: section 3.3 complete), list all
 	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_relu,cifar10_tanh seed=0,1,2
 	$(RUN) -m alexnet_repro.figure1
 	$(RUN) -m alexnet_repro.train experiment=fashion_mnist
@@ -74,9 +74,9 @@ data/fashion_mnist/manifest.json: | $(VENV)/installed
 	$(RUN) -m data_prep.prepare src=data/downloads/fashion-mnist layout=fashion_mnist out=data/fashion_mnist \
 	  image_size=227 val_from_train=0.2
 
-ablations: $(if $(DATA),$(VENV)/installed)  ## DATA=data/mine [SMALL=settings] [ABLATIONS=names]: the ablations on any prepared data
+ablations: $(if $(DATA),$(VENV)/installed)  ## DATA=data/mine [SMALL=settings] [ABLATIONS=names]: the ablations on any prepared data set
 ifndef DATA
-	@echo 'make ablations: give DATA=FOLDER, a prepared data set of pictures of 128 pixels or more, and if you like' >&2
+	@echo 'make ablations: give DATA=FOLDER, a prepared data set of images of 128 pixels or more, and if you like' >&2
 	@echo 'ABLATIONS=paper,no_lrn and SMALL= for the whole network and schedule' >&2
 	@exit 2
 else
@@ -85,7 +85,7 @@ else
 	$(RUN) -m alexnet_repro.ablations runs_dir=$(RUNS)/ablations baseline=paper
 endif
 
-# Through the environment, where quotes and spaces in a path mean nothing.
+# Passed through the environment, so that quotes and spaces in a path need no escaping.
 prepare-imagenet: export SRC := $(SRC)
 prepare-imagenet: export OUT := $(OUT)
 prepare-imagenet: $(if $(SRC),$(VENV)/installed)  ## SRC=/path/to/archives [OUT=data/ilsvrc2012]: prepare ImageNet
@@ -101,34 +101,34 @@ endif
 test: $(VENV)/installed-dev  ## run all tests
 	$(RUN) -m pytest
 
-gpu-check: $(VENV)/installed-dev  ## what needs a GPU: its tests, and how fast it is; a few minutes
+gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure its speed; a few minutes
 	$(RUN) -m pytest -rs tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
 	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py
 	$(RUN) tests/gpu/benchmark.py gpu-check.json
 
-# Each is stopped when the time is up, and gone on with by the same command; what is finished is passed over.
-gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9]: long runs on one GPU, in order of value
+# A run is stopped when the time is up, and continued by the same command; finished runs are skipped.
+gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9]: long runs on one GPU, the most valuable first
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
 	for runs in experiment=tiny_imagenet_code2012,tiny_imagenet 'experiment=cifar10_lrn,cifar10_no_lrn seed=0,1,2' \
 	  'experiment=$(ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet runs_dir=$(RUNS)/ablations'; do \
 	  left=$$(( end - $$(date +%s) )); \
-	  [ $$left -gt 0 ] || { echo 'the time is up; the same command goes on'; exit 0; }; \
+	  [ $$left -gt 0 ] || { echo 'the time is up; the same command continues'; exit 0; }; \
 	  timeout --foreground --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runtime.precision=bf16 runtime.data_on_gpu=true; \
-	  case $$? in 0) ;; 124) echo 'the time is up; the same command goes on'; exit 0;; *) exit 1;; esac; \
+	  case $$? in 0) ;; 124) echo 'the time is up; the same command continues'; exit 0;; *) exit 1;; esac; \
 	done
 
 data/tiny_imagenet/manifest.json: | $(VENV)/installed
 	$(RUN) -m data_prep.prepare src=$(TINY) out=data/tiny_imagenet
 
-lint: $(VENV)/installed-dev  ## style and types
+lint: $(VENV)/installed-dev  ## check style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-mutants: $(VENV)/installed-mutants  ## [FILES=alexnet_repro/data/views.py]: put single faults into the code; do tests notice? Hours
+mutants: $(VENV)/installed-mutants  ## [FILES=alexnet_repro/data/views.py]: do the tests notice single faults in the code? Takes hours
 	$(RUN) tests/mutants.py $(MUTANTS) $(FILES)
 
-columns: $(VENV)/installed  ## draw docs/images/columns.svg again, once conf/model/paper.yaml has changed
+columns: $(VENV)/installed  ## draw docs/images/columns.svg again, after a change of conf/model/paper.yaml
 	$(RUN) -m alexnet_repro.report.columns > docs/images/columns.svg
 
 tensorboard: $(if $(EVENTS),$(VENV)/installed)  ## [RUNS=runs] [PORT=6006]: serve the dashboards of all runs

@@ -37,7 +37,7 @@ class Drawn:
     @property
     def height(self) -> float:
         """Grows with the square root, since 6x6 beside 224x224 would be a dot."""
-        return round(7 * math.sqrt(self.shape[1]) if len(self.shape) == 3 else 2 * math.sqrt(self.shape[0]), 1)
+        return 7 * math.sqrt(self.shape[1]) if len(self.shape) == 3 else 2 * math.sqrt(self.shape[0])
 
     @property
     def width(self) -> float:
@@ -47,24 +47,25 @@ class Drawn:
     def sheets(self) -> list[float]:
         """How far each sheet lies behind the first, the last one first."""
         count = math.ceil(self.shape[0] / _SHEET_MAPS) if len(self.shape) == 3 else 1
-        return [round(_SHEET_STEP * i, 1) for i in reversed(range(count))]
+        return [_SHEET_STEP * i for i in reversed(range(count))]
 
     @property
     def centre(self) -> float:
-        return round(self.left + (self.width + self.sheets[0]) / 2, 1)
+        return self.left + (self.width + self.sheets[0]) / 2
 
     @property
     def bars(self) -> list[float]:
+        """Where the bar of each step begins, and last where the next would: there the arrows start."""
         first = self.left + self.width + self.sheets[0] + 4
-        return [round(first + _BAR_STEP * i, 1) for i in range(len(self.steps))]
+        return [first + _BAR_STEP * i for i in range(len(self.steps) + 1)]
 
     @property
     def right(self) -> float:
-        return round(self.left + self.width + self.sheets[0] + 4 + _BAR_STEP * len(self.steps), 1)
+        return self.bars[-1]
 
 
 def draw(config: ModelConfig, classes: int = 1000) -> str:
-    """The network of `config` as SVG, column above column, in colours for light and for dark pages."""
+    """The network of `config` as SVG, laid out for two columns, in colours for light and for dark pages."""
     with torch.device("meta"):  # shapes without numbers
         model = AlexNet(config, classes)
         image = torch.empty(1, 3, config.input_size, config.input_size)
@@ -85,11 +86,12 @@ def draw(config: ModelConfig, classes: int = 1000) -> str:
         left = drawn[-1].right + (_CROSSING if both else _GAP)
         pooled = after[name] if after[name] != layer.map_shape else None
         steps = getattr(own, "then", [])
-        drawn.append(Drawn(name, lines, layer.names, layer.map_shape, pooled, steps, both, round(left, 1)))
+        drawn.append(Drawn(name, lines, layer.names, layer.map_shape, pooled, steps, both, left))
 
     environment = Environment(
         loader=PackageLoader("alexnet_repro", "report/templates"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value,
     )  # fmt: skip
     return environment.get_template("columns.svg.j2").render(layers=drawn, config=config, sheet_maps=_SHEET_MAPS)
 
