@@ -1,11 +1,11 @@
-"""Layouts in which people have the pictures. Each is found by looking, and yields the same `SourceImage`s."""
+"""Layouts in which people have the images. Each is found by looking, and yields the same `SourceImage`s."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.common.errors import RequestError
-from data_prep.sources import cifar10, fall2011, fashion_mnist, imagefolder, kaggle, parquet, tiny_imagenet
+from data_prep.sources import cifar10, fashion_mnist, folders, kaggle, parquet, tiny_imagenet
 from data_prep.sources.base import Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
@@ -27,17 +27,17 @@ LAYOUTS = {
     "kaggle": Layout(kaggle.recognises, kaggle.read),
     "parquet": Layout(parquet.recognises, parquet.read),
     "tiny_imagenet": Layout(tiny_imagenet.recognises, tiny_imagenet.read, archive=True),
-    "folders": Layout(imagefolder.recognises, imagefolder.read),
-    "fall2011": Layout(fall2011.recognises, fall2011.read),
+    "folders": Layout(folders.recognises, folders.read),
+    "fall2011": Layout(folders.recognises_fall2011, folders.read_fall2011),
     "fashion_mnist": Layout(fashion_mnist.recognises, fashion_mnist.read, downloads=True),
     "cifar10": Layout(cifar10.recognises, cifar10.read, downloads=True),
 }
 
 
 def find_source(src: Path, layout: str | None = None) -> Source:
-    """The pictures below `src`, in whichever layout is there, or in the one named.
+    """The images below `src`, in whichever layout is there, or in the one named. No split is empty, and train is there.
 
-    RequestError says what was looked for.
+    RequestError says what was looked for, or what is missing.
     """
     named = [LAYOUTS[layout]] if layout is not None else []
     if not src.exists() and not any(candidate.downloads for candidate in named):
@@ -46,7 +46,7 @@ def find_source(src: Path, layout: str | None = None) -> Source:
     try:
         for candidate in possible:
             if named or candidate.recognises(src):
-                return candidate.read(src)
+                return _not_empty(candidate.read(src))
         if not src.is_dir():
             raise RequestError(f"src={src}: is a file; give the folder that holds it")
         found = sorted(path.name for path in src.iterdir())
@@ -60,3 +60,13 @@ def find_source(src: Path, layout: str | None = None) -> Source:
         "parquet files, Tiny-ImageNet's zip, train/<class>/ and val/<class>/, idx files with layout=fashion_mnist; "
         "more in docs/preparing.md"
     )
+
+
+def _not_empty(source: Source) -> Source:
+    for split in ("train", *source.splits):
+        if not source.splits.get(split):
+            raise RequestError(
+                f"src={source.path}: {source.layout}, but no {split} images; docs/preparing.md says where each layout "
+                f"has them; image files end in {', '.join(sorted(folders.ENDINGS))}"
+            )
+    return source

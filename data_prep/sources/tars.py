@@ -7,13 +7,13 @@ from typing import BinaryIO
 
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
-from data_prep.sources.base import SourceImage, printable
+from data_prep.sources.base import SourceImage, utf8_name
 
 _AGAIN = "download it again"
 
 
-def pictures_by_class(path: Path) -> Iterator[SourceImage]:
-    """A tar of tars, one a class and named after it (the official train archives): every picture, with its class."""
+def images_by_class(path: Path) -> Iterator[SourceImage]:
+    """A tar of tars, one a class and named after it (the official train archives): every image, with its class."""
     bar = progress_bar(path.stat().st_size, f"list {path.name}", unit="B", scaled=True, stays=False)
     with path.open("rb") as file, bar:
         for inner in members(file, path):
@@ -26,8 +26,8 @@ def pictures_by_class(path: Path) -> Iterator[SourceImage]:
                 yield SourceImage(_plain(member), wnid, str(path), member.offset_data, member.size)
 
 
-def pictures(path: Path, wnid: str = "") -> Iterator[SourceImage]:
-    """A flat tar: every picture, of class `wnid`."""
+def images(path: Path, wnid: str = "") -> Iterator[SourceImage]:
+    """A flat tar: every image, of class `wnid`."""
     with path.open("rb") as file:
         for member in members(file, path):
             yield SourceImage(_plain(member), wnid, str(path), member.offset_data, member.size)
@@ -55,5 +55,5 @@ def members(file: BinaryIO, path: Path, inside: str = "") -> Iterator[tarfile.Ta
 
 
 def _plain(member: tarfile.TarInfo) -> str:
-    """The last part of the name, printable: nothing is ever written under a name from an archive."""
-    return printable(PurePosixPath(member.name).name)
+    """The last part of the name, as UTF-8: nothing is ever written under a name from an archive."""
+    return utf8_name(PurePosixPath(member.name).name)

@@ -38,12 +38,12 @@ def independent_reading(archives: Path) -> tuple[dict[str, tuple[str, bytes]], d
     with tarfile.open(archives / "ILSVRC2012_img_train.tar") as outer:
         for member in outer.getmembers():
             with tarfile.open(fileobj=outer.extractfile(member)) as inner:
-                for picture in inner.getmembers():
-                    train[picture.name] = (member.name[:-4], inner.extractfile(picture).read())  # type: ignore[union-attr]
+                for image in inner.getmembers():
+                    train[image.name] = (member.name[:-4], inner.extractfile(image).read())  # type: ignore[union-attr]
     with tarfile.open(archives / "ILSVRC2012_img_val.tar") as tar:
-        for picture in tar.getmembers():
-            number = int(picture.name[-13:-5])
-            val[picture.name] = (wnid_of[int(truth[number - 1])], tar.extractfile(picture).read())  # type: ignore[union-attr]
+        for image in tar.getmembers():
+            number = int(image.name[-13:-5])
+            val[image.name] = (wnid_of[int(truth[number - 1])], tar.extractfile(image).read())  # type: ignore[union-attr]
     return train, val
 
 
@@ -68,10 +68,10 @@ def test_labels_and_pixels_are_those_of_the_archives(archives: Path, tmp_path: P
     wnids = [c.wnid for c in manifest.classes]
     assert wnids == sorted({wnid for wnid, _ in train.values()})
     assert manifest.classes[wnids.index("n03530642")].words == "honeycomb"
-    for split, pictures in (("train", train), ("val", val)):
+    for split, images in (("train", train), ("val", val)):
         reader = SplitReader(out, manifest, split)
         got = sorted((wnids[label], image.tobytes()) for image, label in (reader[i] for i in range(len(reader))))
-        assert got == sorted((wnid, by_pillow(data, 75)) for wnid, data in pictures.values())
+        assert got == sorted((wnid, by_pillow(data, 75)) for wnid, data in images.values())
     labels = SplitReader(out, manifest, "train").labels
     assert (np.diff(labels) < 0).any()  # train is shuffled
     val_names = sorted(val)
@@ -83,9 +83,9 @@ def test_labels_and_pixels_are_those_of_the_archives(archives: Path, tmp_path: P
 
 
 def test_the_sample_has_the_odd_files_of_imagenet() -> None:
-    from data_prep.sample import picture_file
+    from data_prep.sample import image_file
 
-    images = (Image.open(io.BytesIO(picture_file("n11939491", (9, i)))) for i in range(250))
+    images = (Image.open(io.BytesIO(image_file("n11939491", (9, i)))) for i in range(250))
     kinds = {(image.format, image.mode) for image in images}
     assert kinds >= {("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")}
 
@@ -237,12 +237,12 @@ def test_more_shards_than_open_files(prepared: Path) -> None:
 
 def test_unreadable_pictures_are_listed_and_too_many_fail(archives: Path, tmp_path: Path) -> None:
     train, val = independent_reading(archives)
-    for split, pictures in (("train", train), ("val", val)):
-        for name, (wnid, data) in pictures.items():
+    for split, images in (("train", train), ("val", val)):
+        for name, (wnid, data) in images.items():
             path = tmp_path / "src" / split / wnid / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data[: len(data) // 2] if name == "n03530642_3.JPEG" else data)
-    with pytest.raises(RunError, match=r"1 of 90 pictures cannot be read.*n03530642_3\.JPEG"):
+    with pytest.raises(RunError, match=r"1 of 90 images cannot be read.*n03530642_3\.JPEG"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "strict"))
     prepare(prepare_config(tmp_path / "src", tmp_path / "lenient", max_rejected=0.02))
     manifest = Manifest.load(tmp_path / "lenient")
