@@ -118,17 +118,14 @@ class Release:
         if not self.patches or not archive.is_file():
             return images
         with archive.open("rb") as file:
-            places = {
-                Path(member.name).name: (member.offset_data, member.size)
-                for member in tars.members(file, archive)
-                if Path(member.name).parent.name == split
-            }
-        return [
-            replace(image, path=str(archive), offset=places[name][0], size=places[name][1])
-            if (name := Path(image.name).name) in places
-            else image
-            for image in images
-        ]
+            members = [m for m in tars.members(file, archive) if Path(m.name).parent.name == split]
+        patches = {Path(member.name).name: member for member in members}
+
+        def patched(image: SourceImage) -> SourceImage:
+            patch = patches.get(Path(image.name).name)
+            return replace(image, path=str(archive), offset=patch.offset_data, size=patch.size) if patch else image
+
+        return [patched(image) for image in images]
 
 
 ILSVRC2012 = Release(
