@@ -9,7 +9,7 @@ import PIL
 
 from data_prep.common.errors import RunError
 from data_prep.common.files import sha256_of, write_atomically
-from data_prep.format import INDEX, MEAN, ClassInfo, Manifest, Rejected, SplitInfo
+from data_prep.format import INDEX, MEAN, ClassInfo, Manifest, Rejected, ShardInfo, SplitInfo
 from data_prep.plan import Plan, PrepareConfig
 from data_prep.preview import MEAN_IMAGE, PREVIEW, write_previews
 from data_prep.sources import Source
@@ -31,16 +31,20 @@ def finish(
     splits: dict[str, SplitInfo] = {}
     rejected: list[Rejected] = []
     for split in plan.image_counts:
-        records = [Record.load(task.record) for task in shards if task.split == split]
-        index = np.concatenate([record.index for record in records])
-        write_atomically(out / split / INDEX, lambda file, index=index: np.save(file, index))  # type: ignore[misc]
-        per_class = np.bincount(index["label"], minlength=len(wnids)).tolist()
-        splits[split] = SplitInfo(len(index), per_class, [record.info for record in records if record.info])
-        for record in records:
+        rows: list[np.ndarray] = []
+        infos: list[ShardInfo] = []
+        for record in (Record.load(task.record) for task in shards if task.split == split):  # one at a time in memory
+            assert record.info is not None
+            rows.append(record.index)
+            infos.append(record.info)
             rejected += [Rejected(split, name, reason) for _, name, reason in record.rejected]
             if split == "train":
                 sums.merge(record.sums)
-    for task in gathered:
+        index = np.concatenate(rows)
+        write_atomically(out / split / INDEX, lambda file, index=index: np.save(file, index))  # type: ignore[misc]
+        per_class = np.bincount(index["label"], minlength=len(wnids)).tolist()
+        splits[split] = SplitInfo(len(index), per_class, infos)
+    for task in gathered:  # which have decoded the images, and so have the sums
         if task.split == "train":
             sums.merge(Record.load(task.record).sums)
     _check_rejected(rejected, sum(plan.image_counts.values()), splits, config.max_rejected)

@@ -313,7 +313,7 @@ def test_verify_as_typed(damaged: Path, prepared: Path, tmp_path: Path) -> None:
         main([str(damaged)])
 
 
-def test_pictures_that_are_in_train_and_val(archives: Path, tmp_path: Path) -> None:
+def test_images_that_are_in_train_and_val(archives: Path, tmp_path: Path) -> None:
     train, val = independent_reading(archives)
     (_, (wnid, data)), name = next(iter(train.items())), next(iter(val))
     layouts.image_folder(tmp_path / "src", train, {**val, name: (wnid, data)})

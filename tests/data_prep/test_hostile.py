@@ -58,7 +58,7 @@ def images(archives: Path) -> tuple[Images, Images]:
     return independent_reading(archives)
 
 
-def test_hostile_pictures_are_listed_with_their_reasons(images: tuple[Images, Images], tmp_path: Path) -> None:
+def test_hostile_images_are_listed_with_their_reasons(images: tuple[Images, Images], tmp_path: Path) -> None:
     """In a process of its own, which may not take more than 2 GiB of memory."""
     train, val = images
     wnid = next(iter(train.values()))[0]

@@ -52,7 +52,7 @@ def peaks(tmp_path: Path, layout: str, count: int) -> tuple[int, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from Linux's /proc")
 @pytest.mark.parametrize("layout", ["tars", "parquet"])
-def test_ten_times_the_pictures_in_the_same_memory(layout: str, tmp_path: Path) -> None:
+def test_ten_times_the_images_in_the_same_memory(layout: str, tmp_path: Path) -> None:
     (few, few_command), (many, many_command) = (peaks(tmp_path / str(count), layout, count) for count in (500, 5000))
     print(f"{layout}: peak of a worker {few / 1024:.0f} MiB for 500, {many / 1024:.0f} MiB for 5,000 images;")
     print(f"of the command itself {few_command / 1024:.0f} and {many_command / 1024:.0f} MiB")
@@ -90,7 +90,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
 @pytest.mark.skipif(HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(), reason="pages are few anyway")
-def test_in_a_worker_the_memory_of_one_picture_serves_the_next(tmp_path: Path) -> None:
+def test_in_a_worker_the_memory_of_one_image_serves_the_next(tmp_path: Path) -> None:
     """Pages that the kernel has to map for fifty images: none in a worker, hundreds for each elsewhere."""
     (tmp_path / "program.py").write_text(FAULTS)
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, check=True)

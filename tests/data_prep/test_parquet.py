@@ -60,7 +60,7 @@ def test_both_ways_of_reading_give_the_same(archives: Path, prepared: Path, tmp_
     assert contents(tmp_path / "c" / "small") == contents(prepared)
 
 
-def test_pictures_that_cannot_be_read_are_named(archives: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_named(archives: Path, tmp_path: Path) -> None:
     train, val = independent_reading(archives)
     name = next(iter(train))
     layouts.parquet(tmp_path / "src", {**train, name: (train[name][0], b"no image")}, val)

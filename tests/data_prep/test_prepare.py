@@ -244,7 +244,7 @@ def test_more_shards_than_open_files(prepared: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_unreadable_pictures_are_listed_and_too_many_fail(archives: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_listed_and_too_many_fail(archives: Path, tmp_path: Path) -> None:
     train, val = independent_reading(archives)
     for split, images in (("train", train), ("val", val)):
         for name, (wnid, data) in images.items():

@@ -121,7 +121,7 @@ def test_sixteen_bits_keep_the_upper_eight() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_grey_is_luma_of_the_resized_picture(mode: str) -> None:
+def test_grey_is_luma_of_the_resized_image(mode: str) -> None:
     """What is grey stays as it is; colours become luma after resizing."""
     image = photograph(80, 60, mode)
     result = prepare_image(encoded(image, "PNG"), 60, channels=1)
@@ -147,7 +147,7 @@ def test_corrupt_exif_is_harmless_and_orientation_is_left_aside() -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "header only", "short gzip", "bad gzip"])
-def test_broken_pictures_are_refused(damage: str) -> None:
+def test_broken_images_are_refused(damage: str) -> None:
     data = encoded(photograph(90, 70), "JPEG")
     broken = {"truncated": data[: len(data) // 2], "text": b"no image", "empty": b"", "header only": data[:30]}
     packed = gzip.compress(data)

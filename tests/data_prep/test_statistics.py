@@ -44,7 +44,7 @@ def test_exact_to_the_integer(size: int, channels: int, count: int) -> None:
     np.testing.assert_array_equal(sums.products, flat.T @ flat)
 
 
-def test_exact_over_the_pictures_of_the_largest_shard() -> None:
+def test_exact_over_the_images_of_the_largest_shard() -> None:
     black = np.zeros((8192, 4, 4, 1), np.uint8)
     assert not sums_of(black).pixels.any()
     assert not sums_of(black).products.any()
