@@ -24,7 +24,7 @@ from data_prep.resize import MOST_BYTES, pillow_warnings, square_image
 from data_prep.sources import SourceImage
 from data_prep.statistics import ImageSums, RunningSums
 
-GO_ON = "what was finished is kept; start again to continue"
+_GO_ON = "what was finished is kept; start again to continue"
 
 
 class Unreadable(Exception):
@@ -38,7 +38,7 @@ class Stopped(Exception):
 def write_error(path: Path, error: OSError) -> RunError:
     """One line for a full disk, a missing permission and whatever else keeps OUT from being written."""
     remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
-    return RunError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; {GO_ON}")
+    return RunError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; {_GO_ON}")
 
 
 def _read(image: SourceImage, most: int) -> bytes:
@@ -48,7 +48,7 @@ def _read(image: SourceImage, most: int) -> bytes:
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise RunError(
-            f"{image.path}: cannot be read, or has changed since it was listed ({reason}); mend the source; {GO_ON}"
+            f"{image.path}: cannot be read, or has changed since it was listed ({reason}); mend the source; {_GO_ON}"
         ) from None
     count_image(len(data))
     return data
@@ -64,12 +64,15 @@ class ImageFormat:
     jpeg_quality: int
 
     def prepare(self, image: SourceImage, sums: RunningSums) -> bytes:
-        """The bytes of the image's member in a shard; its pixels are added to `sums`. Unreadable, RunError."""
+        """The bytes of the image's member in a shard; its pixels are added to `sums`.
+
+        Unreadable if the image is to be rejected, RunError if its file cannot be read.
+        """
         data = _read(image, MOST_BYTES + 1)
         try:
             square = square_image(data, self.image_size, self.channels)
         except (OSError, ValueError) as error:
-            raise Unreadable(" ".join(str(error).split())) from None
+            raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
         # Each channel by itself from Pillow: half the time of an array of all three, taken apart again.
         sums.add([np.frombuffer(square.tobytes("raw", band), np.uint8) for band in square.getbands()])
         return encode(square, self.encoding, self.jpeg_quality)
@@ -82,7 +85,7 @@ class PreparedImage(SourceImage):
     reason: str
 
     def member(self) -> bytes:
-        """As ImageFormat.prepare; it was added to the sums then."""
+        """The bytes of its member, which ImageFormat.prepare has returned; the same errors."""
         if self.reason:
             raise Unreadable(self.reason)
         return _read(self, self.size)
