@@ -22,7 +22,7 @@ from alexnet_repro.runs.trained import load_trained
 from data_prep.common.cli import main
 from data_prep.common.errors import FAILED, RequestError
 from data_prep.common.text import printable
-from data_prep.resize import prepare_picture
+from data_prep.resize import prepare_image
 
 _BAR = 30
 _GUESSES = 5
@@ -91,7 +91,7 @@ class _Opened:
 
 def _open(file: Path, size: int) -> _Opened:
     try:
-        return _Opened(file, prepare_picture(file.read_bytes(), size))
+        return _Opened(file, prepare_image(file.read_bytes(), size))
     except (OSError, ValueError, MemoryError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         return _Opened(file, None, printable(" ".join(reason.split())))

@@ -1,4 +1,4 @@
-"""From the records of all shards: index, mean image, what a person looks at, and last the manifest."""
+"""From the records of all shards: index, mean image, previews, and last the manifest."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,15 +9,12 @@ import PIL
 
 from data_prep.common.errors import RunError
 from data_prep.common.files import sha256_of, write_atomically
-from data_prep.format import INDEX, MEAN, ClassInfo, Manifest, Rejected, SplitInfo
+from data_prep.format import INDEX, MEAN, ClassInfo, Manifest, Rejected, ShardInfo, SplitInfo
 from data_prep.plan import Plan, PrepareConfig
-from data_prep.preview import PICTURES, as_picture, contact_sheet
-from data_prep.reader import SplitReader
+from data_prep.preview import MEAN_IMAGE, PREVIEW, write_previews
 from data_prep.sources import Source
 from data_prep.statistics import ImageSums
 from data_prep.work import GatherTask, Record, ShardTask
-
-PREVIEW, MEAN_PICTURE = "preview.png", "mean.png"
 
 
 def finish(
@@ -29,69 +26,65 @@ def finish(
     shards: Sequence[ShardTask],
     gathered: Sequence[GatherTask],
 ) -> Manifest:
-    """RunError if more pictures than config.max_rejected could not be read."""
+    """Writes all but the shards. `wnids` in the order of the labels. RunError if too many images were rejected."""
     sums = ImageSums.empty(config.image_size, source.channels)
     splits: dict[str, SplitInfo] = {}
     rejected: list[Rejected] = []
-    for split in plan.pictures:
-        records = [Record.load(task.record) for task in shards if task.split == split]
-        index = np.concatenate([record.index for record in records])
-        write_atomically(out / split / INDEX, lambda file, index=index: np.save(file, index))  # type: ignore[misc]
-        per_class = np.bincount(index["label"], minlength=len(wnids)).tolist()
-        splits[split] = SplitInfo(len(index), per_class, [record.info for record in records if record.info])
-        for record in records:
+    for split in plan.image_counts:
+        rows: list[np.ndarray] = []
+        infos: list[ShardInfo] = []
+        for record in (Record.load(task.record) for task in shards if task.split == split):  # one at a time in memory
+            assert record.info is not None
+            rows.append(record.index)
+            infos.append(record.info)
             rejected += [Rejected(split, name, reason) for _, name, reason in record.rejected]
             if split == "train":
                 sums.merge(record.sums)
-    for task in gathered:
+        index = np.concatenate(rows)
+        write_atomically(out / split / INDEX, lambda file, index=index: np.save(file, index))  # type: ignore[misc]
+        per_class = np.bincount(index["label"], minlength=len(wnids)).tolist()
+        splits[split] = SplitInfo(len(index), per_class, infos)
+    for task in gathered:  # which have decoded the images, and so have the sums
         if task.split == "train":
             sums.merge(Record.load(task.record).sums)
-    _check_rejected(rejected, sum(plan.pictures.values()), splits, config.max_rejected)
+    _check_rejected(rejected, sum(plan.image_counts.values()), splits, config.max_rejected)
     write_atomically(out / MEAN, lambda file: np.save(file, sums.mean_image().astype(np.float32)))
     manifest = Manifest(
         name=out.resolve().name,
-        source=source.describe(),
-        classes=[ClassInfo(wnid, source.words[wnid]) for wnid in wnids],
+        source={"layout": source.layout, "path": str(source.path.resolve())},
+        classes=[ClassInfo(wnid, source.class_names.get(wnid, wnid)) for wnid in wnids],
         image_size=config.image_size,
         channels=source.channels,
         encoding=config.encoding,
-        preparation={**plan.settings, "plan": plan.plan, "pillow": PIL.__version__},
+        preparation={**plan.settings, "plan": plan.fingerprint, "pillow": PIL.__version__},
         statistics=sums.colour(),
         splits=splits,
         rejected=rejected,
         files={name: sha256_of(out / name) for name in (MEAN, *(f"{split}/{INDEX}" for split in splits))},
     )
-    _write_pictures(out, manifest, sums.mean_image())
+    write_previews(out, manifest, sums.mean_image())
     manifest.save(out)
     return manifest
 
 
-def _write_pictures(out: Path, manifest: Manifest, mean: np.ndarray) -> None:
-    train = SplitReader(out, manifest, "train")
-    first = [train[i] for i in range(min(PICTURES, len(train)))]
-    shown = [(pixels, manifest.classes[label].words) for pixels, label in first]
-    write_atomically(out / PREVIEW, lambda file: contact_sheet(shown).save(file, "PNG"))
-    write_atomically(out / MEAN_PICTURE, lambda file: as_picture(mean).save(file, "PNG"))
-
-
-def _check_rejected(rejected: list[Rejected], images: int, splits: dict[str, SplitInfo], share: float) -> None:
-    if len(rejected) > share * images or not splits["train"].images:
+def _check_rejected(rejected: list[Rejected], images: int, splits: dict[str, SplitInfo], most: float) -> None:
+    if len(rejected) > most * images or not splits["train"].images:
         reason = Counter(r.reason for r in rejected).most_common(1)[0][0]
         raise RunError(
-            f"{len(rejected)} of {images} pictures cannot be read, more than max_rejected={share}; "
+            f"{len(rejected)} of {images} images cannot be read, more than max_rejected={most}; "
             f"the first is {rejected[0].name}, the most frequent reason: {reason}. Mend the source, "
             "or start again with a higher max_rejected"
         )
 
 
-def say_what_was_done(out: Path, manifest: Manifest, seconds: float) -> None:
+def print_result(out: Path, manifest: Manifest, seconds: float) -> None:
     for rejected in manifest.rejected[:10]:
         print(f"rejected: {rejected.split} {rejected.name}: {rejected.reason}")
     for split, info in manifest.splits.items():
-        short = min(info.per_class)
+        least, most = min(info.per_class), max(info.per_class)
         size = sum(shard.bytes for shard in info.shards) / 1e6
-        print(f"{split}: {info.images:,} images, {short:,} to {max(info.per_class):,} a class, {size:,.1f} MB")
+        print(f"{split}: {info.images:,} images, {least:,} to {most:,} a class, {size:,.1f} MB")
     mean = ", ".join(f"{value:.1f}" for value in manifest.statistics["rgb_mean"])
     name = "mean RGB" if manifest.channels == 3 else "mean"
     print(f"{name} {mean}; {len(manifest.rejected)} rejected; {seconds:.0f} s")
-    print(f"the data set is in {out}; look at {out / PREVIEW} and {out / MEAN_PICTURE}")
+    print(f"the data set is in {out}; look at {out / PREVIEW} and {out / MEAN_IMAGE}")

@@ -1,10 +1,10 @@
-"""The prepared data set on disk: the one contract between preparation and training. reader.py reads it at random.
+"""The prepared data set on disk: the one contract between preparation and training. reader.py gives random access.
 
     OUT/manifest.json     written last: a folder without it is not finished
     OUT/mean.npy          float32 [S, S, C], 0..255: the mean training image
-    OUT/preview.png, mean.png    for people: training pictures with their labels, the mean image
+    OUT/preview.png, mean.png    for people: training images with their labels, the mean image
     OUT/train/shard-00000.tar ...   plain POSIX tars in the WebDataset convention: 000000123.jpg + 000000123.cls
-    OUT/train/index.npy   one row a picture (shard, offset, length, label): random access without reading the tars
+    OUT/train/index.npy   one row an image (shard, offset, length, label): random access without reading the tars
     OUT/val/ [OUT/test/]  the same
 
 Everything is written under a temporary name, synced, and renamed.
@@ -13,11 +13,10 @@ Everything is written under a temporary name, synced, and renamed.
 import hashlib
 import io
 import json
-import os
 import tarfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -70,7 +69,7 @@ class Manifest:
     channels: int
     encoding: str
     preparation: dict[str, Any]  # the settings and library versions that the pixels follow from
-    statistics: dict[str, Any]  # rgb_mean, rgb_covariance on 0..255, from which the PCA follows
+    statistics: dict[str, Any]  # rgb_mean, rgb_covariance on 0..255, from which the PCA of section 4.1 follows
     splits: dict[str, SplitInfo]
     rejected: list[Rejected] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # sha256 of mean.npy and of each split's index.npy
@@ -111,86 +110,65 @@ class Manifest:
 
 
 def encoding_suffix(encoding: str) -> str:
-    """What the names of pictures in a shard end with."""
+    """What the names of images in a shard end with."""
     return {"jpeg": "jpg", "raw": "npy"}[encoding]
 
 
-def encode(picture: Image.Image, encoding: str, jpeg_quality: int) -> bytes:
-    """A square picture, RGB or grey -> the bytes of one member: a JPEG, or uint8 [S, S, C]."""
+def encode(image: Image.Image, encoding: str, jpeg_quality: int) -> bytes:
+    """A square image, RGB or grey -> the bytes of one member: a JPEG, or uint8 [S, S, C] as .npy."""
     buffer = io.BytesIO()
     if encoding == "raw":
-        np.save(buffer, np.asarray(picture).reshape(*picture.size, -1))
+        np.save(buffer, np.asarray(image).reshape(*image.size, -1))
     else:
-        picture.save(buffer, "JPEG", quality=jpeg_quality)
+        image.save(buffer, "JPEG", quality=jpeg_quality)
     return buffer.getvalue()
 
 
-def decode(data: bytes, encoding: str) -> np.ndarray:
-    """The bytes of one member -> uint8 [S, S, C]."""
-    if encoding == "raw":
-        array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
-    array = np.asarray(Image.open(io.BytesIO(data)))
-    return array[..., None] if array.ndim == 2 else array
+def decode(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """The bytes of one member -> uint8 of `shape`, [S, S, C]. ValueError, in one line, if they are anything else."""
+    try:
+        if encoding == "raw":
+            pixels: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+        else:
+            pixels = np.asarray(Image.open(io.BytesIO(data)))
+            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise ValueError(f"is {pixels.dtype} {list(pixels.shape)}, not uint8 {list(shape)}")
+    return pixels
 
 
-# Owner, time and mode stay at fixed values: same pictures, same bytes. The checksum takes itself for spaces.
-_EMPTY_HEADER = bytearray(tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT))
-_EMPTY_HEADER[124:135] = bytes(11)  # the size
-_EMPTY_HEADER[148:156] = b" " * 8
-_EMPTY_SUM = sum(_EMPTY_HEADER)
-
-
-def _tar_header(name: str, size: int) -> bytes:
-    """What tarfile would write, in a tenth of the time."""
-    header = _EMPTY_HEADER.copy()
-    encoded, octal = name.encode("ascii"), b"%011o" % size
-    assert len(encoded) <= 100
-    header[: len(encoded)] = encoded
-    header[124:135] = octal
-    header[148:155] = b"%06o\0" % (_EMPTY_SUM + sum(encoded) + sum(octal))
-    return bytes(header)
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.tar"
 
 
 class ShardWriter:
-    """One shard, image by image; `close` renames it into place and returns its manifest entry and index rows."""
+    """Writes shard `number` of a split into `file`, image by image."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        self.path, self.number = path, number
-        self.partial = path.with_name(path.name + ".partial")
-        self._file = self.partial.open("wb", buffering=1 << 20)  # some 30 pictures to a call of the system
+    def __init__(self, file: BinaryIO, number: int) -> None:
+        self._file, self._number = file, number
         self._end, self._digest = 0, hashlib.sha256()  # of what is written
-        self._rows: list[tuple[int, int, int, int]] = []
+        self._rows: list[tuple[int, int, int, int]] = []  # of the index
 
     def add(self, key: int, suffix: str, data: bytes, label: int) -> None:
-        offset = self._add_member(f"{key:09d}.{suffix}", data)
+        """An encoded image and its label: two members, <key>.<suffix> and <key>.cls."""
+        self._rows.append((self._number, self._end + tarfile.BLOCKSIZE, len(data), label))
+        self._add_member(f"{key:09d}.{suffix}", data)
         self._add_member(f"{key:09d}.cls", str(label).encode())
-        self._rows.append((self.number, offset, len(data), label))
 
-    def _add_member(self, name: str, data: bytes) -> int:
-        """The offset of the member's bytes in the file."""
-        offset = self._end + tarfile.BLOCKSIZE
-        self._write(b"".join((_tar_header(name, len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE))))
-        return offset
+    def _add_member(self, name: str, data: bytes) -> None:
+        header = tarfile.TarInfo(name)  # owner, time and mode keep fixed values: same images, same bytes
+        header.size = len(data)
+        self._write(header.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
     def _write(self, data: bytes) -> None:
         self._end += self._file.write(data)
         self._digest.update(data)
 
-    def abandon(self) -> None:
-        self._file.close()
-        self.partial.unlink(missing_ok=True)
-
-    def close(self) -> tuple[ShardInfo, np.ndarray]:
+    def finish(self) -> tuple[ShardInfo, np.ndarray]:
+        """Writes the end of the tar; returns the shard's entry in the manifest, and its rows of the index."""
         end = 2 * tarfile.BLOCKSIZE
         self._write(bytes(end + -(self._end + end) % tarfile.RECORDSIZE))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        info = ShardInfo(self.path.name, len(self._rows), self._end, self._digest.hexdigest())
-        self.partial.replace(self.path)
+        info = ShardInfo(shard_name(self._number), len(self._rows), self._end, self._digest.hexdigest())
         return info, np.array(self._rows, dtype=INDEX_DTYPE)
-
-
-def shard_name(number: int) -> str:
-    return f"shard-{number:05d}.tar"

@@ -1,16 +1,16 @@
-"""What a preparation is going to make: which pictures in which order, and whether OUT can take them."""
+"""What a preparation will make: the settings, which images in which order, and whether OUT can take them."""
 
 import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.common.errors import RequestError
+from data_prep.common.errors import RequestError, require, require_one_of
 from data_prep.common.files import write_atomically
 from data_prep.format import INDEX, MANIFEST, MEAN, PREPARE_AGAIN, Manifest
 from data_prep.sources import LAYOUTS, Source, SourceImage
@@ -18,6 +18,12 @@ from data_prep.sources import LAYOUTS, Source, SourceImage
 UNFINISHED = ".unfinished"
 _RECORD = "plan.json"
 _VERSION = 2  # of what .unfinished holds
+
+# The settings without which the same source gives another data set.
+_PIXEL_SETTINGS = (
+    "image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed", "classes", "val_from_train",
+    "split_seed",
+)  # fmt: skip
 
 Splits = dict[str, list[SourceImage]]
 
@@ -41,31 +47,26 @@ class PrepareConfig:
     md5: bool
 
     def __post_init__(self) -> None:
-        def require(condition: bool, key: str, constraint: str) -> None:
-            if not condition:
-                raise RequestError(f"{key}={getattr(self, key)}: must be {constraint}")
+        layouts = ", ".join(LAYOUTS)
+        require(self.layout is None or self.layout in LAYOUTS, "layout", self.layout, f"one of {layouts}, or null")
+        require(1 <= self.image_size <= 4096, "image_size", self.image_size, "1 to 4096")
+        require_one_of("encoding", self.encoding, ("jpeg", "raw"))
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "1 to 100")
+        require(1 <= self.images_per_shard <= 8192, "images_per_shard", self.images_per_shard, "1 to 8192")
+        require(self.shuffle_seed >= 0, "shuffle_seed", self.shuffle_seed, "0 or more")
+        require(self.classes is None or self.classes >= 1, "classes", self.classes, "1 or more, or null for all")
+        share = self.val_from_train
+        require(share is None or 0 < share < 1, "val_from_train", share, "a fraction between 0 and 1, or null")
+        require(self.split_seed >= 0, "split_seed", self.split_seed, "0 or more")
+        require(0 <= self.max_rejected <= 1, "max_rejected", self.max_rejected, "a fraction, 0 to 1")
+        require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more, or null")
 
-        require(self.layout is None or self.layout in LAYOUTS, "layout", "one of " + ", ".join(LAYOUTS) + ", or null")
-        require(1 <= self.image_size <= 4096, "image_size", "1 to 4096")
-        require(self.encoding in ("jpeg", "raw"), "encoding", "jpeg or raw")
-        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", "1 to 100")
-        require(1 <= self.images_per_shard <= 8192, "images_per_shard", "1 to 8192")
-        require(self.shuffle_seed >= 0, "shuffle_seed", "0 or more")
-        require(self.classes is None or self.classes >= 1, "classes", "1 or more, or null for all")
-        fraction = self.val_from_train
-        require(fraction is None or 0 < fraction < 1, "val_from_train", "a fraction between 0 and 1, or null")
-        require(self.split_seed >= 0, "split_seed", "0 or more")
-        require(0 <= self.max_rejected <= 1, "max_rejected", "a fraction, 0 to 1")
-        require(self.workers is None or self.workers >= 1, "workers", "1 or more, or null")
-
-    def pixels_follow_from(self) -> dict[str, Any]:
-        """The settings without which the same source gives another data set."""
-        keys = ["image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed"]
-        if self.classes is not None:
-            keys.append("classes")
-        if self.val_from_train is not None:
-            keys += ["val_from_train", "split_seed"]
-        return {key: getattr(self, key) for key in keys}
+    def pixel_settings(self) -> dict[str, Any]:
+        """The settings that the data set follows from, besides the source; those that are not in use are left out."""
+        settings = {key: getattr(self, key) for key in _PIXEL_SETTINGS}
+        if self.val_from_train is None:
+            del settings["split_seed"]
+        return {key: value for key, value in settings.items() if value is not None}
 
 
 def first_classes(source: Source, count: int | None) -> Source:
@@ -84,7 +85,7 @@ def first_classes(source: Source, count: int | None) -> Source:
     return replace(source, splits=splits, per_class=per_class, complete={})
 
 
-def divided(source: Source, config: PrepareConfig) -> Splits:
+def split_train(source: Source, config: PrepareConfig) -> Splits:
     """The source's own splits; or, with val_from_train, that share of train as `val`, and its val as `test`."""
     splits = dict(source.splits)
     if config.val_from_train is None:
@@ -93,15 +94,17 @@ def divided(source: Source, config: PrepareConfig) -> Splits:
         raise RequestError(
             f"val_from_train={config.val_from_train}: the official val would become test, and there is a test already"
         )
+    if "val" in splits:
+        splits["test"] = splits["val"]
     train = sorted(splits["train"], key=_by_class_and_name)
     order = np.random.Generator(np.random.PCG64(config.split_seed)).permutation(len(train))
     count = round(config.val_from_train * len(train))
-    divided = {"train": [train[i] for i in order[count:]], "val": [train[i] for i in order[:count]]}
-    return {**divided, "test": splits["val"]} if "val" in splits else divided
+    splits["train"], splits["val"] = [train[i] for i in order[count:]], [train[i] for i in order[:count]]
+    return splits
 
 
 def in_shard_order(source: Source, splits: Splits, seed: int) -> Splits:
-    """The label space is the classes of the train split: pictures of others are left out. Train is shuffled once.
+    """The label space is the classes of the train split: images of others are left out. Train is shuffled once.
 
     Before that all are sorted by name, so that the order, too, is the same from every layout.
     """
@@ -111,9 +114,9 @@ def in_shard_order(source: Source, splits: Splits, seed: int) -> Splits:
         kept = [image for image in listed if image.wnid in wnids]
         kept.sort(key=_by_class_and_name if split == "train" else _by_name)
         if len(kept) < len(listed):
-            print(f"warning: {len(listed) - len(kept)} {split} pictures are of classes that train lacks: left out")
+            print(f"warning: {len(listed) - len(kept)} {split} images are of classes that train lacks: left out")
         if not kept:
-            raise RequestError(f"src={source.path}: no {split} pictures of the classes that train has")
+            raise RequestError(f"src={source.path}: no {split} images of the classes that train has")
         images[split] = kept
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(images["train"]))
     images["train"] = [images["train"][i] for i in order]
@@ -129,7 +132,7 @@ def _by_name(image: SourceImage) -> tuple[str, str]:
 
 
 def _number_padded(image: SourceImage) -> str:
-    """The file's name, to be sorted by with numbers as numbers. Where the picture lies is no part of it."""
+    """The file's name, to be sorted by with numbers as numbers. The folder is no part of it."""
     return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), Path(image.name).name)
 
 
@@ -137,14 +140,14 @@ def _number_padded(image: SourceImage) -> str:
 class Plan:
     """What OUT is being made from, as OUT/.unfinished/plan.json keeps it."""
 
-    plan: str  # a fingerprint of all that follows, and of the name, class and size of each picture
+    fingerprint: str  # of all that follows, and of the name, class and size of each image
     settings: dict[str, Any]
-    pictures: dict[str, int]  # of each split
+    image_counts: dict[str, int]  # of each split
     in_source_order: bool
 
     @classmethod
     def of(cls, config: PrepareConfig, images: Splits, slow_at_random: bool) -> "Plan":
-        settings = config.pixels_follow_from()
+        settings = config.pixel_settings()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for split, listed in images.items():
             for image in listed:
@@ -155,74 +158,83 @@ class Plan:
         return cls(digest.hexdigest(), settings, counts, in_source_order)
 
     def save(self, out: Path) -> None:
-        text = json.dumps({"version": _VERSION, **asdict(self)}).encode()
-        write_atomically(out / UNFINISHED / _RECORD, lambda file: file.write(text))
+        begun = {"version": _VERSION, "plan": self.fingerprint, "settings": self.settings,
+                 "pictures": self.image_counts, "in_source_order": self.in_source_order}  # fmt: skip
+        write_atomically(out / UNFINISHED / _RECORD, lambda file: file.write(json.dumps(begun).encode()))
 
     def is_finished_in(self, out: Path) -> bool:
         """Whether this very data set is there. RequestError if OUT holds another, or anything that is not ours."""
-        check_settings(out, self.settings)
-        if (out / MANIFEST).is_file():
-            manifest = Manifest.load(out)
-            if manifest.preparation.get("plan") != self.plan:
-                pictures = {split: info.images for split, info in manifest.splits.items()}
-                for rejected in manifest.rejected:
-                    pictures[rejected.split] += 1
-                self._refuse(out, _HOLDS, pictures)
-            _refuse_if_damaged(out, manifest)
-            return True
-        if begun := _begun_in(out):
-            if begun["plan"] != self.plan:
-                self._refuse(out, _BEGUN, begun["pictures"])
-            if begun["in_source_order"] != self.in_source_order:
-                then = str(begun["in_source_order"]).lower()
-                raise RequestError(f"out={out}: was begun with in_source_order={then}; go on with that")
-        return False
-
-    def _refuse(self, out: Path, found: tuple[str, str], pictures: dict[str, int]) -> None:
-        what, remedy = found
-        if pictures != self.pictures:
-            then, now = (", ".join(f"{n:,} {split}" for split, n in p.items()) for p in (pictures, self.pictures))
-            raise RequestError(f"out={out}: {what} from other pictures ({then}; src has {now}); {remedy}")
-        raise RequestError(
-            f"out={out}: {what} from other pictures (as many, but not the same names, classes and sizes); {remedy}"
-        )
+        earlier = check_out(out, self.settings)
+        if earlier is None:
+            return False
+        if earlier.fingerprint != self.fingerprint:
+            then, now = earlier.image_counts, self.image_counts
+            how = "as many, but not the same names, classes and sizes"
+            if then != now:
+                how = "; src has ".join(", ".join(f"{n:,} {split}" for split, n in x.items()) for x in (then, now))
+            raise RequestError(f"out={out}: {earlier.what} from other images ({how}); {earlier.remedy}")
+        if earlier.manifest is not None:
+            _refuse_if_damaged(out, earlier.manifest)
+        elif earlier.in_source_order != self.in_source_order:
+            begun_with = str(earlier.in_source_order).lower()
+            raise RequestError(f"out={out}: was begun with in_source_order={begun_with}; go on with that")
+        return earlier.manifest is not None
 
 
-# What OUT may hold already, and what to do then.
-_HOLDS = ("holds a data set", "choose another folder")
-_BEGUN = ("a data set was begun there", "choose another folder, or delete that one and start again")
+@dataclass
+class Earlier:
+    """A preparation that OUT holds, finished or not."""
+
+    what: str
+    remedy: str
+    fingerprint: str
+    settings: dict[str, Any]
+    image_counts: dict[str, int]
+    in_source_order: bool | None = None
+    manifest: Manifest | None = None  # there once it is finished
 
 
-def check_settings(out: Path, settings: dict[str, Any]) -> None:
+def check_out(out: Path, settings: dict[str, Any]) -> Earlier | None:
     """RequestError if OUT holds what was made with other settings, or is not ours; needs no look at the source."""
-    if (out / MANIFEST).is_file():
-        (what, remedy), then = _HOLDS, Manifest.load(out).preparation
-    elif begun := _begun_in(out):
-        (what, remedy), then = _BEGUN, begun["settings"]
-    elif out.exists() and not out.is_dir():
-        raise RequestError(f"out={out}: is a file; give a folder")
-    elif out.exists() and any(entry.name != UNFINISHED for entry in out.iterdir()):
-        raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
-    else:
-        return
-    changed = [f"{key}={_typed(then.get(key))}, not {_typed(settings.get(key))}" for key in _ALL_SETTINGS
-               if then.get(key) != settings.get(key)]  # fmt: skip
+    earlier = _finished_in(out) or _begun_in(out)
+    if earlier is None:
+        if out.exists() and not out.is_dir():
+            raise RequestError(f"out={out}: is a file; give a folder")
+        if out.exists() and any(entry.name != UNFINISHED for entry in out.iterdir()):
+            raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
+        return None
+    changed = [
+        f"{key}={_typed(earlier.settings.get(key))}, not {_typed(settings.get(key))}"
+        for key in _PIXEL_SETTINGS
+        if earlier.settings.get(key) != settings.get(key)
+    ]
     if changed:
-        raise RequestError(f"out={out}: {what} with {'; '.join(changed)}; {remedy}")
+        raise RequestError(f"out={out}: {earlier.what} with {'; '.join(changed)}; {earlier.remedy}")
+    return earlier
 
 
-def _begun_in(out: Path) -> dict[str, Any] | None:
+def _finished_in(out: Path) -> Earlier | None:
+    if not (out / MANIFEST).is_file():
+        return None
+    manifest = Manifest.load(out)
+    counts = {split: info.images for split, info in manifest.splits.items()}
+    for rejected in manifest.rejected:
+        counts[rejected.split] += 1
+    made = manifest.preparation
+    return Earlier("holds a data set", "choose another folder", made.get("plan", ""), made, counts, manifest=manifest)
+
+
+def _begun_in(out: Path) -> Earlier | None:
     record = out / UNFINISHED / _RECORD
     if not record.is_file():
         return None
     begun: dict[str, Any] = json.loads(record.read_text())
     if begun.get("version") != _VERSION:
         raise RequestError(f"out={out}: was begun by another version of this program; delete it and start again")
-    return begun
-
-
-_ALL_SETTINGS = ("image_size", "encoding", "jpeg_quality", "images_per_shard", "shuffle_seed", "classes",
-                 "val_from_train", "split_seed")  # fmt: skip
+    return Earlier(
+        "a data set was begun there", "choose another folder, or delete that one and start again",
+        begun["plan"], begun["settings"], begun["pictures"], begun["in_source_order"],
+    )  # fmt: skip
 
 
 def _typed(value: object) -> str:

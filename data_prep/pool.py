@@ -1,4 +1,4 @@
-"""Several processes that work off a list, and move the progress bar meanwhile."""
+"""Tasks run by several processes, which move one progress bar."""
 
 import multiprocessing
 import os
@@ -18,19 +18,19 @@ from tqdm import tqdm
 from data_prep.common.errors import RunError
 from data_prep.common.memory import keep_freed_memory
 
-_progress: "SynchronizedArray[int] | None" = None  # pictures done and bytes read, in all processes; set at their start
+_progress: "SynchronizedArray[int] | None" = None  # images done and bytes read, in all processes; set at their start
 _stop: Event | None = None
 
-_KEPT_BYTES = 64 << 20  # of freed memory, in each process: enough for a picture of 12 megapixels
+_KEPT_BYTES = 64 << 20  # of freed memory, in each process: enough for an image of 12 megapixels
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class Runs(Protocol):
+class Runnable(Protocol):
     def run(self) -> None: ...
 
 
-def count_picture(size: int) -> None:
-    """Tells the bar of a picture of `size` bytes."""
+def count_image(size: int) -> None:
+    """Tells the bar of an image of `size` bytes."""
     if _progress is not None:
         with _progress.get_lock():
             _progress[0] += 1
@@ -51,17 +51,15 @@ def _start_worker(progress: "SynchronizedArray[int]", stop: Event) -> None:
 
 
 def _end_with_parent() -> None:
-    """If the parent alone is killed: or this process would go on writing what the next preparation writes too."""
+    """If the parent alone is killed: else this process would go on writing what the next preparation writes too."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _context(tasks: Sequence[Runs]) -> "multiprocessing.context.BaseContext":
-    """One server that has imported what the tasks need, of which the processes are forked; where there is no fork, each
-    imports it anew.
-    """
+def _context(tasks: Sequence[Runnable]) -> "multiprocessing.context.BaseContext":
+    """Processes forked from one server that has imported what the tasks need; without fork, each imports it anew."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -71,7 +69,7 @@ def _context(tasks: Sequence[Runs]) -> "multiprocessing.context.BaseContext":
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """For processes started within: every core has one, and threads of their own would only be in each other's way."""
+    """For processes started within: there is one for every core, so threads of their own would only compete."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update({name: "1" for name, value in before.items() if value is None})
     try:
@@ -81,8 +79,8 @@ def _one_thread_each() -> Iterator[None]:
             del os.environ[name]
 
 
-def run_tasks(tasks: Sequence[Runs], workers: int, bar: "tqdm[None]") -> None:
-    """Runs the tasks on `workers` processes, and moves the `bar` picture by picture. RunError if one fails."""
+def run_tasks(tasks: Sequence[Runnable], workers: int, bar: "tqdm[None]") -> None:
+    """Runs the tasks on `workers` processes, and moves the `bar` image by image. RunError if one fails."""
     if not tasks:
         return
     context = _context(tasks)
@@ -96,9 +94,9 @@ def run_tasks(tasks: Sequence[Runs], workers: int, bar: "tqdm[None]") -> None:
             pending = futures
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-                pictures, read = progress[:]
+                images, read = progress[:]
                 bar.set_postfix_str(f"{read / 1e6 / (time.monotonic() - started):.1f} MB/s", refresh=False)
-                bar.update(pictures - (bar.n - bar.initial))
+                bar.update(images - (bar.n - bar.initial))
                 for future in done:
                     future.result()
         except BrokenProcessPool:

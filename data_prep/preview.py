@@ -1,29 +1,43 @@
-"""What a person looks at after a preparation: a contact sheet with labels, and the mean image."""
+"""What a person looks at after a preparation: a contact sheet of training images with their labels, the mean image."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_COLUMNS, _SIDE, _TEXT, _GAP = 8, 144, 18, 6
-PICTURES = 5 * _COLUMNS
+from data_prep.common.files import write_atomically
+from data_prep.format import Manifest
+from data_prep.reader import SplitReader
+
+PREVIEW, MEAN_IMAGE = "preview.png", "mean.png"
+_COLUMNS, _ROWS, _SIDE, _TEXT, _GAP = 8, 5, 144, 18, 6  # the last three in pixels
 
 
-def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]]) -> Image.Image:
-    """(uint8 [S, S, C], label) each, row by row, the label below its picture, cut off where it is too long."""
-    rows = -(-len(pictures) // _COLUMNS)
+def write_previews(out: Path, manifest: Manifest, mean: np.ndarray) -> None:
+    """`mean`: float [S, S, C], 0..255."""
+    train = SplitReader(out, manifest, "train")
+    first = [train[i] for i in range(min(_COLUMNS * _ROWS, len(train)))]
+    sheet = contact_sheet([(pixels, manifest.classes[label].words) for pixels, label in first])
+    write_atomically(out / PREVIEW, lambda file: sheet.save(file, "PNG"))
+    write_atomically(out / MEAN_IMAGE, lambda file: as_image(mean).save(file, "PNG"))
+
+
+def contact_sheet(images: Sequence[tuple[np.ndarray, str]]) -> Image.Image:
+    """(uint8 [S, S, C], label) each, row by row, the label below its image, cut off where it is too long."""
+    rows = -(-len(images) // _COLUMNS)
     cell_width, cell_height = _SIDE + _GAP, _SIDE + _TEXT + _GAP
     sheet = Image.new("RGB", (_COLUMNS * cell_width + _GAP, rows * cell_height + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    for i, (pixels, label) in enumerate(pictures):
+    for i, (pixels, label) in enumerate(images):
         left, top = _GAP + i % _COLUMNS * cell_width, _GAP + i // _COLUMNS * cell_height
-        sheet.paste(as_picture(pixels).resize((_SIDE, _SIDE)), (left, top))
+        sheet.paste(as_image(pixels).resize((_SIDE, _SIDE)), (left, top))
         draw.text((left, top + _SIDE + 2), _fitted(label, draw, font), fill="black", font=font)
     return sheet
 
 
-def as_picture(pixels: np.ndarray) -> Image.Image:
-    """[S, S, C] of 0..255, whole numbers or not."""
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """[S, S, C] of 0..255, whole numbers or not -> RGB, or grey where C is 1."""
     whole = pixels.round().astype(np.uint8)
     return Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole)
 

@@ -1,8 +1,8 @@
-"""Random access to the pictures of a prepared data set, one by one or as a batch of patches.
+"""Random access to the images of a prepared data set, one by one or as a batch of patches.
 
 Shards are read with `preadv` into a buffer that is used again, not through mmap: about as fast (docs/results.md), and
 a shard that is cut short is a short read, where a map would end the process with SIGBUS. JPEGs are decoded by Pillow,
-which wrote them: torchvision's decoder is faster by a third, but on its way out of torchvision.
+which wrote them: torchvision's decoder is faster by a third, but torchvision is dropping it.
 """
 
 import copy
@@ -28,7 +28,7 @@ class Shards:
     """
 
     def __init__(self, folder: Path, infos: list[ShardInfo], encoding: str, shape: tuple[int, int, int]) -> None:
-        """`shape`: [S, S, C] of every picture."""
+        """`shape`: [S, S, C] of every image."""
         self.folder, self.encoding, self.shape = folder, encoding, shape
         self._files = [(info.file, info.bytes) for info in infos]
         self._forget()
@@ -50,14 +50,14 @@ class Shards:
         return self.folder / self._files[shard][0]
 
     def member(self, row: np.void) -> bytes:
-        """The encoded bytes of the picture of an index row.
+        """The encoded bytes of the image of an index row.
 
         RunError if its shard is missing, has another size than the manifest says, or ends too early.
         """
         return self._read(int(row["shard"]), int(row["offset"]), int(row["length"])).tobytes()
 
     def member_name(self, row: np.void) -> str:
-        """What the picture of an index row is called in its shard. Errors as `member`."""
+        """What the image of an index row is called in its shard. Errors as `member`."""
         header = int(row["offset"]) - tarfile.BLOCKSIZE
         return self._read(int(row["shard"]), header, tarfile.LENGTH_NAME).tobytes().split(b"\0")[0].decode()
 
@@ -70,10 +70,10 @@ class Shards:
         out: np.ndarray,
         reading: np.ndarray | None = None,
     ) -> None:
-        """Fills `out`, uint8 [N, side, side, C], with a patch of each picture, its first row and column at top, left.
+        """Fills `out`, uint8 [N, side, side, C], with a patch of each image, its first row and column at top, left.
 
-        rows: of the index, [N]. numbers: int64 [N], which pictures they are, for error messages. reading: int64 [1],
-        set to each shard before it is read. Errors as `member`, and RunError for a picture that cannot be decoded.
+        rows: of the index, [N]. numbers: int64 [N], which images they are, for error messages. reading: int64 [1],
+        set to each shard before it is read. Errors as `member`, and RunError for an image that cannot be decoded.
         """
         side = out.shape[1]
         height, width, channels = self.shape
@@ -91,23 +91,19 @@ class Shards:
                 pixels = self._decode(self._read(shard, offsets[i], lengths[i]), shard, int(numbers[i]))
                 out[i] = pixels[t : t + side, x : x + side]
 
-    def picture(self, row: np.void, number: int) -> np.ndarray:
-        """The whole picture of an index row, uint8 [S, S, C]. Errors as `patches`."""
+    def image(self, row: np.void, number: int) -> np.ndarray:
+        """The whole image of an index row, uint8 [S, S, C]. Errors as `patches`."""
         shard = int(row["shard"])
         return self._decode(self._read(shard, int(row["offset"]), int(row["length"])), shard, number)
 
     def _decode(self, data: np.ndarray, shard: int, number: int) -> np.ndarray:
         try:
-            pixels = decode(data.tobytes(), self.encoding)
-            if pixels.shape != self.shape:
-                raise ValueError(f"has the shape {list(pixels.shape)}, not {list(self.shape)}")
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            reason = " ".join(str(error).split())
+            return decode(data.tobytes(), self.encoding, self.shape)
+        except ValueError as error:
             raise RunError(
-                f"{self.path(shard)}: picture {number} cannot be decoded ({reason}); "
+                f"{self.path(shard)}: image {number} cannot be decoded ({error}); "
                 f"check the data set with `python -m data_prep.verify {self.folder.parent}`"
             ) from None
-        return pixels
 
     def _is_plain(self, shard: int, offset: int, length: int) -> bool:
         """Whether a raw member is as numpy writes it, so that a line of its pixels lies where it can be computed."""
@@ -128,7 +124,7 @@ class Shards:
                 got = _read_at(file, wanted[done:], offset + done)
                 if not got:
                     raise RunError(
-                        f"{self.path(shard)}: ends at byte {offset + done}, within a picture; {PREPARE_AGAIN}"
+                        f"{self.path(shard)}: ends at byte {offset + done}, within an image; {PREPARE_AGAIN}"
                     )
                 done += got
         except OSError as error:
@@ -140,7 +136,7 @@ class Shards:
             self._open[shard] = self._open.pop(shard)
             return self._open[shard]
         while len(self._open) >= _MOST_OPEN:
-            self._close_one()
+            self._close_least_recent()
         path, expected = self.path(shard), self._files[shard][1]
         while True:
             try:
@@ -149,15 +145,14 @@ class Shards:
             except OSError as error:
                 if error.errno != errno.EMFILE or not self._open:
                     raise
-                self._close_one()
+                self._close_least_recent()
         if (found := os.fstat(file.fileno()).st_size) != expected:
             file.close()
             raise RunError(f"{path}: {found} bytes, but the manifest says {expected}; {PREPARE_AGAIN}")
         self._open[shard] = file
         return file
 
-    def _close_one(self) -> None:
-        """The one whose use is longest ago."""
+    def _close_least_recent(self) -> None:
         self._open.pop(next(iter(self._open))).close()
 
 
@@ -211,20 +206,20 @@ class SplitReader:
         return len(self.index)
 
     def member(self, i: int) -> bytes:
-        """The encoded bytes of picture i."""
+        """The encoded bytes of image i."""
         return self.shards.member(self.index[i])
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        return self.shards.picture(self.index[i], i), int(self.labels[i])
+        return self.shards.image(self.index[i], i), int(self.labels[i])
 
     def subset(self, numbers: slice | np.ndarray) -> "SplitReader":
-        """The same split as if it had these pictures only, in this order."""
+        """The same split as if it had these images only, in this order."""
         part = copy.copy(self)
         part.index = np.ascontiguousarray(self.index[numbers])
         part.labels = np.ascontiguousarray(self.labels[numbers])
         return part
 
     def names(self) -> np.ndarray:
-        """split/key of every picture: text [N]. The key is the member's name in its shard, without its ending."""
+        """split/key of every image: text [N]. The key is the member's name in its shard, without its ending."""
         keys = (self.shards.member_name(row).rsplit(".", 1)[0] for row in self.index)
         return np.array([f"{self.folder.name}/{key}" for key in keys])

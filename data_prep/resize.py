@@ -1,4 +1,4 @@
-"""Section 2: the shorter side rescaled to 256, then the central 256x256. Any picture file in, uint8 RGB or grey out."""
+"""Section 2: the shorter side rescaled to 256, then the central 256x256. Any image file in, uint8 RGB or grey out."""
 
 import io
 import struct
@@ -16,17 +16,17 @@ SHRINK = Image.Resampling.BILINEAR
 ENLARGE = Image.Resampling.BICUBIC
 
 _GZIP_MAGIC = b"\x1f\x8b"
-MOST_BYTES = 64 << 20  # of one picture file; anything larger is no photograph
+MOST_BYTES = 64 << 20  # of one image file; anything larger is no photograph
 
 
-def central_square(picture: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size`, the other side rounded, then the centre `size` x `size`. `picture`: RGB or grey.
+def central_square(image: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size`, the other side rounded, then the centre `size` x `size`. `image`: RGB or grey.
 
-    Of a wide picture Pillow resizes along the rows, rounds to 8 bits, then along the columns. Here these are two calls,
-    so that of the rows only the centre goes into the second: the same pixels, in less time. A high one stays one call:
-    Pillow takes some of them the other way round.
+    Of a wide image Pillow resizes along the rows, rounds to 8 bits, then along the columns. Here these are two calls,
+    so that of the rows only the centre goes into the second: the same pixels, in less time. A tall one stays one call:
+    for some of them Pillow takes the columns first.
     """
-    width, height = picture.size
+    width, height = image.size
     scale = size / min(width, height)
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
     left, top = (wide - size) // 2, (high - size) // 2
@@ -35,73 +35,66 @@ def central_square(picture: Image.Image, size: int) -> Image.Image:
             raise ValueError(f"{width}x{height} pixels: too narrow to be a photograph")
         kernel = SHRINK if scale < 1 else ENLARGE
         if wide > size:
-            picture = picture.resize((wide, height), kernel).crop((left, 0, left + size, height))
+            image = image.resize((wide, height), kernel).crop((left, 0, left + size, height))
             left = 0
-        picture = picture.resize((size, high), kernel)
-    return picture if scale != 1 and high == size else picture.crop((left, top, left + size, top + size))
+        image = image.resize((size, high), kernel)
+    return image if scale != 1 and high == size else image.crop((left, top, left + size, top + size))
 
 
-def as_rgb(picture: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """Greyscale of 1, 8 or 16 bits, palette, CMYK, alpha -> RGB.
 
     Orientation tags and colour profiles are left aside.
     """
-    if picture.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip at 255
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def as_grey(picture: Image.Image) -> Image.Image:
+def as_grey(image: Image.Image) -> Image.Image:
     """As `as_rgb`, to 8-bit greyscale."""
-    return picture if picture.mode == "L" else as_rgb(picture).convert("L")
+    return image if image.mode == "L" else as_rgb(image).convert("L")
 
 
 @contextmanager
-def pillows_warnings() -> Iterator[None]:
-    """Of Pillow's warnings only the one of a picture that is too large, which becomes an error."""
+def pillow_warnings() -> Iterator[None]:
+    """Silences Pillow's warnings, except that of an image too large, which becomes an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF and the like, harmless and frequent in ImageNet
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
-def prepare_picture(data: bytes, size: int, channels: int = 3) -> np.ndarray:
-    """As `square_picture`, uint8 [size, size, channels]."""
-    with pillows_warnings():
-        return np.asarray(square_picture(data, size, channels)).reshape(size, size, channels)
+def prepare_image(data: bytes, size: int, channels: int = 3) -> np.ndarray:
+    """As `square_image`, uint8 [size, size, channels]."""
+    with pillow_warnings():
+        return np.asarray(square_image(data, size, channels)).reshape(size, size, channels)
 
 
-def square_picture(data: bytes, size: int, channels: int = 3) -> Image.Image:
-    """The bytes of a picture file, whatever its name says it is -> `size` x `size` pixels, RGB or (1) grey, without
-    the comments, profiles and tags of the file. To be called within `pillows_warnings`.
+def square_image(data: bytes, size: int, channels: int = 3) -> Image.Image:
+    """The bytes of an image file, whatever its name says it is -> `size` x `size` pixels, RGB or (1) grey, without
+    the comments, profiles and tags of the file. To be called within `pillow_warnings`.
 
-    Raises OSError or ValueError for a file that cannot be read as a picture, with the reason.
+    Raises OSError or ValueError for a file that cannot be read as an image, with the reason.
     """
     try:
         if data[:2] == _GZIP_MAGIC:  # some members of the ILSVRC-2010 archives
             data = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(data, MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.decodermaxblock = len(data)  # all at once: it is in memory
+        with Image.open(io.BytesIO(data)) as image:
+            image.decodermaxblock = len(data)  # all at once: it is in memory
             wanted = as_rgb if channels == 3 else as_grey
             # Grey becomes RGB last: the same values, resized once instead of three times.
-            square = wanted(central_square(picture if picture.mode == "L" else wanted(picture), size))
+            square = wanted(central_square(image if image.mode == "L" else wanted(image), size))
             square.info = {}  # or Pillow would write the comment into the next file
             return square
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"too large to be a photograph: {error}") from None
     except UnidentifiedImageError:
-        raise ValueError("no picture format that is known here") from None
-    except (
-        SyntaxError,
-        EOFError,
-        KeyError,
-        IndexError,
-        TypeError,
-        struct.error,
-        zlib.error,
-    ) as error:  # Pillow's answers to broken files
+        raise ValueError("no image format that is known here") from None
+    # Pillow's answers to broken files.
+    except (SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None

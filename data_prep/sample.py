@@ -1,6 +1,6 @@
 """python -m data_prep.sample DIR [--train N] [--val N]: the embedded sample, as official ILSVRC-2012 archives.
 
-The pictures are drawn (data_prep.drawing), so that nothing needs to be downloaded; the archives have the official names
+The images are drawn (data_prep.drawing), so that nothing needs to be downloaded; the archives have the official names
 and layout, so that the sample goes through the code that real ImageNet goes through. Among them, as in ImageNet, are
 greyscale and CMYK JPEGs and PNGs named .JPEG.
 """
@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-from data_prep import drawing as drawing_program
+from data_prep import drawing
 from data_prep.common.cli import plain_main
-from data_prep.common.errors import DONE, WRONG_REQUEST
+from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.common.progress import progress_bar
-from data_prep.drawing import CLASSES, picture
+from data_prep.drawing import CLASSES
 from data_prep.sources.ilsvrc import ILSVRC2012
 
-# (ILSVRC2012_ID in this devkit, words) by wnid. As in the real devkit, ids are not in the order of the wnids.
+# (ILSVRC2012_ID in this devkit, name) by wnid. As in the real devkit, ids are not in the order of the wnids.
 SYNSETS = {
     "n02129604": (1, "tiger, Panthera tigris"),
     "n02391049": (2, "zebra"),
@@ -43,15 +43,15 @@ SEED = 2012
 TRAIN, VAL, DEVKIT = *ILSVRC2012.archives.values(), ILSVRC2012.devkits[0]
 _STAMP = "sample.json"  # what the archives were drawn from
 
-_Drawn = tuple[str, tuple[int, ...]]  # the arguments of picture_file
+_Drawn = tuple[str, tuple[int, ...]]  # the arguments of image_file
 
 
-def picture_file(wnid: str, seed: tuple[int, ...]) -> bytes:
-    """The bytes of one picture file; a function of the class and the seed."""
+def image_file(wnid: str, seed: tuple[int, ...]) -> bytes:
+    """The bytes of one image file; a function of the class and the seed."""
     rng = np.random.default_rng([SEED, *seed])
     side, aspect = rng.integers(200, 360), rng.uniform(1, 1.6)
     width, height = (round(side * aspect), side) if rng.random() < 0.7 else (side, round(side * aspect))
-    image = picture(wnid, rng, int(width), int(height))
+    image = drawing.draw(wnid, rng, int(width), int(height))
     kind = rng.random()
     buffer = io.BytesIO()
     if kind < 0.02:
@@ -89,20 +89,16 @@ def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None
 
 
 def _stamp(train_per_class: int, val_per_class: int) -> bytes:
-    drawing = hashlib.sha256(Path(drawing_program.__file__).read_bytes()).hexdigest()
-    return json.dumps({"train": train_per_class, "val": val_per_class, "drawing": drawing}).encode()
+    program = hashlib.sha256(Path(drawing.__file__).read_bytes()).hexdigest()
+    return json.dumps({"train": train_per_class, "val": val_per_class, "drawing": program}).encode()
 
 
-def _drawn(picture_of: _Drawn) -> bytes:
-    return picture_file(*picture_of)
+def _drawn(arguments: _Drawn) -> bytes:
+    return image_file(*arguments)
 
 
 def _devkit(ground_truth: bytes) -> bytes:
-    rows = [(i, wnid, words, "", 0, np.empty(0), 0, 0) for wnid, (i, words) in SYNSETS.items()]
-    number, wnid, words = ROOT_SYNSET
-    children = np.array([i for i, _ in SYNSETS.values()], dtype=float)
-    rows.append((number, wnid, words, "", len(SYNSETS), children, 1, 0))
-    names = [
+    fields = [
         "ILSVRC2012_ID",
         "WNID",
         "words",
@@ -112,11 +108,12 @@ def _devkit(ground_truth: bytes) -> bytes:
         "wordnet_height",
         "num_train_images",
     ]
-    synsets = np.zeros((len(rows), 1), dtype=[(name, object) for name in names])
-    for i, row in enumerate(rows):
-        synsets[i, 0] = row
+    rows = [(i, wnid, name, "", 0, np.empty(0), 0, 0) for wnid, (i, name) in SYNSETS.items()]
+    children = np.array([i for i, _ in SYNSETS.values()], dtype=float)
+    rows.append((*ROOT_SYNSET, "", len(SYNSETS), children, 1, 0))
+    synsets = np.array(rows, dtype=[(field, object) for field in fields])
     meta = io.BytesIO()
-    scipy.io.savemat(meta, {"synsets": synsets})
+    scipy.io.savemat(meta, {"synsets": synsets.reshape(-1, 1)})
     data = "ILSVRC2012_devkit_t12/data"
     return _tar(
         [(f"{data}/meta.mat", meta.getvalue()), (f"{data}/ILSVRC2012_validation_ground_truth.txt", ground_truth)],
@@ -134,26 +131,22 @@ def _tar(files: list[tuple[str, bytes]], mode: str = "w") -> bytes:
     return buffer.getvalue()
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep.sample", description="Draws the embedded sample.")
     parser.add_argument("folder", type=Path, help="where the archives go")
-    parser.add_argument("--train", type=int, default=120, help="training pictures a class (default %(default)s)")
-    parser.add_argument("--val", type=int, default=30, help="validation pictures a class (default %(default)s)")
+    parser.add_argument("--train", type=int, default=120, help="training images a class (default %(default)s)")
+    parser.add_argument("--val", type=int, default=30, help="validation images a class (default %(default)s)")
     options = parser.parse_args(arguments)
     if options.train < 1 or options.val < 1:
-        print("python -m data_prep.sample: error: --train and --val must be 1 or more", file=sys.stderr)
-        return WRONG_REQUEST
+        raise RequestError("--train and --val must be 1 or more")
     stamp = options.folder / _STAMP  # written last
     if stamp.is_file() and stamp.read_bytes() == _stamp(options.train, options.val):
-        print(f"{options.folder}: the sample is there already")
-        return DONE
+        return print(f"{options.folder}: the sample is there already")
     try:
         write_sample(options.folder, options.train, options.val)
     except OSError as error:
-        print(f"python -m data_prep.sample: error: {options.folder}: {error.strerror or error}", file=sys.stderr)
-        return WRONG_REQUEST
-    print(f"{options.folder}: {options.train} training and {options.val} validation pictures of {len(CLASSES)} classes")
-    return DONE
+        raise RequestError(f"{options.folder}: {error.strerror or error}") from None
+    print(f"{options.folder}: {options.train} training and {options.val} validation images of {len(CLASSES)} classes")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class ImageSums:
     def colour(self) -> dict[str, Any]:
         """Mean and covariance (population, over every pixel of every image) of the RGB values on the 0..255 scale.
 
-        `rgb_mean` [C] and `rgb_covariance` [C, C]; C is 1 where the pictures are grey.
+        `rgb_mean` [C] and `rgb_covariance` [C, C]; C is 1 where the images are grey.
         """
         size = self.images * self.pixels.shape[0] * self.pixels.shape[1]
         mean = self.pixels.sum(axis=(0, 1)) / size

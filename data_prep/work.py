@@ -1,69 +1,94 @@
 """Units of work for several processes, each leaving a record by which a stopped preparation continues.
 
-Usually a unit is a shard, whose pictures are read where they lie. `in_source_order` puts other units before those:
-they read the source from its beginning to its end and keep each prepared picture in OUT/.unfinished, from where shards
-are then filled. Either way all pictures are decoded once.
+Usually a unit is a shard, whose images are read where they lie. With `in_source_order`, other units come before the
+shards: they read the source from its beginning to its end and keep each prepared image in OUT/.unfinished, from which
+the shards are then filled. Either way every image is decoded once.
 """
 
 import errno
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from data_prep.common.errors import RunError
 from data_prep.common.files import write_atomically
-from data_prep.format import ShardInfo, ShardWriter, encode, encoding_suffix
-from data_prep.pool import count_picture, is_stopped
-from data_prep.resize import MOST_BYTES, pillows_warnings, square_picture
+from data_prep.format import ShardInfo, ShardWriter, encode, encoding_suffix, shard_name
+from data_prep.plan import UNFINISHED, PrepareConfig, Splits
+from data_prep.pool import count_image, is_stopped
+from data_prep.resize import MOST_BYTES, pillow_warnings, square_image
 from data_prep.sources import SourceImage
 from data_prep.statistics import ImageSums, RunningSums
 
-GO_ON = "what was finished is kept; start again to continue"
+_GO_ON = "what was finished is kept; start again to continue"
+
+
+class Unreadable(Exception):
+    """Why an image is rejected: its file is damaged, or is no image."""
+
+
+class Stopped(Exception):
+    """The whole preparation ends: another unit has failed, or the user has interrupted."""
+
+
+def write_error(path: Path, error: OSError) -> RunError:
+    """One line for a full disk, a missing permission and whatever else keeps OUT from being written."""
+    remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    return RunError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; {_GO_ON}")
+
+
+def _read(image: SourceImage, most: int) -> bytes:
+    """RunError if the file cannot be read: a broken disk stops the preparation, a broken image does not."""
+    try:
+        data = image.read(most)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise RunError(
+            f"{image.path}: cannot be read, or has changed since it was listed ({reason}); mend the source; {_GO_ON}"
+        ) from None
+    count_image(len(data))
+    return data
 
 
 @dataclass
-class PictureFormat:
-    """What the pictures of a data set are made to be."""
+class ImageFormat:
+    """What the images of a data set are made to be."""
 
     image_size: int
     channels: int
     encoding: str
     jpeg_quality: int
 
-    def make(self, image: SourceImage, sums: RunningSums) -> bytes | str:
-        """The member's bytes, its pixels added to `sums`; or the reason why the picture cannot be read.
+    def prepare(self, image: SourceImage, sums: RunningSums) -> bytes:
+        """The bytes of the image's member in a shard; its pixels are added to `sums`.
 
-        RunError if its file cannot be read: a broken disk stops the preparation, a broken picture does not.
+        Unreadable if the image is to be rejected, RunError if its file cannot be read.
         """
         data = _read(image, MOST_BYTES + 1)
-        count_picture(len(data))
         try:
-            picture = square_picture(data, self.image_size, self.channels)
+            square = square_image(data, self.image_size, self.channels)
         except (OSError, ValueError) as error:
-            return " ".join(str(error).split())
+            raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
         # Each channel by itself from Pillow: half the time of an array of all three, taken apart again.
-        sums.add([np.frombuffer(picture.tobytes("raw", band), np.uint8) for band in picture.getbands()])
-        return encode(picture, self.encoding, self.jpeg_quality)
+        sums.add([np.frombuffer(square.tobytes("raw", band), np.uint8) for band in square.getbands()])
+        return encode(square, self.encoding, self.jpeg_quality)
 
 
-def _read(image: SourceImage, most: int) -> bytes:
-    try:
-        return image.read(most)
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise RunError(
-            f"{image.path}: cannot be read, or has changed since it was listed ({reason}); mend the source; {GO_ON}"
-        ) from None
+@dataclass(frozen=True, slots=True)
+class PreparedImage(SourceImage):
+    """An image that a GatherTask has prepared and keeps, or the reason why it could not."""
 
+    reason: str
 
-def cannot_be_written(path: Path, error: OSError) -> RunError:
-    """One line for a full disk, a missing permission and whatever else keeps OUT from being written."""
-    remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
-    return RunError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; {GO_ON}")
+    def member(self) -> bytes:
+        """The bytes of its member, which ImageFormat.prepare has returned; the same errors."""
+        if self.reason:
+            raise Unreadable(self.reason)
+        return _read(self, self.size)
 
 
 @dataclass
@@ -78,7 +103,7 @@ class Record:
     def save(self, path: Path) -> None:
         info = None if self.info is None else asdict(self.info)
         text = json.dumps({"info": info, "rejected": self.rejected, "images": self.sums.images})
-        # A unit has at most 8192 pictures: its sums of pixels fit into half the space.
+        # A unit has at most 8192 images: their sums of pixels fit into half the space.
         arrays = {"index": self.index, "pixels": self.sums.pixels.astype(np.int32), "products": self.sums.products}
         write_atomically(path, lambda file: np.savez(file, text=np.array(text), **arrays))  # type: ignore[arg-type]
 
@@ -93,104 +118,120 @@ class Record:
 
 @dataclass
 class Task(ABC):
-    """A unit: its pictures, and what it writes."""
+    """A unit: its images, and the two files that it writes, `record` last."""
 
     split: str
     images: Sequence[SourceImage]
     file: Path
     record: Path
-    format: PictureFormat
+    format: ImageFormat
 
     def is_done(self) -> bool:
         return self.record.is_file()
 
     def run(self) -> None:
-        """RunError if the source cannot be read, or OUT cannot be written."""
+        """RunError if the source cannot be read, or OUT cannot be written. Leaves neither file if it is stopped."""
+        sums = RunningSums(self.format.image_size, self.format.channels)
+        rejected: list[tuple[int, str, str]] = []
+        written: list[tuple[np.ndarray, ShardInfo | None]] = []
         try:
-            with pillows_warnings():  # around all pictures: for each by itself it would take a hundredth of the time
-                record = self._made()
-            if record is not None:
-                record.save(self.record)
+            with pillow_warnings():  # around all images: for each by itself it would take a hundredth of the time
+                prepared = self._prepared(sums, rejected)
+                write_atomically(self.file, lambda file: written.append(self._write(file, prepared)))
+            index, info = written[0]
+            Record(index, sums.total(), rejected, info).save(self.record)
+        except Stopped:
+            pass
         except OSError as error:
-            self.file.with_name(self.file.name + ".partial").unlink(missing_ok=True)
-            raise cannot_be_written(self.file, error) from None
+            raise write_error(self.file, error) from None
+
+    def _prepared(self, sums: RunningSums, rejected: list[tuple[int, str, str]]) -> Iterator[bytes | None]:
+        """The encoded bytes of each image; None for those that it adds to `rejected`."""
+        for number, image in enumerate(self.images):
+            if is_stopped():
+                raise Stopped
+            data = None
+            try:
+                data = image.member() if isinstance(image, PreparedImage) else self.format.prepare(image, sums)
+            except Unreadable as reason:
+                rejected.append((number, image.name, str(reason)))
+            yield data
 
     @abstractmethod
-    def _made(self) -> Record | None:
-        """None if everything was stopped meanwhile."""
+    def _write(self, file: BinaryIO, prepared: Iterator[bytes | None]) -> tuple[np.ndarray, ShardInfo | None]:
+        """Fills `file`; returns what the record has of it."""
 
 
 @dataclass
 class ShardTask(Task):
-    """One shard to make."""
+    """One shard of the data set."""
 
-    number: int = 0
-    first_key: int = 0
-    labels: Sequence[int] = field(default_factory=list)
+    number: int  # of the shard
+    first_key: int
+    labels: Sequence[int]
 
-    def _made(self) -> Record | None:
-        writer = ShardWriter(self.file, self.number)
-        suffix = encoding_suffix(self.format.encoding)
-        sums = RunningSums(self.format.image_size, self.format.channels)
-        rejected: list[tuple[int, str, str]] = []
-        for i, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
-            if is_stopped():
-                writer.abandon()
-                return None
-            made = image.member() if isinstance(image, PreparedImage) else self.format.make(image, sums)
-            if isinstance(made, str):
-                rejected.append((i, image.name, made))
-            else:
-                writer.add(self.first_key + i, suffix, made, label)
-        info, index = writer.close()
-        return Record(index, sums.total(), rejected, info)
+    def _write(self, file: BinaryIO, prepared: Iterator[bytes | None]) -> tuple[np.ndarray, ShardInfo | None]:
+        writer, suffix = ShardWriter(file, self.number), encoding_suffix(self.format.encoding)
+        for key, (data, label) in enumerate(zip(prepared, self.labels, strict=True), start=self.first_key):
+            if data is not None:
+                writer.add(key, suffix, data, label)
+        info, index = writer.finish()
+        return index, info
 
 
 @dataclass
 class GatherTask(Task):
     """Neighbours in the source, prepared one after the other into one file: index rows are offset, length (or -1)."""
 
-    def _made(self) -> Record | None:
-        sums = RunningSums(self.format.image_size, self.format.channels)
-        rejected: list[tuple[int, str, str]] = []
+    def _write(self, file: BinaryIO, prepared: Iterator[bytes | None]) -> tuple[np.ndarray, ShardInfo | None]:
         rows: list[tuple[int, int]] = []
-
-        def write(file) -> None:  # type: ignore[no-untyped-def]
-            for i, image in enumerate(self.images):
-                if is_stopped():
-                    return
-                made = self.format.make(image, sums)
-                if isinstance(made, str):
-                    rejected.append((i, image.name, made))
-                    rows.append((file.tell(), -1))
-                else:
-                    rows.append((file.tell(), len(made)))
-                    file.write(made)
-
-        write_atomically(self.file, write)
-        if len(rows) < len(self.images):
-            return None
-        return Record(np.array(rows, np.int64).reshape(-1, 2), sums.total(), rejected)
+        for data in prepared:
+            rows.append((file.tell(), -1 if data is None else len(data)))
+            file.write(data or b"")
+        return np.array(rows, np.int64).reshape(-1, 2), None
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedImage(SourceImage):
-    """A picture that a GatherTask has prepared, or the reason why it could not."""
+def shard_tasks(
+    config: PrepareConfig, out: Path, images: Splits, wnids: list[str], form: ImageFormat
+) -> list[ShardTask]:
+    """`images` in the order of the shards; `wnids` in the order of the labels."""
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    tasks = []
+    for split, listed in images.items():
+        for number, first in enumerate(range(0, len(listed), config.images_per_shard)):
+            chosen = listed[first : first + config.images_per_shard]
+            file, record = out / split / shard_name(number), out / UNFINISHED / f"{split}-{number:05d}.npz"
+            labels = [label_of[image.wnid] for image in chosen]
+            tasks.append(ShardTask(split, chosen, file, record, form, number, first, labels))
+    return tasks
 
-    reason: str
 
-    def member(self) -> bytes | str:
-        if self.reason:
-            return self.reason
-        data = _read(self, self.size)
-        count_picture(len(data))
-        return data
+def gather_tasks(config: PrepareConfig, out: Path, images: Splits, form: ImageFormat) -> list[GatherTask]:
+    """The same images in the order of the source."""
+    tasks = []
+    for split, listed in images.items():
+        ordered = [listed[place] for place in _source_order(listed)]
+        for number, first in enumerate(range(0, len(ordered), config.images_per_shard)):
+            chosen = ordered[first : first + config.images_per_shard]
+            name = out / UNFINISHED / f"source-{split}-{number:05d}"
+            tasks.append(GatherTask(split, chosen, name.with_suffix(".bin"), name.with_suffix(".npz"), form))
+    return tasks
 
 
-def gathered(tasks: Sequence[GatherTask]) -> Iterator[PreparedImage]:
-    """The pictures of finished tasks, in their order."""
+def gathered(images: Splits, tasks: Sequence[GatherTask]) -> Splits:
+    """The same images in the same places, as the finished tasks keep them."""
+    result: Splits = {split: list(listed) for split, listed in images.items()}
+    places = {split: iter(_source_order(listed)) for split, listed in images.items()}
     for task in tasks:
         record = Record.load(task.record)
         reasons = {number: reason for number, _, reason in record.rejected}
-        for i, (image, (offset, length)) in enumerate(zip(task.images, record.index.tolist(), strict=True)):
-            yield PreparedImage(image.name, image.wnid, str(task.file), offset, max(0, length), reasons.get(i, ""))
+        for number, (image, (offset, length)) in enumerate(zip(task.images, record.index.tolist(), strict=True)):
+            result[task.split][next(places[task.split])] = PreparedImage(
+                image.name, image.wnid, str(task.file), offset, max(0, length), reasons.get(number, "")
+            )
+    return result
+
+
+def _source_order(listed: Sequence[SourceImage]) -> list[int]:
+    """The places in `listed` of its images, in the order in which they lie in the source."""
+    return sorted(range(len(listed)), key=lambda i: (listed[i].path, listed[i].offset))

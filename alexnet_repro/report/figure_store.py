@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.common.files import write_atomically
-from data_prep.preview import as_picture
+from data_prep.preview import as_image
 
 LIST = "figures.json"
 _THUMBNAILS, _SIDE = "pictures", 144
@@ -58,7 +58,7 @@ class FigureStore:
         """Writes a picture of a data set in small; returns its path relative to the folder. uint8 [S, S, C]."""
         file = f"{_THUMBNAILS}/{name.replace('/', '-')}.jpg"
         (self.folder / _THUMBNAILS).mkdir(exist_ok=True)
-        small = as_picture(pixels)
+        small = as_image(pixels)
         small.thumbnail((_SIDE, _SIDE))
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=85)

@@ -30,7 +30,7 @@ from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import short
-from data_prep.preview import as_picture
+from data_prep.preview import as_image
 from data_prep.reader import SplitReader
 
 FOLDER = "embedding"  # a run of its own beneath the training's events, which stay as they are
@@ -180,7 +180,7 @@ def save_embedding(tensorboard: Path, features: np.ndarray, pictures: list[np.nd
     shutil.rmtree(folder, ignore_errors=True)
     across = int(np.ceil(np.sqrt(len(pictures))))
     side = min(_THUMBNAIL, _SPRITE // across)
-    small = np.stack([np.asarray(as_picture(p).convert("RGB").resize((side, side))) for p in pictures])
+    small = np.stack([np.asarray(as_image(p).convert("RGB").resize((side, side))) for p in pictures])
     images = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
     with contextlib.closing(SummaryWriter(str(folder))) as writer, contextlib.redirect_stdout(io.StringIO()):
         writer.add_embedding(features, [short(label, _NAME) for label in labels], images, tag="last hidden layer")

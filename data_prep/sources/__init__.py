@@ -1,11 +1,11 @@
-"""Layouts in which people have the pictures. Each is found by looking, and yields the same `SourceImage`s."""
+"""Layouts in which people have the images. Each is found by looking, and yields the same `SourceImage`s."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.common.errors import RequestError
-from data_prep.sources import cifar10, fall2011, fashion_mnist, imagefolder, kaggle, parquet, tiny_imagenet
+from data_prep.sources import cifar10, fashion_mnist, folders, kaggle, parquet, tiny_imagenet
 from data_prep.sources.base import Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
@@ -14,6 +14,7 @@ __all__ = ["LAYOUTS", "Source", "SourceImage", "find_source"]
 
 @dataclass(frozen=True)
 class Layout:
+    tree: str  # what it looks like, for messages
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Source]
     downloads: bool = False  # asked for by name, its folder need not be there
@@ -22,22 +23,24 @@ class Layout:
 
 # In the order in which they are looked for, by the names that the key `layout` takes.
 LAYOUTS = {
-    "ilsvrc2012": Layout(ILSVRC2012.recognises, ILSVRC2012.read),
-    "ilsvrc2010": Layout(ILSVRC2010.recognises, ILSVRC2010.read),
-    "kaggle": Layout(kaggle.recognises, kaggle.read),
-    "parquet": Layout(parquet.recognises, parquet.read),
-    "tiny_imagenet": Layout(tiny_imagenet.recognises, tiny_imagenet.read, archive=True),
-    "folders": Layout(imagefolder.recognises, imagefolder.read),
-    "fall2011": Layout(fall2011.recognises, fall2011.read),
-    "fashion_mnist": Layout(fashion_mnist.recognises, fashion_mnist.read, downloads=True),
-    "cifar10": Layout(cifar10.recognises, cifar10.read, downloads=True),
+    "ilsvrc2012": Layout("the official archives", ILSVRC2012.recognises, ILSVRC2012.read),
+    "ilsvrc2010": Layout("the official archives", ILSVRC2010.recognises, ILSVRC2010.read),
+    "kaggle": Layout("Kaggle's ILSVRC/", kaggle.recognises, kaggle.read),
+    "parquet": Layout("Hugging Face's parquet files", parquet.recognises, parquet.read),
+    "tiny_imagenet": Layout("Tiny-ImageNet's zip", tiny_imagenet.recognises, tiny_imagenet.read, archive=True),
+    "folders": Layout("train/<class>/ and val/<class>/", folders.recognises, folders.read),
+    "fall2011": Layout("n<number>.tar or n<number>/", folders.recognises_fall2011, folders.read_fall2011),
+    "fashion_mnist": Layout(
+        "idx files with layout=fashion_mnist", fashion_mnist.recognises, fashion_mnist.read, downloads=True
+    ),
+    "cifar10": Layout("CIFAR-10's batches", cifar10.recognises, cifar10.read, downloads=True),
 }
 
 
 def find_source(src: Path, layout: str | None = None) -> Source:
-    """The pictures below `src`, in whichever layout is there, or in the one named.
+    """The images below `src`, in whichever layout is there, or in the one named. No split is empty, and train is there.
 
-    RequestError says what was looked for.
+    RequestError says what was looked for, or what is missing.
     """
     named = [LAYOUTS[layout]] if layout is not None else []
     if not src.exists() and not any(candidate.downloads for candidate in named):
@@ -46,7 +49,7 @@ def find_source(src: Path, layout: str | None = None) -> Source:
     try:
         for candidate in possible:
             if named or candidate.recognises(src):
-                return candidate.read(src)
+                return _not_empty(candidate.read(src), candidate)
         if not src.is_dir():
             raise RequestError(f"src={src}: is a file; give the folder that holds it")
         found = sorted(path.name for path in src.iterdir())
@@ -55,8 +58,15 @@ def find_source(src: Path, layout: str | None = None) -> Source:
             f"src={src}: {error.filename or src} cannot be read ({error.strerror or error}); mend it, or copy it anew"
         ) from None
     shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "") or "nothing"
-    raise RequestError(
-        f"src={src}: found {shown}, but no layout known here: the official archives, Kaggle's ILSVRC/, Hugging Face's "
-        "parquet files, Tiny-ImageNet's zip, train/<class>/ and val/<class>/, idx files with layout=fashion_mnist; "
-        "more in docs/preparing.md"
-    )
+    known = ", ".join(dict.fromkeys(candidate.tree for candidate in LAYOUTS.values()))
+    raise RequestError(f"src={src}: found {shown}, but no layout known here: {known}; more in docs/preparing.md")
+
+
+def _not_empty(source: Source, layout: Layout) -> Source:
+    for split in ("train", *source.splits):
+        if not source.splits.get(split):
+            raise RequestError(
+                f"src={source.path}: read as {layout.tree}, but there are no {split} images; image files end in "
+                f"{', '.join(sorted(folders.ENDINGS))}"
+            )
+    return source

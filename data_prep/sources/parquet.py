@@ -1,7 +1,11 @@
 """Hugging Face's imagenet-1k, and data sets of the same make: parquet files with the columns image and label.
 
-`image` holds whole picture files, struct{bytes, path}; `label` counts the classes. Pictures are read where they lie,
-row by row, never more than a few at a time, however large the row groups are.
+    SRC/data/train-00000-of-00294.parquet ...            or in SRC itself, or in folders named after the split
+    SRC/data/validation-00000-of-00014.parquet ...
+    SRC/data/test-00000-of-00028.parquet ...             without labels: left out
+
+`image` holds whole image files, struct{bytes, path}; `label` counts the classes. Images are read where they lie, row by
+row, never more than a few at a time, however large the row groups are.
 """
 
 import json
@@ -9,21 +13,25 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.common.errors import RequestError
-from data_prep.sources.base import Source, SourceImage, printable
+from data_prep.sources.base import Source, SourceImage, utf8_name
 from data_prep.sources.ilsvrc import ILSVRC2012
 
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
-_BATCH_BYTES = 1 << 20  # of pictures decoded at a time
+_BATCH_BYTES = 1 << 20  # of images decoded at a time
 
 # n01440764_10026_n01440764.JPEG and ILSVRC2012_val_00000001_n01751748.JPEG: the official name, then the class.
 _NAME_AND_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
 _NAME_OF_WNID = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
+
+_Labelled = tuple["ParquetImage", int]
 
 
 def recognises(src: Path) -> bool:
@@ -53,53 +61,45 @@ def read(src: Path) -> Source:
     if not {"train", "val"} <= set(files):
         found = ", ".join(files) or "none"
         raise RequestError(f"src={src}: needs parquet files of train and of validation; found {found}")
-    rows: dict[str, list[tuple[SourceImage, int]]] = {}
+    rows: dict[str, list[_Labelled]] = {}
     left_out: list[str] = []
     names: list[str] = []
     for split, paths in files.items():
-        rows[split] = []
+        listed: list[_Labelled] = []
         for path in paths:
             with _one_line_if_damaged(path), pyarrow.parquet.ParquetFile(path) as file:
-                rows[split] += _rows(file, path)
+                listed += _rows(file, path)
                 names = names or _class_names(file.schema_arrow.metadata)
-        unlabelled = sum(label < 0 for _, label in rows[split])
-        if unlabelled:
-            left_out.append(f"{unlabelled:,} {split} pictures have no label (-1)")
-            rows[split] = [(image, label) for image, label in rows[split] if label >= 0]
-        if not rows[split]:
-            del rows[split]
-    keys, words = _classes(rows, names)
+        labelled = [(image, label) for image, label in listed if label >= 0]
+        if len(labelled) < len(listed):
+            left_out.append(f"{len(listed) - len(labelled):,} {split} images have no label (-1)")
+        if labelled:
+            rows[split] = labelled
+    key_of = _class_keys(rows, names)
     splits: dict[str, list[SourceImage]] = {
-        split: [
-            ParquetImage(image.name, keys[label], image.path, image.offset, image.size) for image, label in rows[split]
-        ]
+        split: [replace(image, wnid=key_of[label]) for image, label in rows[split]]
         for split in ("train", "val", "test")
         if split in rows
     }
-    present = {image.wnid for image in splits.get("train", ())}
+    class_names = {key_of[label]: name for label, name in enumerate(names) if label in key_of}
     source = Source(
-        "parquet files as Hugging Face has them",
-        src,
-        {key: words[key] for key in present},
-        splits,
-        slow_at_random=True,
-        left_out=left_out,
+        "parquet files as Hugging Face has them", src, splits, class_names, slow_at_random=True, left_out=left_out
     )
-    if len(words) == 1000 and all(re.fullmatch(r"n\d{8}", key) for key in words):
+    if len(key_of) == 1000 and all(re.fullmatch(r"n\d{8}", key) for key in key_of.values()):
         source.complete = ILSVRC2012.complete
-        source.per_class, source.per_class_is_least = ILSVRC2012.least(words), True
+        source.per_class, source.per_class_is_least = ILSVRC2012.least(key_of.values()), True
     return source
 
 
-def _rows(file: Any, path: Path) -> Iterator[tuple[SourceImage, int]]:
-    """(picture, label) of every row, from the small columns alone; `wnid` is what its name says, or ""."""
+def _rows(file: Any, path: Path) -> Iterator[_Labelled]:
+    """(image, label) of every row, from the small columns alone; `wnid` is what its name says, or ""."""
     leaves = [file.schema.column(i).path for i in range(len(file.schema))]
     if "image.bytes" not in leaves or "label" not in leaves:
         raise RequestError(f"{path}: needs the columns image (bytes, path) and label; found {', '.join(leaves)}")
     row = 0
     for group in range(file.num_row_groups):
         meta = file.metadata.row_group(group)
-        # Pictures hardly compress: what the group takes, by its rows, is as near as can be had without reading it.
+        # Images hardly compress: what the group takes, by its rows, is as near as can be had without reading it.
         size = meta.column(leaves.index("image.bytes")).total_compressed_size // max(1, meta.num_rows)
         wanted = ["label", *(["image.path"] if "image.path" in leaves else [])]
         table = file.read_row_group(group, columns=wanted)
@@ -107,12 +107,12 @@ def _rows(file: Any, path: Path) -> Iterator[tuple[SourceImage, int]]:
         images = table.column("image").to_pylist() if len(wanted) == 2 else [None] * len(labels)
         for label, image in zip(labels, images, strict=True):
             name, wnid = _name_and_wnid((image or {}).get("path") or f"{path.stem}-{row:08d}")
-            yield SourceImage(name, wnid, str(path), row, size), -1 if label is None else label
+            yield ParquetImage(name, wnid, str(path), row, size), -1 if label is None else label
             row += 1
 
 
 def _name_and_wnid(path: str) -> tuple[str, str]:
-    name = printable(PurePosixPath(path).name)
+    name = utf8_name(PurePosixPath(path).name)
     if match := _NAME_AND_WNID.fullmatch(name):
         return match["stem"] + match["ending"], match["wnid"]
     match = _NAME_OF_WNID.fullmatch(name)
@@ -128,12 +128,12 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> list[str]:
         return []
 
 
-def _classes(rows: dict[str, list[tuple[SourceImage, int]]], names: list[str]) -> tuple[dict[int, str], dict[str, str]]:
-    """Label -> the class's key in the data set, by which classes are sorted; and key -> what people call it.
+def _class_keys(rows: dict[str, list[_Labelled]], names: list[str]) -> dict[int, str]:
+    """Label -> the class's key in the data set, by which classes are sorted.
 
-    Keys are the wnids, where the pictures' names give one for each label of train; then all is as it is from the
-    official archives. Else the classes' names, if their order is that of the labels, as it is where the data set was
-    made from folders. Else the labels as numbers.
+    Keys are the wnids, where the images' names give one for each label; then all is as it is from the official
+    archives. Else the classes' names, if their order is that of the labels, as it is where the data set was made from
+    folders. Else the labels as numbers.
     """
     wnids: dict[int, set[str]] = defaultdict(set)
     labels = {label for listed in rows.values() for _, label in listed}
@@ -142,14 +142,12 @@ def _classes(rows: dict[str, list[tuple[SourceImage, int]]], names: list[str]) -
             if image.wnid:
                 wnids[label].add(image.wnid)
     known = {label: next(iter(found)) for label, found in wnids.items() if len(found) == 1}
-    width = len(str(max([*labels, len(names) - 1], default=0)))
     if labels <= set(known) and len(set(known.values())) == len(known):
-        keys = known
-    elif labels <= set(range(len(names))) and all(a < b for a, b in pairwise(names)):
-        keys = dict(enumerate(names))
-    else:
-        keys = {label: f"{label:0{width}d}" for label in labels}
-    return keys, {key: names[label] if label < len(names) else key for label, key in keys.items()}
+        return known
+    if labels <= set(range(len(names))) and all(a < b for a, b in pairwise(names)):
+        return dict(enumerate(names))
+    width = len(str(max([*labels, len(names) - 1], default=0)))
+    return {label: f"{label:0{width}d}" for label in labels}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +170,6 @@ class _Cursor:
     def __init__(self, path: str) -> None:
         import pyarrow.parquet
 
-        self.path = path
         self.file = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         meta = self.file.metadata
         self.starts = [0]
@@ -183,44 +180,32 @@ class _Cursor:
             largest = max(largest, taken // max(1, rows))
         self.batch_rows = max(1, min(256, _BATCH_BYTES // largest))
         self.batches: Iterator[Any] = iter(())
-        self.first, self.pictures, self.group = 0, None, -1
+        self.first, self.images, self.group = 0, None, -1
 
     def bytes_of(self, row: int) -> bytes:
         if not 0 <= row < self.starts[-1]:
             raise IndexError(f"the file has {self.starts[-1]} rows")
         group = bisect_right(self.starts, row) - 1
         if group != self.group or row < self.first:
-            self.group, self.first, self.pictures = group, self.starts[group], None
+            self.group, self.first, self.images = group, self.starts[group], None
             self.batches = self.file.iter_batches(self.batch_rows, [group], ["image.bytes"], use_threads=False)
-        while self.pictures is None or row >= self.first + len(self.pictures):
-            self.first += 0 if self.pictures is None else len(self.pictures)
-            self.pictures = next(self.batches).column("image").flatten()[0]
-        return self.pictures[row - self.first].as_py() or b""
+        while self.images is None or row >= self.first + len(self.images):
+            self.first += 0 if self.images is None else len(self.images)
+            self.images = next(self.batches).column("image").flatten()[0]
+        return self.images[row - self.first].as_py() or b""
 
 
-_cursor: _Cursor | None = None  # of this process: one file at a time is enough for reading in the source's order
-
-
+@lru_cache(maxsize=1)  # one file at a time is enough for reading in the source's order
 def _cursor_at(path: str) -> _Cursor:
-    global _cursor
-    if _cursor is None or _cursor.path != path:
-        if _cursor is not None:
-            _cursor.file.close()
-        _cursor = None  # if the next file cannot be opened
-        _cursor = _Cursor(path)
-    return _cursor
+    return _Cursor(path)
 
 
-class _one_line_if_damaged:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+@contextmanager
+def _one_line_if_damaged(path: Path) -> Iterator[None]:
+    import pyarrow
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import pyarrow
-
-        if isinstance(error, (pyarrow.ArrowException, OSError)):
-            reason = " ".join(str(error).split())
-            raise RequestError(f"{self.path}: cannot be read as parquet ({reason}); download it again") from None
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{path}: cannot be read as parquet ({reason}); download it again") from None

@@ -7,30 +7,31 @@ from typing import BinaryIO
 
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
-from data_prep.sources.base import SourceImage, printable
+from data_prep.sources.base import SourceImage, utf8_name
 
 _AGAIN = "download it again"
 
 
-def pictures_by_class(path: Path) -> Iterator[SourceImage]:
-    """A tar of tars, one a class and named after it (the official train archives): every picture, with its class."""
+def images_by_class(path: Path) -> Iterator[SourceImage]:
+    """A tar of tars, one a class and named after it (the official train archives): every image, with its class."""
     bar = progress_bar(path.stat().st_size, f"list {path.name}", unit="B", scaled=True, stays=False)
     with path.open("rb") as file, bar:
         for inner in members(file, path):
             bar.update(inner.offset_data - bar.n)
-            wnid, end = _plain(inner).removesuffix(".tar"), inner.offset_data + inner.size
+            name, end = _basename(inner), inner.offset_data + inner.size
+            wnid = name.removesuffix(".tar")  # one text for all of the class: ImageNet has a million images
             file.seek(inner.offset_data)
             for member in members(file, path, inside=inner.name):
                 if member.offset_data + member.size > end:
-                    raise RequestError(f"{path}: {_plain(inner)} ends in the middle of {_plain(member)}; {_AGAIN}")
-                yield SourceImage(_plain(member), wnid, str(path), member.offset_data, member.size)
+                    raise RequestError(f"{path}: {name} ends in the middle of {_basename(member)}; {_AGAIN}")
+                yield SourceImage(_basename(member), wnid, str(path), member.offset_data, member.size)
 
 
-def pictures(path: Path, wnid: str = "") -> Iterator[SourceImage]:
-    """A flat tar: every picture, of class `wnid`."""
+def images(path: Path, wnid: str = "") -> Iterator[SourceImage]:
+    """A flat tar: every image, of class `wnid`."""
     with path.open("rb") as file:
         for member in members(file, path):
-            yield SourceImage(_plain(member), wnid, str(path), member.offset_data, member.size)
+            yield SourceImage(_basename(member), wnid, str(path), member.offset_data, member.size)
 
 
 def members(file: BinaryIO, path: Path, inside: str = "") -> Iterator[tarfile.TarInfo]:
@@ -44,7 +45,7 @@ def members(file: BinaryIO, path: Path, inside: str = "") -> Iterator[tarfile.Ta
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # a million headers need not stay in memory
                 if member.isfile() and member.offset_data + member.size > length:
-                    raise RequestError(f"{path}: ends in the middle of {_plain(member)}; {_AGAIN}")
+                    raise RequestError(f"{path}: ends in the middle of {_basename(member)}; {_AGAIN}")
                 if member.isfile():
                     position = file.tell()
                     yield member
@@ -54,6 +55,6 @@ def members(file: BinaryIO, path: Path, inside: str = "") -> Iterator[tarfile.Ta
         raise RequestError(f"{where}: cannot be read as a tar ({error}); {_AGAIN}") from None
 
 
-def _plain(member: tarfile.TarInfo) -> str:
-    """The last part of the name, printable: nothing is ever written under a name from an archive."""
-    return printable(PurePosixPath(member.name).name)
+def _basename(member: tarfile.TarInfo) -> str:
+    """The last part of the name, as UTF-8: nothing is ever written under a name from an archive."""
+    return utf8_name(PurePosixPath(member.name).name)

@@ -1,5 +1,9 @@
-"""Tiny-ImageNet as it is downloaded: tiny-imagenet-200.zip, or the folder that it unpacks to; 200 classes of ImageNet,
-64x64 pixels each picture.
+"""Tiny-ImageNet as it is downloaded: 200 classes of ImageNet, images of 64x64 pixels.
+
+tiny-imagenet-200.zip, or the folder that it unpacks to
+    wnids.txt, words.txt                       the classes; wnid, tab, name: of all of WordNet
+    train/n01443537/images/n01443537_0.JPEG    and so on
+    val/images/val_0.JPEG, val/val_annotations.txt     name, tab, wnid, tab, a box that is not used
 """
 
 import os
@@ -9,11 +13,11 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.common.errors import RequestError
 from data_prep.sources import zips
-from data_prep.sources.base import Source, SourceImage, printable
+from data_prep.sources.base import Source, SourceImage, utf8_name
 from data_prep.sources.folders import ENDINGS
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
-CLASSES, WORDS, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
+CLASSES, CLASS_NAMES, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
 COMPLETE, PER_CLASS, SIDE = {"train": 100_000, "val": 10_000}, {"train": 500, "val": 50}, 64
 
 _MOST_BYTES = 64 << 20  # of a list; words.txt, the longest, has 2.7 MB
@@ -25,20 +29,20 @@ def recognises(src: Path) -> bool:
 
 
 def read(src: Path) -> Source:
-    """RequestError if a list is missing, or if the pictures are not those of the lists."""
+    """RequestError if a list is missing, or if the images are not those of the lists."""
     place = _place(src)
     if place is None:
         raise RequestError(f"src={src}: neither {FOLDER}.zip is there nor {FOLDER}/, which it unpacks to")
     files = _files(place)
     classes = _text(files, CLASSES, place).split()
     labels = dict(line.split("\t")[:2] for line in _text(files, LABELS, place).splitlines() if "\t" in line)
-    words = _words(files, place)
+    names = _text(files, CLASS_NAMES, place).splitlines() if CLASS_NAMES in files else []
     splits: dict[str, list[SourceImage]] = {"train": [], "val": []}
     unlabelled = 0
     for name, image in files.items():
         split, *below = PurePosixPath(name).parts
         if PurePosixPath(name).suffix.lower() not in ENDINGS or any(part.startswith(".") for part in below):
-            continue  # no picture, or what a desktop has left beside one
+            continue  # no image, or what a desktop has left beside one
         if split == "train" and len(below) > 1:
             splits[split].append(replace(image, wnid=below[0]))
         elif split == "val":
@@ -49,12 +53,12 @@ def read(src: Path) -> Source:
     return Source(
         layout="Tiny-ImageNet as downloaded",
         path=place,
-        words={wnid: words.get(wnid, wnid) for wnid in classes},
         splits=splits,
+        class_names=dict(line.split("\t", 1) for line in names if "\t" in line),
         complete=COMPLETE,
         per_class={split: dict.fromkeys(classes, number) for split, number in PER_CLASS.items()},
         side=SIDE,
-        left_out=[f"test/: {unlabelled:,} pictures without labels"] if unlabelled else [],
+        left_out=[f"test/: {unlabelled:,} images without labels"] if unlabelled else [],
     )
 
 
@@ -86,7 +90,7 @@ def _files(place: Path) -> dict[str, SourceImage]:
 def _below(folder: Path) -> Iterator[SourceImage]:
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names):
-            name = printable(path.relative_to(folder).as_posix())
+            name = utf8_name(path.relative_to(folder).as_posix())
             yield SourceImage(name, "", str(path), 0, path.stat().st_size)
 
 
@@ -99,23 +103,15 @@ def _text(files: dict[str, SourceImage], name: str, place: Path) -> str:
         raise RequestError(f"{place}: {name} cannot be read ({error.strerror or error}); {_AGAIN}") from None
 
 
-def _words(files: dict[str, SourceImage], place: Path) -> dict[str, str]:
-    """wnid, tab, words: of all of WordNet, not of these classes alone."""
-    lines = _text(files, WORDS, place).splitlines() if WORDS in files else []
-    return {wnid: words for wnid, tab, words in (line.partition("\t") for line in lines) if tab}
-
-
 def _check(place: Path, classes: list[str], splits: dict[str, list[SourceImage]]) -> None:
     found = {image.wnid for image in splits["train"]}
     if absent := sorted(set(classes) - found):
         raise RequestError(
-            f"{place}: {CLASSES} lists {absent[0]}{_more(absent)}, but there are no pictures in train/{absent[0]}/; "
+            f"{place}: {CLASSES} lists {absent[0]}{_more(absent)}, but there are no images in train/{absent[0]}/; "
             f"{_AGAIN}, or take out the line"
         )
     if unknown := sorted(found - set(classes)):
         raise RequestError(f"{place}: {CLASSES} does not list {unknown[0]}{_more(unknown)}, which train/ has; {_AGAIN}")
-    if not splits["val"]:
-        raise RequestError(f"{place}: no pictures below val/; {_AGAIN}")
     if odd := [image.name for image in splits["val"] if not image.wnid]:
         raise RequestError(f"{place}: {LABELS} has no label for {odd[0]}{_more(odd)}; {_AGAIN}")
 

@@ -169,7 +169,7 @@ def test_a_shard_that_shrinks_while_open_is_named(copy: Path) -> None:
     batches = in_order(train(copy), Loading(0), batch_size=1)
     next(batches)
     os.truncate(copy / "train" / "shard-00000.tar", 100_000)
-    with pytest.raises(RunError, match=r"shard-00000\.tar: ends at byte 100000, within a picture; delete"):
+    with pytest.raises(RunError, match=r"shard-00000\.tar: ends at byte 100000, within an image; delete"):
         list(batches)
 
 
@@ -180,7 +180,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(prepared: Path, tmp_path: Pat
     with (copy / "train" / "shard-00001.tar").open("r+b") as file:
         file.seek(row["offset"])
         file.write(bytes(int(row["length"])))
-    with pytest.raises(RunError, match=r"shard-00001\.tar: picture 20 cannot be decoded .*data_prep\.verify") as caught:
+    with pytest.raises(RunError, match=r"shard-00001\.tar: image 20 cannot be decoded .*data_prep\.verify") as caught:
         list(in_order(train(copy), Loading(workers)))
     assert "\n" not in str(caught.value)
 

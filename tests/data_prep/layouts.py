@@ -1,4 +1,4 @@
-"""The same pictures in every layout that people have, each written by hand as the layout is documented."""
+"""The same images in every layout that people have, each written by hand as the layout is documented."""
 
 import csv
 import gzip
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-Pictures = dict[str, tuple[str, bytes]]  # file name: (wnid, bytes)
+Images = dict[str, tuple[str, bytes]]  # file name: (wnid, bytes)
 
 WORDS = {"n03530642": "honeycomb"}
 
@@ -32,9 +32,9 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def of_class(pictures: Pictures) -> dict[str, dict[str, bytes]]:
+def of_class(images: Images) -> dict[str, dict[str, bytes]]:
     classes: dict[str, dict[str, bytes]] = {}
-    for name, (wnid, data) in pictures.items():
+    for name, (wnid, data) in images.items():
         classes.setdefault(wnid, {})[name] = data
     return classes
 
@@ -50,12 +50,12 @@ def meta_mat(wnids: list[str], year: int) -> bytes:
     return buffer.getvalue()
 
 
-def truth(pictures: Pictures, wnids: list[str]) -> bytes:
-    """Line i is the id of picture i."""
-    return "".join(f"{len(wnids) - wnids.index(pictures[name][0])}\n" for name in sorted(pictures)).encode()
+def truth(images: Images, wnids: list[str]) -> bytes:
+    """Line i is the id of image i."""
+    return "".join(f"{len(wnids) - wnids.index(images[name][0])}\n" for name in sorted(images)).encode()
 
 
-def devkit(train: Pictures, val: Pictures, year: int, root: str) -> dict[str, bytes]:
+def devkit(train: Images, val: Images, year: int, root: str) -> dict[str, bytes]:
     wnids = sorted({wnid for wnid, _ in train.values()})
     return {
         f"{root}/data/meta.mat": meta_mat(wnids, year),
@@ -63,7 +63,7 @@ def devkit(train: Pictures, val: Pictures, year: int, root: str) -> dict[str, by
     }
 
 
-def ilsvrc2012_archives(folder: Path, train: Pictures, val: Pictures) -> None:
+def ilsvrc2012_archives(folder: Path, train: Images, val: Images) -> None:
     inner = {f"{wnid}.tar": tar_of(files) for wnid, files in of_class(train).items()}
     write(folder / "ILSVRC2012_img_train.tar", tar_of(inner))
     write(folder / "ILSVRC2012_img_val.tar", tar_of({name: data for name, (_, data) in reversed(val.items())}))
@@ -71,7 +71,7 @@ def ilsvrc2012_archives(folder: Path, train: Pictures, val: Pictures) -> None:
     write(folder / "ILSVRC2012_devkit_t12.tar.gz", gzip.compress(kit))
 
 
-def ilsvrc2012_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+def ilsvrc2012_unpacked(folder: Path, train: Images, val: Images) -> None:
     for name, (wnid, data) in train.items():
         write(folder / "train" / wnid / name, data)
     for name, (_, data) in val.items():
@@ -80,7 +80,7 @@ def ilsvrc2012_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
         write(folder / name, data)
 
 
-def ilsvrc2012_half_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+def ilsvrc2012_half_unpacked(folder: Path, train: Images, val: Images) -> None:
     """One level of the train archive; val sorted by class, so that no devkit is needed."""
     for wnid, files in of_class(train).items():
         write(folder / "ILSVRC2012_img_train" / f"{wnid}.tar", tar_of(files))
@@ -88,10 +88,10 @@ def ilsvrc2012_half_unpacked(folder: Path, train: Pictures, val: Pictures) -> No
         write(folder / "val" / wnid / name, data)
 
 
-def ilsvrc2010_archives(folder: Path, train: Pictures, val: Pictures) -> None:
-    """A few members compressed, two pictures blank and replaced by patch_images.tar, a test split."""
-    val2010 = {name.replace("2012", "2010"): picture for name, picture in val.items()}
-    test = {name.replace("val", "test"): picture for name, picture in val2010.items()}
+def ilsvrc2010_archives(folder: Path, train: Images, val: Images) -> None:
+    """A few members compressed, two images blank and replaced by patch_images.tar, a test split."""
+    val2010 = {name.replace("2012", "2010"): image for name, image in val.items()}
+    test = {name.replace("val", "test"): image for name, image in val2010.items()}
     blank_train, blank_val = sorted(train)[5], sorted(val2010)[2]
     inner = {}
     for wnid, files in of_class(train).items():
@@ -99,8 +99,8 @@ def ilsvrc2010_archives(folder: Path, train: Pictures, val: Pictures) -> None:
         packed = {names[0]: gzip.compress(files[names[0]]), **{name: files[name] for name in names[1:]}}
         inner[f"{wnid}.tar"] = tar_of({**packed, **({blank_train: b"blank"} if blank_train in packed else {})})
     write(folder / "ILSVRC2010_images_train.tar", tar_of(inner))
-    for split, pictures in (("val", val2010), ("test", test)):
-        files = {f"{split}/{name}": b"blank" if name == blank_val else data for name, (_, data) in pictures.items()}
+    for split, images in (("val", val2010), ("test", test)):
+        files = {f"{split}/{name}": b"blank" if name == blank_val else data for name, (_, data) in images.items()}
         write(folder / f"ILSVRC2010_images_{split}.tar", tar_of(files))
     patches = {f"patch_images/train/{blank_train}": train[blank_train][1]}
     patches[f"patch_images/val/{blank_val}"] = val2010[blank_val][1]
@@ -109,7 +109,7 @@ def ilsvrc2010_archives(folder: Path, train: Pictures, val: Pictures) -> None:
     write(folder / "ILSVRC2010_test_ground_truth.txt", truth(test, sorted({wnid for wnid, _ in train.values()})))
 
 
-def kaggle(folder: Path, train: Pictures, val: Pictures) -> None:
+def kaggle(folder: Path, train: Images, val: Images) -> None:
     images = folder / "ILSVRC" / "Data" / "CLS-LOC"
     for name, (wnid, data) in train.items():
         write(images / "train" / wnid / name, data)
@@ -124,15 +124,15 @@ def kaggle(folder: Path, train: Pictures, val: Pictures) -> None:
     write(folder / "LOC_synset_mapping.txt", "".join(f"{w} {WORDS.get(w, 'some words')}\n" for w in wnids).encode())
 
 
-def image_folder(folder: Path, train: Pictures, val: Pictures) -> None:
-    for split, pictures in (("train", train), ("val", val)):
-        for name, (wnid, data) in pictures.items():
+def image_folder(folder: Path, train: Images, val: Images) -> None:
+    for split, images in (("train", train), ("val", val)):
+        for name, (wnid, data) in images.items():
             write(folder / split / wnid / name, data)
 
 
-def tiny_imagenet_files(train: Pictures, val: Pictures) -> dict[str, bytes]:
+def tiny_imagenet_files(train: Images, val: Images) -> dict[str, bytes]:
     """The tree of tiny-imagenet-200: lists with tabs, classes in no order, words of more than these classes; boxes
-    beside the training pictures; a test split without labels.
+    beside the training images; a test split without labels.
     """
     wnids = sorted({wnid for wnid, _ in train.values()}, reverse=True)
     files = {f"train/{wnid}/images/{name}": data for name, (wnid, data) in train.items()}
@@ -146,13 +146,13 @@ def tiny_imagenet_files(train: Pictures, val: Pictures) -> dict[str, bytes]:
     return {**files, "test/images/test_0.JPEG": b"without a label"}
 
 
-def tiny_imagenet_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+def tiny_imagenet_unpacked(folder: Path, train: Images, val: Images) -> None:
     for name, data in tiny_imagenet_files(train, val).items():
         write(folder / "tiny-imagenet-200" / name, data)
 
 
-def tiny_imagenet_zip(folder: Path, train: Pictures, val: Pictures) -> None:
-    """Every third member as it is, as pictures mostly are, the others deflated; and what macOS adds."""
+def tiny_imagenet_zip(folder: Path, train: Images, val: Images) -> None:
+    """Every third member as it is, as images mostly are, the others deflated; and what macOS adds."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / "tiny-imagenet-200.zip", "w") as archive:
         archive.writestr("tiny-imagenet-200/train/", b"")
@@ -163,17 +163,17 @@ def tiny_imagenet_zip(folder: Path, train: Pictures, val: Pictures) -> None:
         archive.writestr("tiny-imagenet-200/val/images/._val_0.JPEG", b"\0\5\x16\7")
 
 
-def fall2011(folder: Path, train: Pictures, val: Pictures) -> None:
+def fall2011(folder: Path, train: Images, val: Images) -> None:
     inner = {f"{wnid}.tar": tar_of(files) for wnid, files in of_class(train).items()}
     write(folder / "fall11_whole.tar", tar_of(inner))
 
 
-def fall2011_unpacked(folder: Path, train: Pictures, val: Pictures) -> None:
+def fall2011_unpacked(folder: Path, train: Images, val: Images) -> None:
     for wnid, files in of_class(train).items():
         write(folder / f"{wnid}.tar", tar_of(files))
 
 
-def parquet(folder: Path, train: Pictures, val: Pictures) -> None:
+def parquet(folder: Path, train: Images, val: Images) -> None:
     """As imagenet-1k: the class behind each name, val's too, the classes' words in the metadata, test without labels.
 
     The rows are in no order, and groups of them end within and at the end of files.
@@ -181,8 +181,8 @@ def parquet(folder: Path, train: Pictures, val: Pictures) -> None:
     wnids = sorted({wnid for wnid, _ in train.values()})
     words = [WORDS.get(wnid, "some words") for wnid in wnids]
 
-    def rows(pictures: Pictures) -> list[ParquetRow]:
-        return [(data, f"{Path(name).stem}_{wnid}.JPEG", wnids.index(wnid)) for name, (wnid, data) in pictures.items()]
+    def rows(images: Images) -> list[ParquetRow]:
+        return [(data, f"{Path(name).stem}_{wnid}.JPEG", wnids.index(wnid)) for name, (wnid, data) in images.items()]
 
     shuffled = rows(train)
     np.random.default_rng(1).shuffle(shuffled)  # type: ignore[arg-type]
@@ -194,11 +194,11 @@ def parquet(folder: Path, train: Pictures, val: Pictures) -> None:
     write_parquet(data / "test-00000-of-00001.parquet", [(b"x", "ILSVRC2012_test_00000001.JPEG", -1)], words, 1)
 
 
-def parquet_of_folders(folder: Path, train: Pictures, val: Pictures) -> None:
+def parquet_of_folders(folder: Path, train: Images, val: Images) -> None:
     """As `datasets` makes them of folders: the classes' names are the folders'. In one folder a split, as converted."""
     wnids = sorted({wnid for wnid, _ in train.values()})
-    for split, pictures in (("train", train), ("validation", val)):
-        rows = [(data, name, wnids.index(wnid)) for name, (wnid, data) in pictures.items()]
+    for split, images in (("train", train), ("validation", val)):
+        rows = [(data, name, wnids.index(wnid)) for name, (wnid, data) in images.items()]
         write_parquet(folder / "default" / split / "0000.parquet", rows, wnids, row_group_size=16)
 
 
@@ -221,7 +221,7 @@ def write_parquet(path: Path, rows: list[ParquetRow], names: list[str] | None, r
     pyarrow.parquet.write_table(table, path, row_group_size=row_group_size, write_batch_size=16)
 
 
-LAYOUTS: dict[str, Callable[[Path, Pictures, Pictures], None]] = {
+LAYOUTS: dict[str, Callable[[Path, Images, Images], None]] = {
     layout.__name__: layout
     for layout in (
         ilsvrc2012_archives, ilsvrc2012_unpacked, ilsvrc2012_half_unpacked, ilsvrc2010_archives, kaggle, image_folder,

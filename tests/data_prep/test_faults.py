@@ -45,7 +45,7 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 
 def noise_folders(folder: Path) -> Path:
-    """Pictures that JPEG cannot make small, so that they need more room than is estimated."""
+    """Images that JPEG cannot make small, so that they need more room than is estimated."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 4)):
         for i in range(count):
@@ -107,25 +107,25 @@ def test_a_source_that_changes_meanwhile(
     way: str, archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     src = folders_of(archives, tmp_path / "src")
-    picture = next((src / "train").glob("*/*_3.JPEG"))
-    data = picture.read_bytes()
+    image = next((src / "train").glob("*/*_3.JPEG"))
+    data = image.read_bytes()
 
     def change(*_: object) -> None:
-        picture.unlink()
+        image.unlink()
         if way == "shorter":
-            picture.write_bytes(data[:100])
+            image.write_bytes(data[:100])
         elif way == "directory":
-            picture.mkdir()
+            image.mkdir()
 
     monkeypatch.setattr(prepare_module, "check_free_space", change)  # after the listing, before the work
     with pytest.raises(RunError) as error:
         prepare(prepare_config(src, tmp_path / "out"))
     said = {"gone": "No such file", "shorter": f"ends after 100 of the {len(data)}", "directory": "Is a directory"}[way]
-    assert str(picture) in one_line(error) and said in str(error.value) and "mend the source" in str(error.value)
+    assert str(image) in one_line(error) and said in str(error.value) and "mend the source" in str(error.value)
     monkeypatch.undo()
     if way == "directory":
-        picture.rmdir()
-    picture.write_bytes(data)
+        image.rmdir()
+    image.write_bytes(data)
     prepare(prepare_config(src, tmp_path / "out"))
     assert check(tmp_path / "out").problems == []
 
@@ -136,23 +136,23 @@ def test_a_source_that_changes_between_runs(archives: Path, tmp_path: Path, monk
         patch.setattr(prepare_module, "finish", stop)
         prepare(prepare_config(src, out))
     before = contents(out)
-    picture = next((src / "train").glob("*/*_3.JPEG"))
-    data = picture.read_bytes()
-    picture.write_bytes(data + b"\0")
-    with pytest.raises(RequestError, match=r"a data set was begun there from other pictures \(as many, but not the"):
+    image = next((src / "train").glob("*/*_3.JPEG"))
+    data = image.read_bytes()
+    image.write_bytes(data + b"\0")
+    with pytest.raises(RequestError, match=r"a data set was begun there from other images \(as many, but not the"):
         prepare(prepare_config(src, out))
-    picture.unlink()
-    with pytest.raises(RequestError, match=r"from other pictures \(60 train, 30 val; src has 59 train, 30 val\)"):
+    image.unlink()
+    with pytest.raises(RequestError, match=r"from other images \(60 train, 30 val; src has 59 train, 30 val\)"):
         prepare(prepare_config(src, out))
-    picture.write_bytes(data)
+    image.write_bytes(data)
     with pytest.raises(RequestError, match=r"with encoding=jpeg, not raw; choose another folder, or delete that one"):
         prepare(prepare_config(tmp_path / "not even looked at", out, encoding="raw"))
     with pytest.raises(RequestError, match="was begun with in_source_order=false; go on with that"):
         prepare(prepare_config(src, out, in_source_order=True))
     assert contents(out) == before
     prepare(prepare_config(src, out))
-    picture.write_bytes(data + b"\0")
-    with pytest.raises(RequestError, match="holds a data set from other pictures"):
+    image.write_bytes(data + b"\0")
+    with pytest.raises(RequestError, match="holds a data set from other images"):
         prepare(prepare_config(src, out))
 
 
@@ -313,7 +313,7 @@ def test_verify_as_typed(damaged: Path, prepared: Path, tmp_path: Path) -> None:
         main([str(damaged)])
 
 
-def test_pictures_that_are_in_train_and_val(archives: Path, tmp_path: Path) -> None:
+def test_images_that_are_in_train_and_val(archives: Path, tmp_path: Path) -> None:
     train, val = independent_reading(archives)
     (_, (wnid, data)), name = next(iter(train.items())), next(iter(val))
     layouts.image_folder(tmp_path / "src", train, {**val, name: (wnid, data)})
@@ -321,4 +321,4 @@ def test_pictures_that_are_in_train_and_val(archives: Path, tmp_path: Path) -> N
     found = check(tmp_path / "out")
     assert found.problems == []
     (note,) = found.notes
-    assert note.startswith("1 val pictures are in train too, byte for byte; first val/shard-")
+    assert note.startswith("1 val images are in train too, byte for byte; first val/shard-")

@@ -1,4 +1,4 @@
-"""Archives and pictures made to do harm: refused or listed, in bounded memory, nothing written outside OUT."""
+"""Archives and images made to do harm: refused or listed, in bounded memory, nothing written outside OUT."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ import layouts
 import numpy as np
 import pytest
 from conftest import prepare_config
-from layouts import Pictures
+from layouts import Images
 from PIL import Image
 from test_prepare import independent_reading
 
@@ -26,7 +26,7 @@ from data_prep.verify import check
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A picture that claims to be so large, in a few bytes."""
+    """An image that claims to be so large, in a few bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -48,19 +48,19 @@ HOSTILE = {
     "empty.JPEG": b"",
     "text.JPEG": b"<svg/>",
     "cut.JPEG": saved(np.zeros((50, 50, 3), np.uint8), "JPEG")[:-400],
-    b"not-utf8-\xff\xfe.JPEG".decode("utf-8", "surrogateescape"): b"no picture",
+    b"not-utf8-\xff\xfe.JPEG".decode("utf-8", "surrogateescape"): b"no image",
 }
-WIDE = saved(np.tile(np.arange(256, dtype=np.uint8), (500, 391))[:, :100_000])  # 100,000 x 500: wide, yet a picture
+WIDE = saved(np.tile(np.arange(256, dtype=np.uint8), (500, 391))[:, :100_000])  # 100,000 x 500: wide, yet an image
 
 
 @pytest.fixture(scope="module")
-def pictures(archives: Path) -> tuple[Pictures, Pictures]:
+def images(archives: Path) -> tuple[Images, Images]:
     return independent_reading(archives)
 
 
-def test_hostile_pictures_are_listed_with_their_reasons(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+def test_hostile_images_are_listed_with_their_reasons(images: tuple[Images, Images], tmp_path: Path) -> None:
     """In a process of its own, which may not take more than 2 GiB of memory."""
-    train, val = pictures
+    train, val = images
     wnid = next(iter(train.values()))[0]
     odd = {name: (wnid, data) for name, data in {**HOSTILE, "wide.JPEG": WIDE}.items()}
     layouts.ilsvrc2012_archives(tmp_path, {**train, **odd}, val)
@@ -81,13 +81,13 @@ def test_hostile_pictures_are_listed_with_their_reasons(pictures: tuple[Pictures
     assert "too large to be a photograph" in reasons["huge_claim.JPEG"]
     assert "too narrow to be a photograph" in reasons["narrow.JPEG"]
     assert "more than 64 MB" in reasons["bomb.JPEG"]
-    assert manifest.splits["train"].images == 61  # the wide one is a picture
+    assert manifest.splits["train"].images == 61  # the wide one is an image
     assert check(tmp_path / "out").problems == []
     json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
 
 
-def test_names_and_links_that_point_elsewhere(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
-    train, val = pictures
+def test_names_and_links_that_point_elsewhere(images: tuple[Images, Images], tmp_path: Path) -> None:
+    train, val = images
     layouts.ilsvrc2012_archives(tmp_path / "src", train, val)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -101,7 +101,7 @@ def test_names_and_links_that_point_elsewhere(pictures: tuple[Pictures, Pictures
             tar.addfile(link)
     layouts.write(tmp_path / "src/ILSVRC2012_img_train.tar", layouts.tar_of({"../../n01440764.tar": buffer.getvalue()}))
     before = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
-    with pytest.raises(RequestError, match="no val pictures of the classes that train has"):
+    with pytest.raises(RequestError, match="no val images of the classes that train has"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
     layouts.write(tmp_path / "src/ILSVRC2012_img_train.tar", layouts.tar_of({"x/n03530642.tar": buffer.getvalue()}))
     prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
@@ -109,8 +109,8 @@ def test_names_and_links_that_point_elsewhere(pictures: tuple[Pictures, Pictures
     assert {path for path in tmp_path.rglob("*") if "out" not in path.parts} == before
 
 
-def test_sizes_that_no_file_has(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
-    layouts.ilsvrc2012_archives(tmp_path, *pictures)
+def test_sizes_that_no_file_has(images: tuple[Images, Images], tmp_path: Path) -> None:
+    layouts.ilsvrc2012_archives(tmp_path, *images)
     info = tarfile.TarInfo("n03530642.tar")
     info.size = 8 << 40
     layouts.write(tmp_path / "ILSVRC2012_img_train.tar", info.tobuf(tarfile.GNU_FORMAT) + bytes(5120))

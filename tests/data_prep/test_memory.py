@@ -1,4 +1,4 @@
-"""Memory does not grow with the number of pictures, in any of the ways in which they are read."""
+"""Memory does not grow with the number of images, in any of the ways in which they are read."""
 
 import platform
 import subprocess
@@ -31,10 +31,10 @@ else:
 
 
 def peaks(tmp_path: Path, layout: str, count: int) -> tuple[int, int]:
-    """Of preparing `count` pictures of 64x64, 500 to a shard."""
+    """Of preparing `count` images of 64x64, 500 to a shard."""
     src, rng = tmp_path / f"src-{count}", np.random.default_rng(0)
-    pictures = [b"P6 64 64 255\n" + rng.integers(0, 256, 64 * 64 * 3, np.uint8).tobytes() for _ in range(100)]
-    named = {f"n{i % 10:08d}_{i}.JPEG": (f"n{i % 10:08d}", pictures[i % 100]) for i in range(count)}
+    images = [b"P6 64 64 255\n" + rng.integers(0, 256, 64 * 64 * 3, np.uint8).tobytes() for _ in range(100)]
+    named = {f"n{i % 10:08d}_{i}.JPEG": (f"n{i % 10:08d}", images[i % 100]) for i in range(count)}
     val = dict(list(named.items())[:10])
     if layout == "tars":
         layouts.ilsvrc2012_half_unpacked(src, named, val)
@@ -52,9 +52,9 @@ def peaks(tmp_path: Path, layout: str, count: int) -> tuple[int, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from Linux's /proc")
 @pytest.mark.parametrize("layout", ["tars", "parquet"])
-def test_ten_times_the_pictures_in_the_same_memory(layout: str, tmp_path: Path) -> None:
+def test_ten_times_the_images_in_the_same_memory(layout: str, tmp_path: Path) -> None:
     (few, few_command), (many, many_command) = (peaks(tmp_path / str(count), layout, count) for count in (500, 5000))
-    print(f"{layout}: peak of a worker {few / 1024:.0f} MiB for 500, {many / 1024:.0f} MiB for 5,000 pictures;")
+    print(f"{layout}: peak of a worker {few / 1024:.0f} MiB for 500, {many / 1024:.0f} MiB for 5,000 images;")
     print(f"of the command itself {few_command / 1024:.0f} and {many_command / 1024:.0f} MiB")
     assert many < 1.2 * few
     assert many_command < 1.2 * few_command
@@ -66,7 +66,7 @@ from pathlib import Path
 from tqdm import tqdm
 from data_prep.pool import run_tasks
 
-class Pictures:
+class Images:
     def __init__(self, out):
         self.out = out
 
@@ -82,16 +82,16 @@ class Pictures:
         Path(self.out).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
 
 if __name__ == "__main__":
-    Pictures("elsewhere").run()
-    run_tasks([Pictures("in a worker")], 1, tqdm(file=sys.stderr))
+    Images("elsewhere").run()
+    run_tasks([Images("in a worker")], 1, tqdm(file=sys.stderr))
 """
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
 @pytest.mark.skipif(HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(), reason="pages are few anyway")
-def test_in_a_worker_the_memory_of_one_picture_serves_the_next(tmp_path: Path) -> None:
-    """Pages that the kernel has to map for fifty pictures: none in a worker, hundreds for each elsewhere."""
+def test_in_a_worker_the_memory_of_one_image_serves_the_next(tmp_path: Path) -> None:
+    """Pages that the kernel has to map for fifty images: none in a worker, hundreds for each elsewhere."""
     (tmp_path / "program.py").write_text(FAULTS)
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, check=True)
     in_a_worker, elsewhere = (int((tmp_path / name).read_text()) for name in ("in a worker", "elsewhere"))

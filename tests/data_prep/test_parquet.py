@@ -47,7 +47,7 @@ def test_classes_without_wnids(names: list[str] | None, keys: list[str], tmp_pat
     write_parquet(tmp_path / "val.parquet", rows(3, names=False), names, 4)
     source = find_source(tmp_path)
     assert [image.wnid for image in source.splits["train"]] == keys * 3
-    assert [source.words[key] for key in keys] == (names or keys)
+    assert [source.class_names.get(key) for key in keys] == (names or [None] * 3)
     assert source.splits["train"][8].name == "train-00000008"
 
 
@@ -60,31 +60,31 @@ def test_both_ways_of_reading_give_the_same(archives: Path, prepared: Path, tmp_
     assert contents(tmp_path / "c" / "small") == contents(prepared)
 
 
-def test_pictures_that_cannot_be_read_are_named(archives: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_named(archives: Path, tmp_path: Path) -> None:
     train, val = independent_reading(archives)
     name = next(iter(train))
-    layouts.parquet(tmp_path / "src", {**train, name: (train[name][0], b"no picture")}, val)
+    layouts.parquet(tmp_path / "src", {**train, name: (train[name][0], b"no image")}, val)
     prepare(prepare_config(tmp_path / "src", tmp_path / "out", max_rejected=0.1))
     (rejected,) = Manifest.load(tmp_path / "out").rejected
-    assert (rejected.split, rejected.name, rejected.reason) == ("train", name, "no picture format that is known here")
+    assert (rejected.split, rejected.name, rejected.reason) == ("train", name, "no image format that is known here")
     assert Manifest.load(tmp_path / "out").splits["train"].images == 59
 
 
 def test_what_is_left_out_and_short_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A thousand classes with wnids: ImageNet, which has 732 pictures of every class at least."""
-    from data_prep.sources.completeness import say_what_was_understood
+    """A thousand classes with wnids: ImageNet, which has 732 images of every class at least."""
+    from data_prep.sources.completeness import print_summary
 
     train = [(b"x", f"n{i:08d}_1.JPEG", i) for i in range(1000)]
     write_parquet(tmp_path / "train.parquet", train, None, 500)
     write_parquet(tmp_path / "val.parquet", [(b"x", "ILSVRC2012_val_00000001_n00000001.JPEG", 1)], None, 500)
     write_parquet(tmp_path / "test.parquet", [(b"x", "ILSVRC2012_test_00000001.JPEG", -1)] * 3, None, 500)
     source = find_source(tmp_path)
-    say_what_was_understood(source, source.splits, 256)
+    print_summary(source, source.splits, 256)
     said = capsys.readouterr().out
-    assert "note: left out: 3 test pictures have no label (-1)" in said
-    assert "a complete copy has 1,281,167 train pictures; this one has 1,000" in said
-    assert "warning: 1000 classes are short of train pictures: n00000000 1 of at least 732, n00000001 1 of" in said
-    assert "999 of 1000 classes have no val pictures here" in said
+    assert "note: left out: 3 test images have no label (-1)" in said
+    assert "a complete copy has 1,281,167 train images; this one has 1,000" in said
+    assert "warning: 1000 classes are short of train images: n00000000 1 of at least 732, n00000001 1 of" in said
+    assert "999 of 1000 classes have no val images here" in said
     assert source.splits["val"][0].name == "ILSVRC2012_val_00000001.JPEG"
 
 
@@ -113,11 +113,11 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_page_stops_the_preparation(archives: Path, tmp_path: Path) -> None:
-    """A disk's fault and not a picture's: what was finished stays."""
+    """A disk's fault and not an image's: what was finished stays."""
     layouts.parquet(tmp_path / "src", *independent_reading(archives))
     file = tmp_path / "src" / "data" / "train-00000-of-00002.parquet"
     data = bytearray(file.read_bytes())
-    data[4:40] = b"\xff" * 36  # the head of the first page of the column of pictures
+    data[4:40] = b"\xff" * 36  # the head of the first page of the column of images
     file.write_bytes(data)
     with pytest.raises(RunError, match=r"train-00000-of-00002\.parquet: cannot be read, or has changed"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "out"))

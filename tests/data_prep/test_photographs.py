@@ -31,26 +31,26 @@ def reference(data: bytes, size: int) -> np.ndarray:
 
 
 @pytest.fixture
-def pictures(request: pytest.FixtureRequest) -> dict[str, bytes]:
+def images(request: pytest.FixtureRequest) -> dict[str, bytes]:
     if folder := os.environ.get("ALEXNET_PHOTOS"):
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     train, _ = independent_reading(request.getfixturevalue("archives"))
     return {name: data for name, (_, data) in train.items()}
 
 
-def test_pixels_mean_and_covariance(pictures: dict[str, bytes], tmp_path: Path) -> None:
+def test_pixels_mean_and_covariance(images: dict[str, bytes], tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "src" / split / "all").mkdir(parents=True)
-        for name, data in pictures.items():
+        for name, data in images.items():
             (tmp_path / "src" / split / "all" / name).write_bytes(data)
     prepare(prepare_config(tmp_path / "src", tmp_path / "out", image_size=256, encoding="raw", images_per_shard=100))
     manifest = Manifest.load(tmp_path / "out")
     assert manifest.rejected == []
     reader = SplitReader(tmp_path / "out", manifest, "val")  # in the order of the names
     got = np.stack([reader[i][0] for i in range(len(reader))])
-    assert got.shape == (len(pictures), 256, 256, 3)
-    modes = [Image.open(io.BytesIO(data)).mode for data in pictures.values()]
-    expected = np.stack([reference(data, 256) for data in pictures.values()])
+    assert got.shape == (len(images), 256, 256, 3)
+    modes = [Image.open(io.BytesIO(data)).mode for data in images.values()]
+    expected = np.stack([reference(data, 256) for data in images.values()])
     assert sorted(image.tobytes() for image in got) == sorted(image.tobytes() for image in expected)
 
     as_float = expected.astype(np.float64)
@@ -62,5 +62,5 @@ def test_pixels_mean_and_covariance(pictures: dict[str, bytes], tmp_path: Path) 
     np.testing.assert_allclose(manifest.statistics["rgb_mean"], flat.mean(0), rtol=1e-9)
     np.testing.assert_allclose(manifest.statistics["rgb_covariance"], covariance, rtol=1e-9)
     deviation = np.abs(np.array(manifest.statistics["rgb_covariance"]) / covariance - 1).max()
-    print(f"{len(modes)} pictures, {modes.count('L')} grey; pixels equal; covariance within {deviation:.1e}")
+    print(f"{len(modes)} images, {modes.count('L')} grey; pixels equal; covariance within {deviation:.1e}")
     assert check(tmp_path / "out").problems == []

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_prep.format import encode
-from data_prep.resize import central_square, pillows_warnings, prepare_picture, square_picture
+from data_prep.resize import central_square, pillow_warnings, prepare_image, square_image
 
 
 def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -44,7 +44,7 @@ def test_shorter_side_then_centre(size: tuple[int, int], resized: tuple[int, int
     whole = np.asarray(image if size == resized else image.resize(resized, method))
     left, top = corner
     expected = whole[top : top + 256, left : left + 256]
-    np.testing.assert_array_equal(prepare_picture(encoded(image, "PNG"), 256), expected)
+    np.testing.assert_array_equal(prepare_image(encoded(image, "PNG"), 256), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -65,8 +65,8 @@ def test_any_shape_is_what_pillow_makes_of_the_whole(mode: str) -> None:
 def test_nothing_but_pixels_is_handed_on(size: tuple[int, int]) -> None:
     """Pillow would write comment, profile and resolution of the file read into the one written."""
     options = {"comment": b"a comment", "icc_profile": b"a profile", "dpi": (300, 300), "exif": b"Exif\0\0II*\0"}
-    with pillows_warnings():
-        square = square_picture(encoded(photograph(*size), "JPEG", **options), 64)
+    with pillow_warnings():
+        square = square_image(encoded(photograph(*size), "JPEG", **options), 64)
     assert encode(square, "jpeg", 95) == encoded(Image.fromarray(np.asarray(square)), "JPEG", quality=95)
 
 
@@ -75,12 +75,12 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     image = photograph(80, 60).convert("L").point(lambda v: v * 257, "I").convert("I;16") if mode == "I;16" else None
     image = image or (photograph(80, 60, "RGBA").convert(mode) if mode == "LA" else photograph(80, 60, mode))
     data = encoded(image, "JPEG" if mode == "CMYK" else "PNG")
-    result = prepare_picture(data, 64)
+    result = prepare_image(data, 64)
     assert result.shape == (64, 64, 3)
     assert result.dtype == np.uint8
     if mode in ("L", "LA", "1", "I;16"):
         assert (result[..., 0] == result[..., 2]).all()
-        assert result.std() > 20  # a picture, not a clipped plane
+        assert result.std() > 20  # an image, not a clipped plane
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "transparent palette"])
@@ -90,25 +90,25 @@ def test_colours_become_rgb_before_anything_is_resized(mode: str) -> None:
     options = {"transparency": 3} if mode == "transparent palette" else {}
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG", **options)
     expected = central_square(image.convert("RGB"), 64)
-    np.testing.assert_array_equal(prepare_picture(data, 64), np.asarray(expected))
-    with pillows_warnings():
-        assert square_picture(data, 64).mode == "RGB"
+    np.testing.assert_array_equal(prepare_image(data, 64), np.asarray(expected))
+    with pillow_warnings():
+        assert square_image(data, 64).mode == "RGB"
 
 
 def test_what_is_no_photograph_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"^no picture format that is known here$"):
-        prepare_picture(b"no picture", 64)
+    with pytest.raises(ValueError, match=r"^no image format that is known here$"):
+        prepare_image(b"no image", 64)
     narrow = pytest.raises(ValueError, match=r"^1x40 pixels: too narrow to be a photograph$")
     with narrow, monkeypatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 2559)
-        prepare_picture(encoded(photograph(1, 40), "PNG"), 64)  # 64 x 2560
+        prepare_image(encoded(photograph(1, 40), "PNG"), 64)  # 64 x 2560
     monkeypatch.setattr("data_prep.resize.MOST_BYTES", 2 << 20)
     large = encoded(photograph(1000, 900), "BMP")  # 2.7 MB
     for data in (large, gzip.compress(large)):
         with pytest.raises(ValueError, match=r"^more than 2 MB: no photograph$"):
-            prepare_picture(data, 64)
+            prepare_image(data, 64)
     monkeypatch.setattr("data_prep.resize.MOST_BYTES", len(large))
-    assert prepare_picture(large, 64).shape == prepare_picture(gzip.compress(large), 64).shape == (64, 64, 3)
+    assert prepare_image(large, 64).shape == prepare_image(gzip.compress(large), 64).shape == (64, 64, 3)
 
 
 def test_sixteen_bits_keep_the_upper_eight() -> None:
@@ -116,15 +116,15 @@ def test_sixteen_bits_keep_the_upper_eight() -> None:
     values = np.array([[-5, 0, 255, 256], [511, 512, 32768, 65535], [65536, 70000, 300, 1000], [0, 0, 0, 0]], np.int32)
     expected = values.clip(0, 65535) // 256
     for channels in (3, 1):
-        result = prepare_picture(encoded(Image.fromarray(values), "TIFF"), 4, channels)
+        result = prepare_image(encoded(Image.fromarray(values), "TIFF"), 4, channels)
         np.testing.assert_array_equal(result, np.repeat(expected[:, :, None], channels, axis=2))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_grey_is_luma_of_the_resized_picture(mode: str) -> None:
+def test_grey_is_luma_of_the_resized_image(mode: str) -> None:
     """What is grey stays as it is; colours become luma after resizing."""
     image = photograph(80, 60, mode)
-    result = prepare_picture(encoded(image, "PNG"), 60, channels=1)
+    result = prepare_image(encoded(image, "PNG"), 60, channels=1)
     assert result.shape == (60, 60, 1)
     rgb = image.convert("RGB") if mode == "RGBA" else image
     expected = np.asarray(rgb.crop((10, 0, 70, 60)).convert("L"))
@@ -133,7 +133,7 @@ def test_grey_is_luma_of_the_resized_picture(mode: str) -> None:
 
 def test_gzipped_jpeg_as_in_ilsvrc2010() -> None:
     data = encoded(photograph(90, 70), "JPEG")
-    np.testing.assert_array_equal(prepare_picture(gzip.compress(data), 64), prepare_picture(data, 64))
+    np.testing.assert_array_equal(prepare_image(gzip.compress(data), 64), prepare_image(data, 64))
 
 
 def test_corrupt_exif_is_harmless_and_orientation_is_left_aside() -> None:
@@ -141,21 +141,21 @@ def test_corrupt_exif_is_harmless_and_orientation_is_left_aside() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees, says the camera
     turned = encoded(image, "PNG", exif=exif)
-    np.testing.assert_array_equal(prepare_picture(turned, 64), prepare_picture(encoded(image, "PNG"), 64))
+    np.testing.assert_array_equal(prepare_image(turned, 64), prepare_image(encoded(image, "PNG"), 64))
     broken = encoded(image, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    np.testing.assert_array_equal(prepare_picture(broken, 64), prepare_picture(encoded(image, "JPEG"), 64))
+    np.testing.assert_array_equal(prepare_image(broken, 64), prepare_image(encoded(image, "JPEG"), 64))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "header only", "short gzip", "bad gzip"])
-def test_broken_pictures_are_refused(damage: str) -> None:
+def test_broken_images_are_refused(damage: str) -> None:
     data = encoded(photograph(90, 70), "JPEG")
-    broken = {"truncated": data[: len(data) // 2], "text": b"no picture", "empty": b"", "header only": data[:30]}
+    broken = {"truncated": data[: len(data) // 2], "text": b"no image", "empty": b"", "header only": data[:30]}
     packed = gzip.compress(data)
     broken |= {"short gzip": packed[:-20], "bad gzip": packed[:40] + b"\xff" * 9 + packed[49:]}
     with pytest.raises((OSError, ValueError)):
-        prepare_picture(broken[damage], 64)
+        prepare_image(broken[damage], 64)
 
 
 def test_decompression_bomb_is_refused() -> None:
     with pytest.raises(ValueError, match="too large"):
-        prepare_picture(encoded(Image.new("1", (20_000, 20_000)), "PNG"), 64)
+        prepare_image(encoded(Image.new("1", (20_000, 20_000)), "PNG"), 64)

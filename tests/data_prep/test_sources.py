@@ -1,4 +1,4 @@
-"""Every layout gives the same prepared data set for the same pictures; what is missing or wrong is named."""
+"""Every layout gives the same prepared data set for the same images; what is missing or wrong is named."""
 
 import shutil
 import zipfile
@@ -8,7 +8,7 @@ import layouts
 import numpy as np
 import pytest
 from conftest import prepare_config
-from layouts import LAYOUTS, Pictures
+from layouts import LAYOUTS, Images
 from test_prepare import by_pillow, independent_reading
 
 from data_prep.common.errors import RequestError
@@ -16,12 +16,12 @@ from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
 from data_prep.sources import Source, find_source
-from data_prep.sources.completeness import say_what_was_understood
+from data_prep.sources.completeness import print_summary
 from data_prep.verify import check
 
 
 @pytest.fixture(scope="module")
-def pictures(archives: Path) -> tuple[Pictures, Pictures]:
+def images(archives: Path) -> tuple[Images, Images]:
     return independent_reading(archives)
 
 
@@ -32,9 +32,9 @@ def pixels_and_labels(folder: Path, split: str) -> list[bytes]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_data_set(
-    layout: str, pictures: tuple[Pictures, Pictures], prepared: Path, tmp_path: Path
+    layout: str, images: tuple[Images, Images], prepared: Path, tmp_path: Path
 ) -> None:
-    LAYOUTS[layout](tmp_path / "src", *pictures)
+    LAYOUTS[layout](tmp_path / "src", *images)
     out = tmp_path / "small"
     prepare(prepare_config(tmp_path / "src", out))
     ours, theirs = Manifest.load(out), Manifest.load(prepared)
@@ -56,11 +56,9 @@ def test_every_layout_gives_the_same_data_set(
 
 
 @pytest.mark.parametrize("layout", ["fall2011", "fall2011_unpacked"])
-def test_a_source_that_has_only_train_gives_a_val(
-    layout: str, pictures: tuple[Pictures, Pictures], tmp_path: Path
-) -> None:
-    """Mean and covariance are of the pictures that stay in train, without tolerance for the mean: sums of integers."""
-    LAYOUTS[layout](tmp_path / "src", *pictures)
+def test_a_source_that_has_only_train_gives_a_val(layout: str, images: tuple[Images, Images], tmp_path: Path) -> None:
+    """Mean and covariance are of the images that stay in train, without tolerance for the mean: sums of integers."""
+    LAYOUTS[layout](tmp_path / "src", *images)
     out = tmp_path / "out"
     prepare(prepare_config(tmp_path / "src", out, encoding="raw", val_from_train=0.2))
     assert check(out).problems == []
@@ -70,12 +68,12 @@ def test_a_source_that_has_only_train_gives_a_val(
     for split in manifest.splits:
         reader = SplitReader(out, manifest, split)
         pixels[split] = np.stack([reader[i][0] for i in range(len(reader))])
-    whole = {(wnid, by_pillow(data, 75)) for wnid, data in pictures[0].values()}
+    whole = {(wnid, by_pillow(data, 75)) for wnid, data in images[0].values()}
     wnids = [info.wnid for info in manifest.classes]
     labelled = {
-        (wnids[label], picture.tobytes())
+        (wnids[label], image.tobytes())
         for split in pixels
-        for picture, label in zip(pixels[split], SplitReader(out, manifest, split).labels, strict=True)
+        for image, label in zip(pixels[split], SplitReader(out, manifest, split).labels, strict=True)
     }
     assert labelled == whole
     mean = (pixels["train"].sum(axis=0, dtype=np.int64) / 48).astype(np.float32)
@@ -100,30 +98,30 @@ def test_a_source_that_has_only_train_gives_a_val(
     ],
 )
 def test_a_missing_part_is_named(
-    layout: str, lost: str, said: str, pictures: tuple[Pictures, Pictures], tmp_path: Path
+    layout: str, lost: str, said: str, images: tuple[Images, Images], tmp_path: Path
 ) -> None:
-    LAYOUTS[layout](tmp_path, *pictures)
+    LAYOUTS[layout](tmp_path, *images)
     path = tmp_path / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(RequestError, match=said):
         find_source(tmp_path)
 
 
-def test_a_list_of_labels_that_does_not_fit(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
-    train, val = pictures
+def test_a_list_of_labels_that_does_not_fit(images: tuple[Images, Images], tmp_path: Path) -> None:
+    train, val = images
     layouts.kaggle(tmp_path / "kaggle", train, val)
     layouts.write(tmp_path / "kaggle/ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00009999.JPEG", b"")
-    with pytest.raises(RequestError, match=r"has no label for 1 val pictures, ILSVRC2012_val_00009999\.JPEG first"):
+    with pytest.raises(RequestError, match=r"has no label for 1 val images, ILSVRC2012_val_00009999\.JPEG first"):
         find_source(tmp_path / "kaggle")
     layouts.ilsvrc2012_unpacked(tmp_path / "short", train, dict(list(val.items())[1:]))
     layouts.write(tmp_path / "short/val/ILSVRC2012_val_00000001.JPEG", b"")
-    with pytest.raises(RequestError, match=r"30 pictures, but there are labels for 29"):
+    with pytest.raises(RequestError, match=r"30 images, but there are labels for 29"):
         find_source(tmp_path / "short")
 
 
-def test_the_layout_can_be_named(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+def test_the_layout_can_be_named(images: tuple[Images, Images], tmp_path: Path) -> None:
     """A folder that is two layouts at once: the official one is found, the other can be asked for."""
-    train, val = pictures
+    train, val = images
     layouts.ilsvrc2012_archives(tmp_path, train, val)
     layouts.image_folder(tmp_path, dict(list(train.items())[:6]), val)
     assert len(find_source(tmp_path).splits["train"]) == 60
@@ -133,63 +131,63 @@ def test_the_layout_can_be_named(pictures: tuple[Pictures, Pictures], tmp_path: 
 
 
 def test_short_classes_and_wrong_archives_are_named(
-    pictures: tuple[Pictures, Pictures], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: tuple[Images, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The devkit of these fixtures says 7 pictures of every second class, and there are 6."""
-    layouts.ilsvrc2012_archives(tmp_path / "src", *pictures)
+    """The devkit of these fixtures says 7 images of every second class, and there are 6."""
+    layouts.ilsvrc2012_archives(tmp_path / "src", *images)
     with pytest.raises(RequestError, match=r"img_train\.tar: its md5 is [0-9a-f]{32}, officially 1d675b47d97"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "out", md5=True))
     said = capsys.readouterr().out
-    assert "a complete copy has 1,281,167 train pictures; this one has 60" in said
-    assert "warning: 5 classes are short of train pictures: n02129604 6 of 7, " in said
+    assert "a complete copy has 1,281,167 train images; this one has 60" in said
+    assert "warning: 5 classes are short of train images: n02129604 6 of 7, " in said
     assert not (tmp_path / "out").exists()
 
 
 def test_kaggle_s_own_list_says_what_is_short(
-    pictures: tuple[Pictures, Pictures], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: tuple[Images, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train, val = pictures
+    train, val = images
     layouts.kaggle(tmp_path, dict(list(train.items())[1:]), dict(list(val.items())[1:]))
     say(find_source(tmp_path))
-    assert "warning: 10 classes are short of train pictures: n02128385 5 of at least 732" in capsys.readouterr().out
+    assert "warning: 10 classes are short of train images: n02128385 5 of at least 732" in capsys.readouterr().out
     listed = "".join(f"{wnid}/{Path(name).stem} {i}\n" for i, (name, (wnid, _)) in enumerate(train.items(), start=1))
     layouts.write(tmp_path / "ILSVRC/ImageSets/CLS-LOC/train_cls.txt", listed.encode())
     say(find_source(tmp_path))
     said = capsys.readouterr().out
-    assert f"warning: 1 class is short of train pictures: {next(iter(train.values()))[0]} 5 of 6\n" in said
-    assert "short of val pictures" not in said  # as many as LOC_val_solution.csv, which lacks one as well
+    assert f"warning: 1 class is short of train images: {next(iter(train.values()))[0]} 5 of 6\n" in said
+    assert "short of val images" not in said  # as many as LOC_val_solution.csv, which lacks one as well
 
 
 def say(source: Source) -> None:
-    say_what_was_understood(source, source.splits, 256)
+    print_summary(source, source.splits, 256)
 
 
 def test_tiny_imagenet_wherever_it_lies(
-    pictures: tuple[Pictures, Pictures], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: tuple[Images, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The zip, the folder, and what holds either; sorted by a script that kept the list; other zips are not taken."""
-    layouts.tiny_imagenet_zip(tmp_path / "zip", *pictures)
-    layouts.tiny_imagenet_unpacked(tmp_path / "folder", *pictures)
+    layouts.tiny_imagenet_zip(tmp_path / "zip", *images)
+    layouts.tiny_imagenet_unpacked(tmp_path / "folder", *images)
     renamed = tmp_path / "download (1).zip"
     shutil.copy(tmp_path / "zip" / "tiny-imagenet-200.zip", renamed)
     places = [tmp_path / "zip", tmp_path / "zip" / "tiny-imagenet-200.zip", renamed,
               tmp_path / "folder", tmp_path / "folder" / "tiny-imagenet-200"]  # fmt: skip
     for place in places:
         source = find_source(place)
-        assert source.left_out == ["test/: 1 pictures without labels"]
+        assert source.left_out == ["test/: 1 images without labels"]
         assert len(source.splits["train"]) == 60
         for image in source.splits["val"]:
-            wnid, data = pictures[1][Path(image.name).name]
+            wnid, data = images[1][Path(image.name).name]
             assert (image.wnid, image.read(1 << 20), image.read(10)) == (wnid, data, data[:10])
     say(source)
-    assert "note: left out: test/: 1 pictures without labels\n" in capsys.readouterr().out
+    assert "note: left out: test/: 1 images without labels\n" in capsys.readouterr().out
     val = tmp_path / "folder" / "tiny-imagenet-200" / "val"
-    for name, (wnid, _) in pictures[1].items():
+    for name, (wnid, _) in images[1].items():
         (val / wnid / "images").mkdir(parents=True, exist_ok=True)
         (val / "images" / name).rename(val / wnid / "images" / name)
     (val / "images").rmdir()
     found = {Path(image.name).name: image.wnid for image in find_source(tmp_path / "folder").splits["val"]}
-    assert found == {name: wnid for name, (wnid, _) in pictures[1].items()}
+    assert found == {name: wnid for name, (wnid, _) in images[1].items()}
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("a/b.JPEG", b"")
     with pytest.raises(RequestError, match=r"other\.zip: is a file; give the folder that holds it"):
@@ -199,18 +197,18 @@ def test_tiny_imagenet_wherever_it_lies(
 
 
 @pytest.mark.parametrize("kind", ["zip", "folder"])
-def test_damage_to_tiny_imagenet_is_named(kind: str, pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
-    whole = layouts.tiny_imagenet_files(*pictures)
-    wnid, name = whole["wnids.txt"].decode().split()[3], next(iter(pictures[1]))
+def test_damage_to_tiny_imagenet_is_named(kind: str, images: tuple[Images, Images], tmp_path: Path) -> None:
+    whole = layouts.tiny_imagenet_files(*images)
+    wnid, name = whole["wnids.txt"].decode().split()[3], next(iter(images[1]))
     annotations = whole["val/val_annotations.txt"].replace(name.encode(), b"val_other.JPEG")
     for number, (changed, said) in enumerate((
         ({"val/val_annotations.txt": None}, r"val/val_annotations\.txt is missing; download it again"),
         ({"wnids.txt": None}, r"wnids\.txt is missing; download it again"),
-        ({"wnids.txt": whole["wnids.txt"] + b"\nn99999999"}, "lists n99999999, but there are no pictures"),
-        ({path: None for path in whole if wnid in path}, f"lists {wnid}, but there are no pictures in train/{wnid}/"),
+        ({"wnids.txt": whole["wnids.txt"] + b"\nn99999999"}, "lists n99999999, but there are no images"),
+        ({path: None for path in whole if wnid in path}, f"lists {wnid}, but there are no images in train/{wnid}/"),
         ({"wnids.txt": whole["wnids.txt"][:-9]}, r"wnids\.txt does not list n\d+, which train/ has"),
         ({"val/val_annotations.txt": annotations}, rf"has no label for val/images/{name}; download it again"),
-        ({path: None for path in whole if path.startswith("val/images")}, "no pictures below val/"),
+        ({path: None for path in whole if path.startswith("val/images")}, "s zip, but there are no val images"),
     )):  # fmt: skip
         files = {path: data for path, data in {**whole, **changed}.items() if data is not None}
         src = tmp_path / str(number) / "tiny-imagenet-200"
@@ -223,8 +221,8 @@ def test_damage_to_tiny_imagenet_is_named(kind: str, pictures: tuple[Pictures, P
         assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_zip_is_named(pictures: tuple[Pictures, Pictures], tmp_path: Path) -> None:
-    layouts.tiny_imagenet_zip(tmp_path, *pictures)
+def test_a_damaged_zip_is_named(images: tuple[Images, Images], tmp_path: Path) -> None:
+    layouts.tiny_imagenet_zip(tmp_path, *images)
     path = tmp_path / "tiny-imagenet-200.zip"
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"<html>"):

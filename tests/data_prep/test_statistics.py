@@ -12,11 +12,11 @@ def images(count: int = 23) -> np.ndarray:
     return mixed.clip(0, 255).astype(np.uint8)
 
 
-def sums_of(pictures: np.ndarray) -> ImageSums:
-    """`pictures`: uint8 [N, S, S, C]."""
-    running = RunningSums(pictures.shape[1], pictures.shape[3])
-    for picture in pictures:
-        running.add(picture.reshape(-1, picture.shape[-1]).T)
+def sums_of(images: np.ndarray) -> ImageSums:
+    """`images`: uint8 [N, S, S, C]."""
+    running = RunningSums(images.shape[1], images.shape[3])
+    for image in images:
+        running.add(image.reshape(-1, image.shape[-1]).T)
     return running.total()
 
 
@@ -37,14 +37,14 @@ def test_against_numpy_whatever_the_grouping() -> None:
 @pytest.mark.parametrize("size", [28, 40, 64])  # 784 and 1600 pixels, no multiples of a block; 4096
 def test_exact_to_the_integer(size: int, channels: int, count: int) -> None:
     """Without tolerance, at the extremes too: a block of black pixels is the largest sum that float32 must hold."""
-    pictures = np.random.default_rng(1).integers(0, 256, (count, size, size, channels)).astype(np.uint8)
-    pictures[0], pictures[1], pictures[2, ..., 0] = 0, 255, 0
-    sums, flat = sums_of(pictures), pictures.reshape(-1, channels).astype(np.int64)
-    np.testing.assert_array_equal(sums.pixels, pictures.sum(axis=0, dtype=np.int64))
+    images = np.random.default_rng(1).integers(0, 256, (count, size, size, channels)).astype(np.uint8)
+    images[0], images[1], images[2, ..., 0] = 0, 255, 0
+    sums, flat = sums_of(images), images.reshape(-1, channels).astype(np.int64)
+    np.testing.assert_array_equal(sums.pixels, images.sum(axis=0, dtype=np.int64))
     np.testing.assert_array_equal(sums.products, flat.T @ flat)
 
 
-def test_exact_over_the_pictures_of_the_largest_shard() -> None:
+def test_exact_over_the_images_of_the_largest_shard() -> None:
     black = np.zeros((8192, 4, 4, 1), np.uint8)
     assert not sums_of(black).pixels.any()
     assert not sums_of(black).products.any()

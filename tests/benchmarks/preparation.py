@@ -1,9 +1,9 @@
-"""python tests/data_prep/speed_benchmark.py FOLDER [ROUNDS]: preparation against the loop that a user would write.
+"""python tests/benchmarks/preparation.py FOLDER [ROUNDS]: preparation against the loop that a user would write.
 
-FOLDER holds pictures, at any depth. Two things are compared, each time one way straight after the other, so that what
+FOLDER holds images, at any depth. Two things are compared, each time one way straight after the other, so that what
 else the machine does strikes both: on one core the plain loop (Pillow: open, convert, resize, crop, save), in a process
 of its own, with this project's work in another that is started as its workers are; then one worker process with two,
-over all pictures TIMES, or their start would weigh more than it does in a preparation of a million. In every second
+over all images TIMES, or their start would weigh more than it does in a preparation of a million. In every second
 round the other one goes first. Medians of the ratios; of the CPU time as well, which other programs disturb less.
 """
 
@@ -25,10 +25,10 @@ from PIL import Image
 from data_prep.common.cli import load
 from data_prep.plan import in_shard_order
 from data_prep.pool import _start_worker, run_tasks
-from data_prep.prepare import PrepareConfig, _shards
+from data_prep.prepare import PrepareConfig
 from data_prep.sources import find_source
 from data_prep.sources.folders import ENDINGS
-from data_prep.work import PictureFormat, ShardTask
+from data_prep.work import ImageFormat, ShardTask, shard_tasks
 
 TIMES = 3
 
@@ -92,8 +92,8 @@ def main(folder: Path, rounds: int) -> None:
             images = in_shard_order(source, dict(source.splits), 0)
             for part in (*images, ".unfinished"):
                 (out / part).mkdir(parents=True)
-            form = PictureFormat(config.image_size, 3, config.encoding, config.jpeg_quality)
-            return list(_shards(config, out, images, ["all"], form))
+            form = ImageFormat(config.image_size, 3, config.encoding, config.jpeg_quality)
+            return shard_tasks(config, out, images, ["all"], form)
 
         wall: dict[str, list[float]] = {}
         busy: dict[str, list[float]] = {}
@@ -121,7 +121,7 @@ def main(folder: Path, rounds: int) -> None:
                 keep(way, TIMES * len(files) + 1, timed(partial(run_tasks, shards, workers, NoBar())))
                 shutil.rmtree(work / f"{workers}-{number}")
             print("  ".join(f"{way} {wall[way][-1]:.1f}/s" for way in ("1 worker", "2 workers")), flush=True)
-        print("pictures a second:", ", ".join(f"{way} {median(rates):.1f}" for way, rates in wall.items()))
+        print("images a second:", ", ".join(f"{way} {median(rates):.1f}" for way, rates in wall.items()))
         for what, rates, way, other in (
             ("", wall, "one core", "plain loop"),
             ("in CPU time, ", busy, "one core", "plain loop"),
