@@ -6,14 +6,14 @@ What came of those that were run for this project stands in docs/claims.md.
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_repro.config import ClaimsConfig, TrainConfig
 from alexnet_repro.report.report import FACTS, read_facts
-from alexnet_repro.runs.folder import MAY_CHANGE, RunFolder, report_folder
+from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
-from alexnet_repro.runs.settings import flat
+from alexnet_repro.runs.settings import OF_AN_EXPERIMENT, differences
 from data_prep.common.cli import load, main
 from data_prep.common.endings import conf_folder
 from data_prep.common.errors import RequestError
@@ -24,7 +24,6 @@ _FIRST = "# @package _global_"
 _SEED = "${seed}"
 
 _WIDTH, _INDENT = 110, " " * 9
-_OWN = ("run", *(name for name in MAY_CHANGE if name != "data"))  # of each run, whatever the experiment
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,8 @@ def _otherwise(experiment: Experiment, run: RunFolder) -> str:
     except RequestError:
         return "; begun by another version of this project"
     asked = load("train", TrainConfig, [f"experiment={experiment.name}", f"seed={config.seed}"])
-    ours, theirs = flat(asdict(config)), flat(asdict(asked))
-    keys = [key for key in sorted(ours.keys() | theirs.keys()) if not key.startswith(_OWN)]
-    apart = [f"{key}={ours.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
-    return f"; with {', '.join(apart)}" if apart else ""
+    changed = differences(config, asked, only=OF_AN_EXPERIMENT)
+    return f"; with {', '.join(f'{key}={ours}' for key, (ours, _) in changed.items())}" if changed else ""
 
 
 if __name__ == "__main__":
