@@ -125,8 +125,8 @@ def _runs_text(facts: dict[str, Any]) -> str:
         if paper := pair.get("paper"):
             both = [points(paper[f"top{k}_difference"]) for k in TOP_K if paper[f"top{k}_difference"] is not None]
             lines.append(f"  {_claim(paper)}")
-            lines.append(f"  here that would be {' / '.join(both)}; the paper measured on all of ILSVRC, and other data, "
-                         "or one run of each, need not agree")  # fmt: skip
+            lines.append(f"  here that would be {' / '.join(both)}; the paper measured on all of ILSVRC, and other "
+                         "data, or one run of each, need not agree")  # fmt: skip
     return "\n".join(lines)
 
 
