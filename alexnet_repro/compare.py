@@ -68,7 +68,7 @@ def ablations(config: AblationsConfig) -> None:
         for name, group in groups.items()
     ]
     command = evaluate_command(not_evaluated, config.runs_dir, config.split, config.views) if not_evaluated else None
-    facts = _what_is_compared(config, runs[0]) | {
+    facts = _what_is_compared(config, next(iter(baseline.values()))) | {
         "baseline": config.baseline, "groups": [first, *others],
         "not_evaluated": not_evaluated, "evaluate_them": command,
     }  # fmt: skip
