@@ -1,35 +1,35 @@
-"""python -m alexnet_repro.claims [runs_dir=runs]: the paper's claims, each with its command and how far it was tried.
+"""python -m alexnet_repro.claims [runs_dir=runs]: the paper's claims, each with its command and the runs of it here.
 
-What came of those that were run for this project stands in docs/claims.md.
+Claims, commands and costs are read from the heads of conf/experiment/*.yaml: lines "# Key: text", continued by lines
+indented by three spaces. The results of this project stand in docs/claims.md.
 """
 
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_repro.config import ClaimsConfig, TrainConfig
 from alexnet_repro.report.report import FACTS, read_facts
-from alexnet_repro.runs.folder import MAY_CHANGE, RunFolder, report_folder
+from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
-from alexnet_repro.runs.settings import flat
+from alexnet_repro.runs.settings import OF_AN_EXPERIMENT, differences
 from data_prep.common.cli import load, main
 from data_prep.common.endings import conf_folder
 from data_prep.common.errors import RequestError
 from data_prep.common.text import percent
 
-_KEYS = ("claim", "section", "command", "expected", "cost", "needs")
-_FIRST = "# @package _global_"
+_REQUIRED = ("claim", "section", "command", "expected", "cost", "needs")
+_OPTIONAL = ("then", "seen", "members")
+_FIRST_LINE = "# @package _global_"
 _SEED = "${seed}"
-
-_WIDTH, _INDENT = 110, " " * 9
-_OWN = ("run", *(name for name in MAY_CHANGE if name != "data"))  # of each run, whatever the experiment
+_WIDTH, _INDENT = 110, " " * 9  # of the printed text, in characters
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One claim of the paper, or one use of the machinery, that a command tries."""
+    """A file of conf/experiment/: a claim of the paper, or a use of this project, and the command that tests it."""
 
     name: str
     claim: str
@@ -40,11 +40,11 @@ class Experiment:
     needs: str  # the data, and what else
     run: str  # the run's name, with ${seed} where it has one
     then: str = ""  # command lines that follow
-    seen: str = ""  # what came of it for this project, and where that stands
-    members: str = "1"  # of the ensemble that it is about
+    seen: str = ""  # this project's result, and where it is described
+    members: str = "1"  # runs in the ensemble that the claim is about
 
     def runs_in(self, runs_dir: Path) -> list[Path]:
-        """The folders of its runs by seed, or of its ensembles."""
+        """The folders of its runs in the order of their seeds, or of its ensembles."""
         one = re.escape(self.run).replace(re.escape(_SEED), "[0-9]+")
         pattern = re.compile(r"\+".join([one] * int(self.members)))
         found = [path for path in runs_dir.iterdir() if pattern.fullmatch(path.name)] if runs_dir.is_dir() else []
@@ -52,13 +52,13 @@ class Experiment:
 
 
 def experiments() -> list[Experiment]:
-    """All of them, in the order of the paper's sections."""
+    """All files of conf/experiment/, in the order of the paper's sections."""
     found = [_read(path) for path in sorted((conf_folder() / "experiment").glob("*.yaml"))]
     return sorted(found, key=lambda experiment: (experiment.section == "none", experiment.section))
 
 
 def _read(path: Path) -> Experiment:
-    """ValueError if the head lacks a key: a file of this project that is not as the others are."""
+    """ValueError if the head lacks a key, which is a mistake in a file of this project."""
     text = path.read_text(encoding="utf-8")
     head = text.partition("\ndefaults:")[0]
     fields: dict[str, str] = {}
@@ -70,11 +70,11 @@ def _read(path: Path) -> Experiment:
         elif line.startswith("#   ") and key:
             fields[key] += " " + line[1:].strip()
     run = re.search(r"^run: (.+)$", text, re.MULTILINE)
-    if missing := [key for key in _KEYS if not fields.get(key)]:
+    if missing := [key for key in _REQUIRED if not fields.get(key)]:
         raise ValueError(f"{path}: its head lacks {', '.join(missing)}")
-    if not text.startswith(_FIRST) or run is None:
-        raise ValueError(f"{path}: must begin with {_FIRST!r} and set run")
-    known = {key: fields[key] for key in (*_KEYS, "then", "seen", "members") if key in fields}
+    if not text.startswith(_FIRST_LINE) or run is None:
+        raise ValueError(f"{path}: must begin with {_FIRST_LINE!r} and set run")
+    known = {key: fields[key] for key in (*_REQUIRED, *_OPTIONAL) if key in fields}
     return Experiment(name=path.stem, run=run[1], **known)
 
 
@@ -100,21 +100,22 @@ def _wrapped(text: str) -> str:
 
 
 def _runs(experiment: Experiment, runs_dir: Path) -> Iterator[str]:
+    """A line for each run or ensemble of the experiment that exists: its result so far, and other settings."""
     for folder in experiment.runs_in(runs_dir):
         run = RunFolder(folder)
         result = " and ".join(_reported(folder)) or (_progress(run) if run.exists() else "")
         if result:
-            yield f"run here: {folder.name}: {result}{_otherwise(experiment, run) if run.exists() else ''}"
+            yield f"run here: {folder.name}: {result}{_other_settings(experiment, run) if run.exists() else ''}"
 
 
 def _reported(folder: Path) -> Iterator[str]:
-    """The errors in the reports of a run or an ensemble, and where these are."""
+    """The errors in the reports of a run or an ensemble, and where the reports are."""
     for split in ("val", "test"):
         report = report_folder(folder, split)
         if not (report / FACTS).is_file():
             continue
         facts = read_facts(report)
-        for row in facts["results"][-1:]:
+        for row in facts["results"][-1:]:  # of the most views; none without labels
             views = f"{row['views']} view{'s' * (row['views'] > 1)}"
             yield (
                 f"top-1 error {percent(row['top1_error'])}, top-5 {percent(row['top5_error'])} on "
@@ -123,6 +124,7 @@ def _reported(folder: Path) -> Iterator[str]:
 
 
 def _progress(run: RunFolder) -> str:
+    """The errors after the last epoch of a run that was not evaluated."""
     history = read_metrics(run.metrics, "epoch")
     if not history:
         return "begun, no epoch done yet"
@@ -133,17 +135,15 @@ def _progress(run: RunFolder) -> str:
     )
 
 
-def _otherwise(experiment: Experiment, run: RunFolder) -> str:
-    """In which settings the run is not what the experiment says: a result in small is not the claim's."""
+def _other_settings(experiment: Experiment, run: RunFolder) -> str:
+    """The settings that the run has otherwise than the experiment: the result of a smaller run is not the claim's."""
     try:
         config = run.config()
     except RequestError:
         return "; begun by another version of this project"
     asked = load("train", TrainConfig, [f"experiment={experiment.name}", f"seed={config.seed}"])
-    ours, theirs = flat(asdict(config)), flat(asdict(asked))
-    keys = [key for key in sorted(ours.keys() | theirs.keys()) if not key.startswith(_OWN)]
-    apart = [f"{key}={ours.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
-    return f"; with {', '.join(apart)}" if apart else ""
+    other = [f"{key}={ours}" for key, (ours, _) in differences(config, asked, only=OF_AN_EXPERIMENT).items()]
+    return f"; with {', '.join(other)}" if other else ""
 
 
 if __name__ == "__main__":

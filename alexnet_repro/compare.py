@@ -1,6 +1,7 @@
 """python -m alexnet_repro.compare runs=[a,b,c]: errors side by side, and how far each difference can be trusted.
 
-Reads the predictions that evaluate kept; all runs must have been evaluated on the same pictures.
+Reads the predictions that evaluate kept; all runs must have been evaluated on the same images. The command `ablations`,
+which does the same for all runs of a folder and over seeds, is here as well.
 """
 
 import json
@@ -9,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_repro.config import AblationsConfig, CompareConfig
+from alexnet_repro.config.commands import Differences
 from alexnet_repro.evaluation.comparison import (
     EvaluatedRun,
     NotEvaluated,
-    ablation_facts,
+    difference_of_groups,
+    difference_of_runs,
+    errors_of_group,
+    evaluate_command,
     grouped,
-    load_evaluated,
-    refuse_other_pictures,
+    refuse_other_images,
 )
-from alexnet_repro.evaluation.intervals import paired_bootstrap
+from alexnet_repro.evaluation.intervals import Interval
 from alexnet_repro.evaluation.metrics import TOP_K
-from alexnet_repro.paper.ablations import claim_facts
 from alexnet_repro.report.facts import errors_of
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.cli import main
@@ -27,181 +30,52 @@ from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.common.text import points
 
-_HEAD = ["group", "seeds", "top-1 error (range)", "top-5 error (range)"]
-_DIFFERENCE = ["difference top-1", "paper", "", "difference top-5", "paper", ""]
-
 
 def compare(config: CompareConfig) -> None:
-    evaluated = [load_evaluated(config.runs_dir, name, config.split, config.views) for name in config.runs]
-    refuse_other_pictures(evaluated)
-    runs = [_run_facts(run, config.views) for run in evaluated]
-    pairs = [_pair_facts(config, a, b) for a, b in combinations(evaluated, 2)]
-    kept = evaluated[0].kept
-    facts = {
-        "data": kept.about["data"], "split": config.split, "views": config.views, "images": len(kept.labels),
-        "resamples": config.resamples, "seed": config.seed, "runs": runs, "differences": pairs,
-    }  # fmt: skip
-    print(json.dumps(facts, indent=1) if config.json else _text(facts))
-
-
-def _run_facts(run: EvaluatedRun, views: int) -> dict[str, Any]:
-    model = run.config.model.name if run.config else f"ensemble of {len(run.kept.about['members'])}"
-    return {"run": run.name, "model": model, **errors_of(run.kept.views[views])}
-
-
-def _pair_facts(config: CompareConfig, first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any]:
-    """Second minus first, as fractions."""
-    facts: dict[str, Any] = {"first": first.name, "second": second.name}
-    ranks = [run.kept.views[config.views].rank for run in (first, second)]
-    for k in TOP_K:
-        a, b = (rank >= k for rank in ranks)
-        facts[f"top{k}_difference"] = float(b.mean() - a.mean())
-        facts[f"top{k}_interval"] = paired_bootstrap(a, b, config.resamples, config.seed)
-    if first.config and second.config and (paper := claim_facts(first.config, second.config)):
-        facts["paper"] = paper
-    return facts
-
-
-def _text(facts: dict[str, Any]) -> str:
-    lines = [
-        f"{facts['images']:,} pictures of {facts['data']['name']}, split {facts['split']}, views={facts['views']}; "
-        "errors in %, with 95 % intervals",
-        "",
-    ]
-    width = max(3, *(len(run["run"]) for run in facts["runs"]))
-    lines.append(f"{'run':<{width}}  {'model':<22}{'top-1':>6} {'':<14}{'top-5':>6} {'':<14}{'log-loss':>9}")
-    for run in facts["runs"]:
-        numbers = "".join(f"{100 * run[f'top{k}_error']:>6.1f} {_ends(run[f'top{k}_interval']):<14}" for k in TOP_K)
-        lines.append(f"{run['run']:<{width}}  {run['model']:<22}{numbers}{run['log_loss']:>9.4f}")
-    lines += ["", f"differences in points, with 95 % intervals (paired bootstrap, {facts['resamples']:,} resamples)"]
-    for pair in facts["differences"]:
-        lines.append(f"{pair['second']} − {pair['first']}")
-        for k in TOP_K:
-            low, high = pair[f"top{k}_interval"]
-            clear = "" if low > 0 or high < 0 else "   zero lies within"
-            ends = f"{points(low)} to {points(high)}"
-            lines.append(f"  top-{k}  {points(pair[f'top{k}_difference'])}   ({ends}){clear}")
-        if paper := pair.get("paper"):
-            both = [points(paper[f"top{k}_difference"]) for k in TOP_K if paper[f"top{k}_difference"] is not None]
-            lines.append(
-                f"  paper, section {paper['section']}: {paper['claim']}; here that would be {' / '.join(both)}"
-            )
-            lines.append("  the paper measured on all of ILSVRC; other data, or one run of each, need not agree")
-            if paper["also_different"]:
-                lines.append(f"  the two runs differ in more than that: {', '.join(paper['also_different'])}")
-    return "\n".join(lines)
-
-
-def _ends(interval: tuple[float, float]) -> str:
-    return f"({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
-
-
-def ablation_table(facts: dict[str, Any]) -> str:
-    """`facts`: of evaluation/seed_groups.py."""
-    head = (
-        f"{facts['images']:,} pictures of {facts['data']['name']}, split {facts['split']}, views={facts['views']}; "
-        f"errors in %, mean over seeds; differences to {facts['baseline']} in points, with 95 % intervals"
-    )
-    rows = [_HEAD + _DIFFERENCE, *(_row(group) for group in facts["groups"])]
-    notes = [note for group in facts["groups"] for note in _notes(group, facts["baseline"])]
-    if facts["not_evaluated"]:
-        command = facts["evaluate_them"]
-        notes.append(f"not evaluated, and left out: {', '.join(facts['not_evaluated'])}; `{command}`")
-    return f"{head}\n\n{_aligned(rows)}\n" + "".join(f"\n- {note}" for note in [*notes, *_legend(facts)]) + "\n"
-
-
-def _row(group: dict[str, Any]) -> list[str]:
-    cells = [group["group"], str(len(group["seeds"]))]
-    for k in (1, 5):
-        low, high = group[f"top{k}_range"]
-        cells.append(f"{100 * group[f'top{k}_error']:.1f} ({100 * low:.1f}–{100 * high:.1f})")
-    difference = group.get("difference")
-    for k in (1, 5):
-        if not difference or not difference["seeds"]:
-            cells += ["", "", ""]
-            continue
-        low, high = difference[f"top{k}_interval"]
-        theirs = difference["paper"] and difference["paper"][f"top{k}_difference"]
-        words = ["zero within" if difference[f"top{k}_zero_within"] else "zero outside"]
-        if theirs is not None:
-            words.append("paper's within" if difference[f"top{k}_paper_within"] else "paper's outside")
-        own = f"{points(difference[f'top{k}'])} ({points(low)} to {points(high)})"
-        cells += [own, "" if theirs is None else points(theirs), ", ".join(words)]
-    return cells
-
-
-def _notes(group: dict[str, Any], baseline: str) -> list[str]:
-    name, notes = group["group"], []
-    if group["checkpoints"] != ["last"]:
-        notes.append(f"{name}: evaluated at checkpoint {', '.join(group['checkpoints'])}")
-    difference = group.get("difference")
-    if not difference:
-        return notes
-    if difference["left_out"]:
-        seeds = ", ".join(map(str, difference["left_out"]))
-        notes.append(f"{name} − {baseline}: only one of the two has seed {seeds}, left out of the difference")
-    if not difference["seeds"]:
-        notes.append(f"{name} − {baseline}: no seed in common, so no difference")
-    if len(difference["seeds"]) == 1:
-        notes.append(f"{name} − {baseline}: one seed; the interval is of the choice of pictures (paired bootstrap) and "
-                     "says nothing of other seeds")  # fmt: skip
-    if paper := difference["paper"]:
-        also = ", ".join(paper["also_different"])
-        notes.append(f"{name} − {baseline}: the paper, section {paper['section']}: {paper['claim']}"
-                     + (f"; the two differ in more than that: {also}" if also else ""))  # fmt: skip
-    return notes
-
-
-def _legend(facts: dict[str, Any]) -> list[str]:
-    differences = [group["difference"] for group in facts["groups"] if "difference" in group]
-    lines = []
-    if any(len(difference["seeds"]) > 1 for difference in differences):
-        lines.append("intervals over seeds hold for other pictures and other seeds (two-way random-effects analysis of "
-                     "variance, Satterthwaite's degrees of freedom); with few seeds they are wide")  # fmt: skip
-    if any(difference["paper"] for difference in differences):
-        lines.append("the paper measured on all of ILSVRC, and one run of each; other data need not agree")
-    return lines
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    runs = [EvaluatedRun.load(config.runs_dir, name, config.split, config.views) for name in config.runs]
+    refuse_other_images(runs)
+    facts = _what_is_compared(config, runs[0]) | {
+        "runs": [
+            {
+                "run": run.name,
+                "model": run.config.model.name if run.config else f"ensemble of {len(run.kept.about['members'])}",
+                **errors_of(run.kept.views[config.views]),
+            }
+            for run in runs
+        ],
+        "differences": [difference_of_runs(first, second, config) for first, second in combinations(runs, 2)],
+    }
+    print(json.dumps(facts, indent=1) if config.json else _runs_text(facts))
 
 
 def ablations(config: AblationsConfig) -> None:
     folder = Path(config.runs_dir)
-    runs, lacking = _runs(config, folder)
+    runs, not_evaluated = _runs_of(config)
     if not runs:
-        missing = f"{', '.join(lacking)} have no predictions of split={config.split} views={config.views}"
-        raise RequestError(f"runs_dir={folder}: {missing if lacking else 'no runs here'}; train runs there, and "
+        missing = f"{', '.join(not_evaluated)} have no predictions of split={config.split} views={config.views}"
+        raise RequestError(f"runs_dir={folder}: {missing if not_evaluated else 'no runs here'}; train runs there, and "
                            "evaluate them")  # fmt: skip
-    refuse_other_pictures(runs)
+    refuse_other_images(runs)
     groups = grouped(runs)
     if config.baseline not in groups:
         raise RequestError(f"baseline={config.baseline}: no such group with predictions in {folder}; there are "
                            f"{', '.join(groups)}")  # fmt: skip
-    facts = ablation_facts(config, groups, lacking)
-    document, table = json.dumps(facts, indent=1), ablation_table(facts)
-    for name, text in (("ablations.json", document + "\n"), ("ablations.md", table)):
-        _write(folder / name, text)
-    print(document if config.json else f"{table}\nwritten: {folder / 'ablations.md'}, {folder / 'ablations.json'}")
-
-
-def _runs(config: AblationsConfig, folder: Path) -> tuple[list[EvaluatedRun], list[str]]:
-    """The runs with predictions, in the order of their names, and the names of those without. Ensembles are no runs."""
-    runs, lacking = [], []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not RunFolder(path).exists():
-            continue
-        try:
-            runs.append(load_evaluated(config.runs_dir, path.name, config.split, config.views))
-        except NotEvaluated:
-            lacking.append(path.name)
-    return runs, lacking
+    baseline = groups.pop(config.baseline)
+    first = {"group": config.baseline, **errors_of_group(baseline, config.views)}
+    others = [
+        {"group": name, **errors_of_group(group, config.views)}
+        | {"difference": difference_of_groups(baseline, group, config)}
+        for name, group in groups.items()
+    ]
+    command = evaluate_command(not_evaluated, config.runs_dir, config.split, config.views) if not_evaluated else None
+    facts = _what_is_compared(config, next(iter(baseline.values()))) | {
+        "baseline": config.baseline, "groups": [first, *others],
+        "not_evaluated": not_evaluated, "evaluate_them": command,
+    }  # fmt: skip
+    document, text = json.dumps(facts, indent=1), _groups_text(facts)
+    _write(folder / "ablations.json", document + "\n")
+    _write(folder / "ablations.md", text)
+    print(document if config.json else f"{text}\nwritten: {folder / 'ablations.md'}, {folder / 'ablations.json'}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -209,6 +83,139 @@ def _write(path: Path, text: str) -> None:
         write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _what_is_compared(config: Differences, run: EvaluatedRun) -> dict[str, Any]:
+    """`run`: any one of them, since all were evaluated on the same images."""
+    return {
+        "data": run.kept.about["data"], "split": config.split, "views": config.views, "images": len(run.kept.labels),
+        "resamples": config.resamples, "seed": config.seed,
+    }  # fmt: skip
+
+
+def _runs_of(config: AblationsConfig) -> tuple[list[EvaluatedRun], list[str]]:
+    """The runs in runs_dir with predictions, by name, and the names of those without. Ensembles are left out."""
+    runs, not_evaluated = [], []
+    folder = Path(config.runs_dir)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not RunFolder(path).exists():
+            continue
+        try:
+            runs.append(EvaluatedRun.load(config.runs_dir, path.name, config.split, config.views))
+        except NotEvaluated:
+            not_evaluated.append(path.name)
+    return runs, not_evaluated
+
+
+def _runs_text(facts: dict[str, Any]) -> str:
+    rows = [["run", "model", "top-1 error", "top-5 error", "log-loss"]]
+    for run in facts["runs"]:
+        errors = [_error(run[f"top{k}_error"], run[f"top{k}_interval"]) for k in TOP_K]
+        rows.append([run["run"], run["model"], *errors, f"{run['log_loss']:.4f}"])
+    lines = [
+        f"{_measured_on(facts)}; errors in %, with 95 % intervals", "", _table(rows), "",
+        f"differences in points, with 95 % intervals (paired bootstrap, {facts['resamples']:,} resamples)",
+    ]  # fmt: skip
+    for pair in facts["differences"]:
+        lines.append(f"{pair['second']} − {pair['first']}")
+        for k in TOP_K:
+            low, high = interval = pair[f"top{k}_interval"]
+            zero = "   zero lies within" if low <= 0 <= high else ""
+            lines.append(f"  top-{k}  {_difference(pair[f'top{k}_difference'], interval)}{zero}")
+        if paper := pair.get("paper"):
+            both = [points(paper[f"top{k}_difference"]) for k in TOP_K if paper[f"top{k}_difference"] is not None]
+            lines.append(f"  {_claim(paper)}")
+            lines.append(f"  here that would be {' / '.join(both)}; the paper measured on all of ILSVRC, and other "
+                         "data, or one run of each, need not agree")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _groups_text(facts: dict[str, Any]) -> str:
+    """A table in Markdown, and notes on it as a list."""
+    notes = []
+    rows = [
+        ["group", "seeds", *(f"top-{k} error (range)" for k in TOP_K)]
+        + [cell for k in TOP_K for cell in (f"difference top-{k}", "paper", "")]
+    ]
+    for group in facts["groups"]:
+        errors = [_error(group[f"top{k}_error"], group[f"top{k}_range"]) for k in TOP_K]
+        difference = group.get("difference")
+        differences = [cell for k in TOP_K for cell in _difference_cells(difference, k)]
+        rows.append([group["group"], str(len(group["seeds"])), *errors, *differences])
+        if group["checkpoints"] != ["last"]:
+            notes.append(f"{group['group']}: evaluated at checkpoint {', '.join(group['checkpoints'])}")
+        if difference:
+            notes += [f"{group['group']} − {facts['baseline']}: {note}" for note in _difference_notes(difference)]
+    if facts["not_evaluated"]:
+        notes.append(f"not evaluated, and left out: {', '.join(facts['not_evaluated'])}; `{facts['evaluate_them']}`")
+    compared = [group["difference"] for group in facts["groups"] if "difference" in group]
+    if any(len(difference["seeds"]) > 1 for difference in compared):
+        notes.append("over several seeds: the mean of the differences between runs of the same seed, with Student's t "
+                     "interval; it covers other seeds, not other test images, and is wide with few seeds")  # fmt: skip
+    if any(difference["paper"] for difference in compared):
+        notes.append("the paper measured on all of ILSVRC, and one run of each; other data need not agree")
+    head = (
+        f"{_measured_on(facts)}; errors in %, mean over seeds; differences to {facts['baseline']} in points, with 95 % "
+        "intervals"
+    )
+    return f"{head}\n\n{_table(rows)}\n" + "".join(f"\n- {note}" for note in notes) + "\n"
+
+
+def _difference_cells(difference: dict[str, Any] | None, k: int) -> list[str]:
+    """The difference, the paper's, and which of zero and the paper's the interval holds."""
+    if not difference or not difference["seeds"]:
+        return ["", "", ""]
+    theirs = difference["paper"] and difference["paper"][f"top{k}_difference"]
+    holds = ["zero within" if difference[f"top{k}_zero_within"] else "zero outside"]
+    if theirs is not None:
+        holds.append("paper's within" if difference[f"top{k}_paper_within"] else "paper's outside")
+    ours = _difference(difference[f"top{k}"], difference[f"top{k}_interval"])
+    return [ours, "" if theirs is None else points(theirs), ", ".join(holds)]
+
+
+def _difference_notes(difference: dict[str, Any]) -> list[str]:
+    notes = []
+    if difference["left_out"]:
+        seeds = ", ".join(map(str, difference["left_out"]))
+        notes.append(f"only one of the two has seed {seeds}, left out of the difference")
+    if not difference["seeds"]:
+        notes.append("no seed in common, so no difference")
+    if len(difference["seeds"]) == 1:
+        notes.append("one seed; the interval covers the sampling of test images (paired bootstrap), not of seeds")
+    if difference["paper"]:
+        notes.append(_claim(difference["paper"]))
+    return notes
+
+
+def _claim(paper: dict[str, Any]) -> str:
+    also = f"; the two differ in more than that: {', '.join(also)}" if (also := paper["also_different"]) else ""
+    return f"the paper, section {paper['section']}: {paper['claim']}{also}"
+
+
+def _measured_on(facts: dict[str, Any]) -> str:
+    return f"{facts['images']:,} images of {facts['data']['name']}, split {facts['split']}, views={facts['views']}"
+
+
+def _error(fraction: float, ends: Interval) -> str:
+    """In percent, with the ends of an interval or a range."""
+    low, high = ends
+    return f"{100 * fraction:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _difference(fraction: float, interval: Interval) -> str:
+    """In percentage points."""
+    low, high = interval
+    return f"{points(fraction)} ({points(low)} to {points(high)})"
+
+
+def _table(rows: list[list[str]]) -> str:
+    """In Markdown, with aligned columns; the first row is the head."""
+    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -80,11 +80,11 @@ def train(config: TrainConfig) -> int | None:
             trainer.resume(checkpoint)
             say(f"continuing after {_position(trainer)}")
         elif taken:
-            trainer.init_from = taken.facts
-            say(taken.told)
+            trainer.init_from = taken.record
+            say(taken.summary)
         trainer.agree()
         if ranks.first:
-            folder.keep_config(config)
+            folder.write_config(config)
         stack.enter_context(stop)
         try:
             trainer.run()

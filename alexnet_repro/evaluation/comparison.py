@@ -1,4 +1,4 @@
-"""Runs as evaluate left them, for the commands that set several beside each other."""
+"""Evaluated runs side by side, one by one or in groups that differ in the seed alone, and their differences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,29 +7,58 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_repro.config import AblationsConfig, TrainConfig
-from alexnet_repro.evaluation.intervals import crossed_interval, paired_bootstrap
+from alexnet_repro.config import TrainConfig
+from alexnet_repro.config.commands import Differences
+from alexnet_repro.evaluation.intervals import paired_bootstrap, seed_interval
 from alexnet_repro.evaluation.metrics import TOP_K
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions
-from alexnet_repro.paper.ablations import claim_facts, settings_of, without_seed
+from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.comparable import ROUNDING
-from alexnet_repro.runs.folder import MAY_CHANGE, RunFolder, report_folder
+from alexnet_repro.runs.folder import RunFolder, report_folder
+from alexnet_repro.runs.settings import OF_A_GROUP, differences, without_seed
 from data_prep.common.errors import RequestError
-
-
-@dataclass
-class EvaluatedRun:
-    name: str
-    kept: KeptPredictions
-    config: TrainConfig | None  # None for an ensemble
-
-
-Group = dict[int, EvaluatedRun]  # by seed
-_OWN = ("run", "seed", *MAY_CHANGE)  # of each run of a group
 
 
 class NotEvaluated(RequestError):
     """The run has no predictions of this kind; evaluate would make them."""
+
+
+@dataclass
+class EvaluatedRun:
+    """A run or an ensemble (a+b) with what evaluate kept of it."""
+
+    name: str
+    kept: KeptPredictions
+    config: TrainConfig | None  # None for an ensemble
+
+    @classmethod
+    def load(cls, runs_dir: str, name: str, split: str, views: int) -> "EvaluatedRun":
+        """RequestError if there is no such run, or no errors of it on this split with so many views."""
+        folder = Path(runs_dir) / name
+        if not folder.is_dir():
+            raise RequestError(f"{folder}: no such run; check runs=[...] and runs_dir")
+        remedy = f"make them with {evaluate_command([name], runs_dir, split, views)}"
+        path = report_folder(folder, split) / FILE
+        if not path.is_file():
+            raise NotEvaluated(f"{path}: no predictions; {remedy}")
+        kept = KeptPredictions.load(path)
+        if views not in kept.views:
+            raise NotEvaluated(f"{path}: has no predictions of views={views}; {remedy}")
+        if not kept.labelled:
+            raise RequestError(f"{path}: its images have no labels, so there are no errors to compare")
+        run = RunFolder(folder)
+        return cls(name, kept, run.config() if run.exists() else None)
+
+    def wrong(self, views: int, k: int) -> np.ndarray:
+        """bool [N]: of which images the label is not among the k most probable classes."""
+        return np.greater_equal(self.kept.views[views].rank, k)
+
+    def trained_on(self) -> str:
+        """The fingerprint of the data set that the run was trained on; not for an ensemble."""
+        (member,) = self.kept.about["members"]
+        if "trained_on" not in member:
+            raise RequestError(f"{self.name}: its predictions are of an older version of this project; evaluate again")
+        return str(member["trained_on"]["plan"])
 
 
 def evaluate_command(names: Sequence[str], runs_dir: str, split: str, views: int) -> str:
@@ -38,26 +67,8 @@ def evaluate_command(names: Sequence[str], runs_dir: str, split: str, views: int
     return f"python -m alexnet_repro.evaluate {several}{where} split={split} views={views}"
 
 
-def load_evaluated(runs_dir: str, name: str, split: str, views: int) -> EvaluatedRun:
-    """RequestError if there is no such run, or no errors of it on this split with so many views."""
-    folder = Path(runs_dir) / name
-    if not folder.is_dir():
-        raise RequestError(f"{folder}: no such run; check runs=[...] and runs_dir")
-    again = evaluate_command([name], runs_dir, split, views)
-    path = report_folder(folder, split) / FILE
-    if not path.is_file():
-        raise NotEvaluated(f"{path}: no predictions; make them with {again}")
-    kept = KeptPredictions.load(path)
-    if views not in kept.views:
-        raise NotEvaluated(f"{path}: has no predictions of views={views}; make them with {again}")
-    if not kept.labelled:
-        raise RequestError(f"{path}: its pictures have no labels, so there are no errors to compare")
-    run = RunFolder(folder)
-    return EvaluatedRun(name, kept, run.config() if run.exists() else None)
-
-
-def refuse_other_pictures(runs: Sequence[EvaluatedRun]) -> None:
-    """RequestError unless all were evaluated on the same pictures."""
+def refuse_other_images(runs: Sequence[EvaluatedRun]) -> None:
+    """RequestError unless all were evaluated on the same images."""
     first, *others = runs
     for other in others:
         a, b = first.kept, other.kept
@@ -65,97 +76,83 @@ def refuse_other_pictures(runs: Sequence[EvaluatedRun]) -> None:
         if not same or a.classes != b.classes or not np.array_equal(a.labels, b.labels):
             raise RequestError(
                 f"runs: {first.name} was evaluated on {a.about['data']['description']}, {other.name} on "
-                f"{b.about['data']['description']}: not the same pictures; evaluate both on one data set, "
+                f"{b.about['data']['description']}: not the same images; evaluate both on one data set, "
                 "evaluate data_path=..."
             )
 
 
-def group_name(config: TrainConfig) -> str:
-    return without_seed(config.run, config.seed) or ""
+Group = dict[int, EvaluatedRun]  # by seed: runs that differ in it alone
 
 
 def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
-    """RequestError if two runs of one name have the same seed, or differ in more than that."""
+    """By the runs' names without -SEED. RequestError if two of one name have the same seed, or differ in more than
+    that.
+    """
     groups: dict[str, Group] = {}
     for run in runs:
         assert run.config is not None
-        group = groups.setdefault(group_name(run.config), {})
+        settings = without_seed(run.config)
+        group = groups.setdefault(settings["run"], {})
         if other := group.get(run.config.seed):
             raise RequestError(f"{other.name}, {run.name}: both have seed={run.config.seed}; move one elsewhere")
         for other in group.values():
-            if apart := _apart(other, run):
+            assert other.config is not None
+            apart = list(differences(without_seed(other.config), settings, only=OF_A_GROUP))
+            if other.trained_on() != run.trained_on():
+                apart.append("the images that they were trained on")
+            if apart:
                 raise RequestError(f"{other.name}, {run.name}: by their names they differ in the seed alone, but also "
                                    f"in {', '.join(apart)}; move one elsewhere")  # fmt: skip
         group[run.config.seed] = run
     return {name: dict(sorted(group.items())) for name, group in groups.items()}
 
 
-def _apart(first: EvaluatedRun, second: EvaluatedRun) -> list[str]:
-    assert first.config is not None and second.config is not None
-    a, b = (settings_of(config) for config in (first.config, second.config))
-    keys = [key for key in sorted(a.keys() | b.keys()) if key.split(".")[0] not in _OWN]
-    apart = [key for key in [*keys, "runtime.precision"] if a.get(key) != b.get(key)]
-    same_data = _trained_on(first) == _trained_on(second)
-    return apart if same_data else [*apart, "the pictures that they were trained on"]
-
-
-def _trained_on(run: EvaluatedRun) -> str:
-    """The data set's fingerprint."""
-    (member,) = run.kept.about["members"]
-    if "trained_on" not in member:
-        raise RequestError(f"{run.name}: its predictions are of an older version of this project; evaluate it again")
-    return member["trained_on"]["plan"]
-
-
-def ablation_facts(config: AblationsConfig, groups: dict[str, Group], lacking: Sequence[str]) -> dict[str, Any]:
-    """The baseline first, then the others by name. Errors and differences as fractions."""
-    baseline = groups[config.baseline]
-    kept = next(iter(baseline.values())).kept
-    names = [config.baseline, *(name for name in groups if name != config.baseline)]
-    again = evaluate_command(lacking, config.runs_dir, config.split, config.views) if lacking else None
-    return {
-        "data": kept.about["data"], "split": config.split, "views": config.views, "images": len(kept.labels),
-        "resamples": config.resamples, "seed": config.seed, "baseline": config.baseline,
-        "groups": [
-            _errors(name, groups[name], config.views)
-            | ({} if name == config.baseline else {"difference": _difference(config, baseline, groups[name])})
-            for name in names
-        ],
-        "not_evaluated": list(lacking), "evaluate_them": again,
-    }  # fmt: skip
-
-
-def _errors(name: str, group: Group, views: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {"group": name, "seeds": list(group)}
-    checkpoints = {run.kept.about["members"][0]["checkpoint"] for run in group.values()}
-    facts["checkpoints"] = sorted(checkpoints)
+def difference_of_runs(first: EvaluatedRun, second: EvaluatedRun, config: Differences) -> dict[str, Any]:
+    """Errors of `second` minus those of `first`, as fractions, with paired intervals over images; and the paper's
+    difference, if the two are one of its ablations.
+    """
+    facts: dict[str, Any] = {"first": first.name, "second": second.name}
     for k in TOP_K:
-        errors = [float(wrong.mean()) for wrong in _wrong(group, group, views, k)]
+        a, b = first.wrong(config.views, k), second.wrong(config.views, k)
+        facts[f"top{k}_difference"] = float(b.mean() - a.mean())
+        facts[f"top{k}_interval"] = paired_bootstrap(a, b, config.resamples, config.seed)
+    paper = _paper_difference(first, second)
+    return {**facts, "paper": paper} if paper else facts
+
+
+def _paper_difference(first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any] | None:
+    claim = claim_for(first.config, second.config) if first.config and second.config else None
+    return claim.facts() if claim else None
+
+
+def errors_of_group(group: Group, views: int) -> dict[str, Any]:
+    """Mean and range over seeds, as fractions."""
+    facts: dict[str, Any] = {
+        "seeds": list(group),
+        "checkpoints": sorted({run.kept.about["members"][0]["checkpoint"] for run in group.values()}),
+    }
+    for k in TOP_K:
+        errors = [float(run.wrong(views, k).mean()) for run in group.values()]
         facts |= {f"top{k}_error": float(np.mean(errors)), f"top{k}_range": [min(errors), max(errors)]}
     return facts
 
 
-def _difference(config: AblationsConfig, baseline: Group, group: Group) -> dict[str, Any]:
-    """`group` minus `baseline`, over the seeds that both have."""
+def difference_of_groups(baseline: Group, group: Group, config: Differences) -> dict[str, Any]:
+    """Errors of `group` minus those of `baseline`, as fractions: the mean over the seeds that both have, of the
+    differences between runs of one seed. With several seeds the interval is over seeds, with one over images.
+    """
     seeds = [seed for seed in group if seed in baseline]
-    one, other = next(iter(baseline.values())).config, next(iter(group.values())).config
-    assert one is not None and other is not None
-    paper = claim_facts(one, other)
+    paper = _paper_difference(next(iter(baseline.values())), next(iter(group.values())))
     facts: dict[str, Any] = {"seeds": seeds, "left_out": sorted(group.keys() ^ baseline.keys()), "paper": paper}
     for k in TOP_K if seeds else ():
-        better, worse = (_wrong(runs, seeds, config.views, k) for runs in (baseline, group))
-        low, high = (
-            crossed_interval(worse.astype(np.int64) - better)
-            if len(seeds) > 1 and better.shape[1] > 1
-            else paired_bootstrap(better[0], worse[0], config.resamples, config.seed)
-        )
-        facts |= {f"top{k}": float(worse.mean() - better.mean()), f"top{k}_interval": [low, high]}
-        facts[f"top{k}_zero_within"] = bool(low <= 0 <= high)
+        pairs = [(baseline[seed].wrong(config.views, k), group[seed].wrong(config.views, k)) for seed in seeds]
+        by_seed = np.array([second.mean() - first.mean() for first, second in pairs])
+        if len(seeds) > 1:
+            low, high = seed_interval(by_seed)
+        else:
+            low, high = paired_bootstrap(*pairs[0], config.resamples, config.seed)
+        facts |= {f"top{k}": float(by_seed.mean()), f"top{k}_interval": [low, high]}
+        facts[f"top{k}_zero_within"] = low <= 0 <= high
         if paper and (theirs := paper[f"top{k}_difference"]) is not None:
-            facts[f"top{k}_paper_within"] = bool(low - ROUNDING / 100 <= theirs <= high + ROUNDING / 100)
+            facts[f"top{k}_paper_within"] = low - ROUNDING / 100 <= theirs <= high + ROUNDING / 100
     return facts
-
-
-def _wrong(group: Group, seeds: Sequence[int] | Group, views: int, k: int) -> np.ndarray:
-    """bool [S, N]."""
-    return np.stack([group[seed].kept.views[views].rank >= k for seed in seeds])

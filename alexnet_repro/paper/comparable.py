@@ -1,36 +1,24 @@
-"""What a run's numbers may be compared with, and in what its setting differs from the paper's."""
+"""What a run may be compared with: in what it differs from the paper's own, and the paper's row beside its errors."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import PreparedData
-from alexnet_repro.paper.numbers import TABLE_1, TABLE_2, PaperRow
+from alexnet_repro.paper.numbers import PaperRow
 from alexnet_repro.runs.checkpoint import Checkpoint
-from alexnet_repro.runs.settings import flat
+from alexnet_repro.runs.settings import GROUP_NAMES, OF_THE_PAPER, differences
 from data_prep.common.cli import load
 from data_prep.plan import PrepareConfig
 
-_GROUPS = ("model", "augment", "optim", "schedule")
-_PRECISION = "runtime.precision"
 ROUNDING = 0.05  # points: the paper prints one digit after the point
 
 
-def paper_row(release: str | None, split: str, views: int, sixth_layers: Sequence[bool]) -> PaperRow | None:
-    """The row that was measured as this was: same pictures, same views, as many networks.
-
-    `sixth_layers`: of each run, whether it has the sixth convolutional layer of CNN*.
-    """
-    for row in (*TABLE_1, *TABLE_2):
-        same = row.data == f"{release} {split}" and row.views == views and row.networks == len(sixth_layers)
-        if same and row.sixth_layer == any(sixth_layers):
-            return row
-    return None
-
-
 def beside(row: PaperRow, errors: dict[str, float], intervals: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """`errors` and `intervals` as fractions, by top1 and top5; the answer in percent, as the paper prints them."""
+    """The paper's row next to a run's errors, in percent, as the paper prints them: its name, and for top1 and top5 the
+    paper's error, the run's minus it (in points), and whether the run's interval holds it.
+
+    `errors`, `intervals`: fractions, by "top1" and "top5".
+    """
     result: dict[str, Any] = {"row": f"{row.table}, {row.model}, {row.data}"}
     for key, theirs in (("top1", row.top1), ("top5", row.top5)):
         if theirs is not None:
@@ -43,30 +31,26 @@ def beside(row: PaperRow, errors: dict[str, float], intervals: dict[str, tuple[f
 def differences_from_paper(
     config: TrainConfig, checkpoint: Checkpoint, data: PreparedData, release: str | None
 ) -> list[str]:
-    """Every setting of the run that the paper has otherwise: data first, then the length of training, then the rest.
+    """In what the run departs from the paper, a line each: the data first, then the length of training, then settings.
 
-    `release`: as `PreparedData.whole_release` says of the data that the run was trained on.
+    `data`: the data set that it was trained on; `release`: its `whole_release()`.
     """
     paper = load("train", TrainConfig)
-    differences = [] if release else [f"trained on: {checkpoint.data['description']} (paper: all of ILSVRC)"]
+    lines = [] if release else [f"trained on: {checkpoint.data['description']} (paper: all of ILSVRC)"]
     side, paper_side = checkpoint.mean_image.shape[0], load("prepare", PrepareConfig, ["src=-", "out=-"]).image_size
     if side != paper_side:
-        differences.append(f"pictures: {side}x{side} pixels (paper: {paper_side}x{paper_side})")
-    differences += _taken_from(checkpoint.init_from, config.model.conv6 is not None)
+        lines.append(f"images: {side}x{side} pixels (paper: {paper_side}x{paper_side})")
+    lines += _taken_from(checkpoint.init_from, config.model.conv6 is not None)
     if release and (rejected := len(data.manifest.rejected)):
-        differences.append(f"pictures that preparation could not read, and left out: {rejected}")
+        lines.append(f"images that preparation could not read, and left out: {rejected}")
     if checkpoint.epoch != paper.schedule.epochs:
-        differences.append(f"trained for: {checkpoint.epoch} epochs (paper: about {paper.schedule.epochs})")
-    ours, theirs = flat(asdict(config)), flat(asdict(paper))
-    for key in sorted(ours.keys() | theirs.keys()):
-        named = key.split(".")[0] in _GROUPS and not key.endswith(".name")
-        if (named or key == _PRECISION) and ours.get(key) != theirs.get(key):
-            differences.append(f"{key}: {ours.get(key)} (paper: {theirs.get(key)})")
-    return differences
+        lines.append(f"trained for: {checkpoint.epoch} epochs (paper: about {paper.schedule.epochs})")
+    settings = differences(config, paper, only=OF_THE_PAPER, ignore=GROUP_NAMES)
+    return [*lines, *(f"{key}: {ours} (paper: {theirs})" for key, (ours, theirs) in settings.items())]
 
 
 def _taken_from(init_from: dict[str, Any] | None, sixth_layer: bool) -> list[str]:
-    """Where the weights come from that training began with, and theirs; only CNN* had any."""
+    """The run whose weights training began with, the run that began with before it, and so on. Only CNN* had one."""
     paper = "paper, CNN*: a run on the whole Fall-2011 release" if sixth_layer else "paper: none"
     if init_from is None:
         return [f"weights taken from: none ({paper})"] if sixth_layer else []

@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-from alexnet_repro.data import PreparedData
-
 
 @dataclass(frozen=True)
 class PaperRow:
+    """A line of a table. `data`: release and split; `views` and `networks`: how many were averaged."""
+
     table: str
     model: str
     data: str
     views: int | None
     top1: float | None
     top5: float | None
-    networks: int | None = None  # averaged; None for earlier work
+    networks: int | None = None  # None for earlier work
     sixth_layer: bool = False  # CNN*: some have a sixth convolutional layer and saw the Fall-2011 release first
 
 
@@ -30,6 +30,20 @@ TABLE_2 = (
     PaperRow("Table 2", "1 CNN*", "ILSVRC-2012 val", 10, 39.0, 16.6, networks=1, sixth_layer=True),
     PaperRow("Table 2", "7 CNNs*", "ILSVRC-2012 val", 10, 36.7, 15.4, networks=7, sixth_layer=True),
 )
+
+
+def row(release: str | None, split: str | None, views: int, networks: int, sixth_layer: bool) -> PaperRow | None:
+    """The row that was measured in this way, if there is one: on `split` of the whole of `release` ("ILSVRC-2012"),
+    averaging so many views and networks; `sixth_layer`: networks that are CNN*, with a sixth convolutional layer.
+
+    `release` None: the data are not all of a release. `split` None: whichever one the paper tested its networks on.
+    """
+    for candidate in (*TABLE_1, *TABLE_2):
+        same_data = candidate.data == f"{release} {split}" if split else candidate.data.startswith(f"{release} ")
+        measured = (candidate.views, candidate.networks, candidate.sixth_layer)
+        if same_data and measured == (views, networks, sixth_layer):
+            return candidate
+    return None
 
 
 @dataclass(frozen=True)
@@ -68,18 +82,3 @@ NEURONS = {
 }  # fmt: skip
 NEURONS_OF_ABSTRACT = 650_000
 CONV1_REMARK = "253,440 is 55 x 48 x 96; Figure 2's maps of 55 x 55 make 290,400"
-
-
-def paper_reference(data: PreparedData, sixth_layer: bool) -> tuple[float, float] | None:
-    """The paper's top-1 and top-5 error of one CNN (one CNN* for a sixth layer) with ten views, in percent, for runs on
-    the whole of ILSVRC-2012 (its validation split) or ILSVRC-2010 (its test split).
-
-    The curves beside them are of the centre patch, which costs 1.5 and 1.3 points in section 6.
-    """
-    release = data.whole_release()
-    for row in (*TABLE_1, *TABLE_2):
-        one = (row.views, row.networks, row.sixth_layer) == (10, 1, sixth_layer)
-        if one and release and row.data.startswith(release):
-            assert row.top1 is not None and row.top5 is not None
-            return row.top1, row.top5
-    return None

@@ -13,6 +13,7 @@ from alexnet_repro.evaluation.metrics import TOP_K, class_errors, confusion_matr
 from alexnet_repro.evaluation.predictions import KeptPredictions, KeptView
 from alexnet_repro.paper import comparable as setting
 from alexnet_repro.paper.numbers import PaperRow
+from alexnet_repro.paper.numbers import row as paper_row
 from alexnet_repro.runs.checkpoint import Checkpoint
 
 _PAIRS, _MATRIX, _EXTREMES = 15, 10, 10  # confusions listed, classes in the matrix, best and worst classes
@@ -104,7 +105,8 @@ def setting_facts(
     sixth = [config.model.conv6 is not None for config in configs]
     # The paper's networks with a sixth layer, and no others, had seen other pictures before.
     before = [checkpoint.init_from is not None for checkpoint in checkpoints]
-    rows = {views: setting.paper_row(release, split, views, sixth) if before == sixth else None for views in (1, 10)}
+    networks = len(sixth), any(sixth)
+    rows = {views: paper_row(release, split, views, *networks) if before == sixth else None for views in (1, 10)}
     differences: dict[str, None] = {}
     for config, checkpoint in zip(configs, checkpoints, strict=True):
         lines = setting.differences_from_paper(config, checkpoint, data, release)

@@ -1,4 +1,7 @@
-"""Checkpoints: plain tensors and containers, by the paper's names of layer and column whatever the placement."""
+"""Checkpoints: plain tensors and containers, which torch.load reads with weights_only=True.
+
+Weights are named by the paper's layer and column (`conv3.a.weight`), whatever devices the columns were on.
+"""
 
 import hashlib
 import json
@@ -11,59 +14,40 @@ import torch
 from torch import Tensor
 
 from alexnet_repro.data import InputRule
-from alexnet_repro.model import AlexNet
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 
 
-class _Noting:
-    """A file for torch.save that remembers why a write failed."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 @dataclass
 class Checkpoint:
-    """A run between two steps. `history` has the numbers of every epoch so far."""
+    """A run between two steps. The fields are the keys of the file."""
 
     epoch: int  # epochs done
     step: int  # steps done
-    within: dict[str, Any]  # what the epoch that is under way has come to; empty at the end of one
+    within: dict[str, Any]  # sums over the epoch under way; empty between two epochs
     weights: dict[str, Tensor]
     buffers: dict[str, dict[str, Tensor]]  # the optimiser's, by name and parameter: of SGD, momentum_buffer = -v / rate
     buffer_rates: dict[str, float]  # the rate of each momentum_buffer
-    history: list[dict[str, float]]
+    history: list[dict[str, float]]  # the numbers of each epoch done
     classes: list[str]  # wnids in label order
-    words: list[str]  # what people call them
+    words: list[str]  # class names in label order
     data: dict[str, str]  # name, description and plan (a fingerprint) of the data set it was trained on
     mean_image: Tensor  # float32 [S, S, C]
-    inputs: dict[str, Any]  # how pictures become the network's input: `mean` and `scale` of InputRule
+    inputs: dict[str, Any]  # how images become the network's input: `mean` and `scale` of InputRule
     model: dict[str, Any]  # the model's configuration: a checkpoint can be used without the data set
-    init_from: dict[str, Any] | None = None  # the run whose weights it began with, as it was then
+    init_from: dict[str, Any] | None = None  # the checkpoint whose weights training began with, if any
 
     def save(self, path: Path) -> None:
-        """Atomically. OSError if the disk does not take it."""
+        """Atomically: `path` holds a whole checkpoint at any moment. OSError if it cannot be written."""
 
         def write(file: BinaryIO) -> None:
-            noting = _Noting(file)
+            output = _ErrorKeeper(file)
             try:
-                torch.save(vars(self), cast(IO[bytes], noting))
-            except RuntimeError:  # what torch makes of a failed write, now and then
-                if noting.error is None:
+                torch.save(vars(self), cast(IO[bytes], output))
+            except RuntimeError:  # torch sometimes raises this in place of the OSError of a failed write
+                if output.error is None:
                     raise
-                raise noting.error from None
+                raise output.error from None
 
         write_atomically(path, write)
 
@@ -71,14 +55,14 @@ class Checkpoint:
         return InputRule(self.mean_image.numpy(), self.model["input_size"], **self.inputs)
 
     def finite(self) -> bool:
-        """Whether all weights are numbers. Computed where they are; the host waits once."""
+        """Whether no weight is infinite or NaN. Computed on the weights' devices; the host waits once."""
         norms = torch._foreach_norm(list(self.weights.values()))
         return bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
 
     def copied(self, memory: dict[str, Tensor] | None = None) -> "Checkpoint":
-        """With host tensors of its own: those of a running model go on changing.
+        """A copy with tensors of its own in host memory: those of a model in training change with the next step.
 
-        They lie in `memory`, by name, pinned if they come from a GPU, and the next copy into the same `memory`
+        The tensors lie in `memory`, by name, pinned if they come from a GPU; the next copy into the same `memory`
         overwrites them. The host waits once for each device.
         """
         memory = {} if memory is None else memory
@@ -100,9 +84,9 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
-    """RequestError if there is none, or if it is damaged: not as it was written, to the bit.
+    """RequestError if there is none, or if a byte of it is not as it was written.
 
-    `on_disk`: the weights stay there, for who wants the rest.
+    `on_disk`: the tensors are mapped from the file and not read into memory, for callers that need the rest only.
     """
     if not path.is_file():
         raise RequestError(f"{path}: no such checkpoint; train the run first, or name another checkpoint")
@@ -121,15 +105,28 @@ def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
         raise RequestError(f"{path}: cannot be read as a checkpoint ({reason}); use another") from None
 
 
-def weights_of(model: AlexNet) -> dict[str, Tensor]:
-    """Those of the model itself, where its columns are: they change with its next step."""
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
-
-
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Of all that the probabilities follow from on the run's side: network, weights, mean image and its use."""
+    """SHA-256 of all that determines the probabilities of an image: network, weights, mean image and its use."""
     digest = hashlib.sha256(json.dumps([checkpoint.model, checkpoint.inputs], sort_keys=True).encode())
     for name, tensor in sorted({**checkpoint.weights, "mean image": checkpoint.mean_image}.items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+class _ErrorKeeper:
+    """A file for torch.save that keeps the error of a failed write."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()

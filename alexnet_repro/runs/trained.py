@@ -1,5 +1,5 @@
-"""A trained run as every later command needs it: its network with the weights of a checkpoint, on devices, and what
-turns pictures into its input.
+"""A trained network, as the commands after training need it: with the weights of a checkpoint, on its devices, and
+with what turns images into its input.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class TrainedModel:
     model: AlexNet
     checkpoint: Checkpoint
     inputs: ColumnInputs
-    image_size: int
-    margin: int  # image_size minus the network's input size
+    image_size: int  # the side of the images that it was trained on
+    margin: int  # image_size minus the side of the network's input
     runtime: RuntimeConfig
 
     def check_data(self, data: PreparedData, run: str) -> None:
-        """RequestError if the network cannot judge these pictures, or would say other classes than they have."""
+        """RequestError unless `data` has the classes, image size and channels that the network was trained on."""
         if [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
             raise RequestError(f"{data.folder}: has other classes than run {run} was trained on")
         if data.image_size != self.image_size:
@@ -40,12 +40,12 @@ class TrainedModel:
 
 
 def prepared_for(trained_with: TrainConfig, path: str | None) -> PreparedData:
-    """The data set at `path`, or the one that the run was trained on. RequestError if it is not there any more."""
+    """The data set at `path`, or if None the one that the run was trained on. RequestError if it is not there."""
     return PreparedData(path or trained_with.data.path)
 
 
 def network_of(checkpoint: Checkpoint) -> AlexNet:
-    """The network of a checkpoint with its weights, on the CPU, in test mode."""
+    """The network of a checkpoint with its weights, on the CPU, in evaluation mode."""
     config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
     model = AlexNet(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
     model.load_state_dict(checkpoint.weights)
@@ -53,7 +53,10 @@ def network_of(checkpoint: Checkpoint) -> AlexNet:
 
 
 def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
-    """RequestError if the run or the checkpoint is not there. Prints placement's warning, if any."""
+    """The run's network on the devices that `config` asks for, and a printed warning if those are not there.
+
+    RequestError if the run or the checkpoint is not there.
+    """
     checkpoint = RunFolder(config.folder).checkpoint(checkpoint_name)
     model = network_of(checkpoint)
     devices, warning = choose_devices(model.config.columns, config.gpus, config.devices)

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainings import small_config
 
 from alexnet_repro.monitor.tensorboard import Dashboard
-from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint, weights_of
+from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.train import train
 from alexnet_repro.training.background import Background
@@ -38,7 +38,7 @@ def test_training_goes_on_while_images_and_checkpoints_are_written(
         outcome = real_learn(stepper, *arguments)
         number = len(states) + 1
         velocities = buffers_of(stepper.model, stepper.optimiser)["buffers"]["momentum_buffer"]
-        tensors = weights_of(stepper.model) | {f"velocity {name}": b for name, b in velocities.items()}
+        tensors = dict(stepper.model.state_dict()) | {f"velocity {name}": b for name, b in velocities.items()}
         states[number] = {name: tensor.clone() for name, tensor in tensors.items()}
         computed[number].set()
         return outcome
@@ -130,7 +130,7 @@ def test_tasks_run_in_order_and_an_error_is_raised_once() -> None:
 )
 def test_a_copied_checkpoint_has_its_own_tensors(device: str) -> None:
     name = "conv1.a.weight"
-    weights = weights_of(small().to(device))
+    weights = dict(small().to(device).state_dict())
     checkpoint = Checkpoint(
         epoch=0, step=0, within={}, weights=weights, buffers={"b": dict(weights)}, buffer_rates={}, history=[],
         classes=[], words=[], data={}, mean_image=torch.zeros(1), inputs={}, model={},

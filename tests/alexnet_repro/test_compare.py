@@ -13,8 +13,9 @@ from alexnet_repro.compare import compare
 from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.intervals import paired_bootstrap
-from alexnet_repro.paper.ablations import claim_for, settings_of
+from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.numbers import ABLATIONS
+from alexnet_repro.runs.settings import differences, flat, without_seed
 from data_prep.common.cli import load
 from data_prep.common.endings import conf_folder
 from data_prep.common.errors import RequestError
@@ -36,7 +37,7 @@ def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.Cap
     assert pair["top1_interval"] == list(paired_bootstrap(wrong[0], wrong[1], 10_000, 5))
     assert "paper" not in pair
     text = compared()
-    assert "two − one" in text and "30 pictures of data, split val, views=10" in text.replace("small", "data")
+    assert "two − one" in text and "30 images of data, split val, views=10" in text.replace("small", "data")
 
     evaluate_in(world, "views=1", run="run=two")
     with pytest.raises(RequestError, match=r"has no predictions of views=10; make them with .*evaluate run=two"):
@@ -45,7 +46,7 @@ def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.Cap
     prepare(prepare_config(archives, tmp_path / "other", encoding="raw"))
     where = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]", f"data_path={tmp_path / 'other'}"]
     evaluate(load("evaluate", EvaluateConfig, ["run=elsewhere", *where]))
-    with pytest.raises(RequestError, match="not the same pictures; evaluate both on one data set"):
+    with pytest.raises(RequestError, match="not the same images; evaluate both on one data set"):
         compared("runs=[one,elsewhere]")
 
 
@@ -54,26 +55,36 @@ def test_ablations_are_known_by_their_networks() -> None:
         return load("train", TrainConfig, list(overrides))
 
     claim = claim_for(config(), config("model=one_column"))
-    assert claim and (claim.ablation.top1, claim.ablation.top5, claim.sign) == (1.7, 1.2, 1) and not claim.otherwise
+    assert claim and (claim.ablation.top1, claim.ablation.top5, claim.sign) == (1.7, 1.2, 1)
+    assert not claim.also_different
     claim = claim_for(config("model=no_lrn", "optim.momentum=0.8"), config())
-    assert claim and claim.sign == -1 and claim.otherwise == ("optim.momentum",)
+    assert claim and claim.sign == -1 and claim.also_different == ("optim.momentum",)
     claim = claim_for(config("augment.colour_noise=0"), config())
-    assert claim and claim.ablation.section == "4.1" and claim.sign == -1 and not claim.otherwise
+    assert claim and claim.ablation.section == "4.1" and claim.sign == -1 and not claim.also_different
     assert claim_for(config(), config("seed=1")) is None
     assert claim_for(config(), config("model=one_column", "model.fc6.units=8")) is None  # no longer the paper's pair
     narrow = ["model.width=0.25", "model.input_size=112"]
     claim = claim_for(config(*narrow), config("model=no_lrn", *narrow))
-    assert claim and claim.ablation.section == "3.3" and not claim.otherwise
+    assert claim and claim.ablation.section == "3.3" and not claim.also_different
     claim = claim_for(config(*narrow), config("model=no_lrn", narrow[0]))
-    assert claim and "model.input_size" in claim.otherwise
+    assert claim and "model.input_size" in claim.also_different
     # At 112 the paper's net ends in maps of 3x3 and the other in 2x2; at 120 both do in 3x3, as both do in 6x6 at 224.
     for side, apart in (("112", ("the size of the maps that the first dense layer reads",)), ("120", ())):
         pair = (config(f"model={name}", f"model.input_size={side}") for name in ("paper", "pool_non_overlapping"))
         claim = claim_for(*pair)
-        assert claim and claim.otherwise == apart
-    seeds = (config("experiment=cnn_star", f"seed={seed}") for seed in (0, 1))
-    one, other = (settings_of(each) for each in seeds)
-    assert {key for key in one if one[key] != other[key]} == {"seed", "run"}
+        assert claim and claim.also_different == apart
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
             assert (conf_folder() / "model" / f"{name}.yaml").is_file()
+
+
+def test_settings_that_differ_are_found_by_name_group_and_pattern() -> None:
+    one, other = {"a": {"b": 1, "name": "x"}, "ab": 1}, {"a": {"b": 2, "name": "y", "c": [0]}, "ab": 2}
+    assert flat(other) == {"a.b": 2, "a.name": "y", "a.c": [0], "ab": 2}
+    assert list(differences(one, other)) == ["a.b", "a.c", "a.name", "ab"]
+    assert differences(one, other, only=("a",), ignore=("*.name",)) == {"a.b": (1, 2), "a.c": (None, [0])}
+    assert list(differences(one, other, ignore=("a.b", "ab"))) == ["a.c", "a.name"]
+    # Runs of several seeds, each of which began with the run of its own seed.
+    seeds = [load("train", TrainConfig, ["experiment=cnn_star", f"seed={seed}"]) for seed in (0, 1)]
+    assert list(differences(*seeds)) == ["init_from", "run", "seed"]
+    assert without_seed(seeds[0]) == without_seed(seeds[1])

@@ -16,7 +16,8 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation import split_pass
 from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.figures import figures
-from alexnet_repro.paper import comparable as setting
+from alexnet_repro.paper.comparable import beside
+from alexnet_repro.paper.numbers import row as paper_row
 from alexnet_repro.report.report import write_report
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -166,27 +167,29 @@ def test_the_neighbours_in_the_report_are_the_nearest_of_the_whole_train_split(w
 
 
 def test_the_paper_stands_beside_a_run_only_where_it_measured_the_same(world: Path, tmp_path: Path) -> None:
-    assert setting.paper_row("ILSVRC-2012", "val", 10, [False]).top1 == 40.7  # type: ignore[union-attr]
-    assert setting.paper_row("ILSVRC-2012", "val", 10, [False] * 5).top5 == 16.4  # type: ignore[union-attr]
-    assert setting.paper_row("ILSVRC-2012", "val", 10, [True]).top5 == 16.6  # type: ignore[union-attr]
-    assert setting.paper_row("ILSVRC-2010", "test", 1, [False]).top1 == 39.0  # type: ignore[union-attr]
+    assert paper_row("ILSVRC-2012", "val", 10, 1, False).top1 == 40.7  # type: ignore[union-attr]
+    assert paper_row("ILSVRC-2012", "val", 10, 5, False).top5 == 16.4  # type: ignore[union-attr]
+    assert paper_row("ILSVRC-2012", "val", 10, 1, True).top5 == 16.6  # type: ignore[union-attr]
+    assert paper_row("ILSVRC-2010", "test", 1, 1, False).top1 == 39.0  # type: ignore[union-attr]
+    assert paper_row("ILSVRC-2010", None, 10, 1, False).data == "ILSVRC-2010 test"  # type: ignore[union-attr]
     for release, split, views, networks in (
         (None, "val", 10, 1), ("ILSVRC-2012", "val", 1, 1), ("ILSVRC-2012", "test", 10, 1),
         ("ILSVRC-2012", "val", 10, 2), ("ILSVRC-2010", "val", 10, 1),
     ):  # fmt: skip
-        assert setting.paper_row(release, split, views, [False] * networks) is None
+        assert paper_row(release, split, views, networks, False) is None
+    assert paper_row(None, None, 10, 1, False) is None
     assert PreparedData(world / "data").whole_release() is None
 
-    row = setting.paper_row("ILSVRC-2012", "val", 10, [False])
+    row = paper_row("ILSVRC-2012", "val", 10, 1, False)
     assert row is not None
-    beside = setting.beside(row, {"top1": 0.4116, "top5": 0.190}, {"top1": (0.4073, 0.4159), "top5": (0.187, 0.193)})
-    assert round(beside["top1_difference"], 2) == 0.46 and beside["top1_within"]  # 40.7 may have been 40.74
-    assert round(beside["top5_difference"], 2) == 0.8 and not beside["top5_within"]
+    shown = beside(row, {"top1": 0.4116, "top5": 0.190}, {"top1": (0.4073, 0.4159), "top5": (0.187, 0.193)})
+    assert round(shown["top1_difference"], 2) == 0.46 and shown["top1_within"]  # 40.7 may have been 40.74
+    assert round(shown["top5_difference"], 2) == 0.8 and not shown["top5_within"]
 
     ensure_evaluated(world, "one")
     facts = json.loads((world / "runs" / "one" / "report" / "report.json").read_text())
     facts |= {"comparable": True, "release": "ILSVRC-2012", "fingerprint": "none"}
-    facts["results"][1]["paper"] = beside
+    facts["results"][1]["paper"] = shown
     text = write_report(new_folder(tmp_path / "report"), facts).with_suffix(".md").read_text()
     assert "| paper: Table 2, 1 CNN, ILSVRC-2012 val | 10 | 40.7 | 18.2 | – |" in text
     assert "| difference, in points | 10 | +0.5, within the interval | +0.8, outside the interval | – |" in text

@@ -134,7 +134,7 @@ def test_claims_tell_how_far_each_was_tried(tmp_path: Path, capsys: pytest.Captu
                                              "model.width=0.25"])  # fmt: skip
         folder = RunFolder(config.folder)
         folder.checkpoints.mkdir(parents=True)
-        folder.keep_config(config)
+        folder.write_config(config)
     folder.metrics.with_name("metrics.jsonl").write_text("")
     (tmp_path / "no_lrn-3" / "metrics.jsonl").write_text(
         '{"kind": "epoch", "epoch": 2, "step": 9, "train_top1_error": 0.5, "val_top1_error": 0.625}\n'

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from alexnet_repro.config import ExportConfig, TrainConfig
 from alexnet_repro.export import export
 from alexnet_repro.model import AlexNet
-from alexnet_repro.runs.checkpoint import Checkpoint, weights_of
+from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -40,9 +40,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     rng = np.random.default_rng(0)
     folder = RunFolder(config.folder)
     with folder.locked():
-        folder.keep_config(config)
+        folder.write_config(config)
     Checkpoint(
-        epoch=3, step=9, within={}, weights=weights_of(model), buffers={}, buffer_rates={}, history=[],
+        epoch=3, step=9, within={}, weights=dict(model.state_dict()), buffers={}, buffer_rates={}, history=[],
         classes=[f"n{i}" for i in range(len(WORDS))], words=WORDS,
         data={"name": "noise", "description": "noise for a test", "plan": "none"},
         mean_image=torch.from_numpy(rng.uniform(90, 150, (75, 75, 3)).astype(np.float32)),

@@ -27,7 +27,7 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.submission import check_ids
 from alexnet_repro.model import AlexNet
-from alexnet_repro.runs.checkpoint import Checkpoint, weights_of
+from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -64,9 +64,9 @@ def evaluated(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     config = load("train", TrainConfig, [*SMALL, f"data.path={folder / 'data'}", f"runs_dir={folder}", "run=r"])
     data, run = PreparedData(folder / "data"), RunFolder(config.folder)
     with run.locked():
-        run.keep_config(config)
+        run.write_config(config)
     Checkpoint(
-        epoch=0, step=0, within={}, weights=weights_of(sensitive(AlexNet(config.model, classes=10))), buffers={},
+        epoch=0, step=0, within={}, weights=dict(sensitive(AlexNet(config.model, classes=10)).state_dict()), buffers={},
         buffer_rates={}, history=[], classes=[info.wnid for info in data.manifest.classes], words=data.classes,
         data=data.identity(), mean_image=torch.from_numpy(data.mean_image),
         inputs={"mean": config.augment.mean, "scale": 1.0}, model=asdict(config.model),
@@ -80,7 +80,7 @@ def evaluated(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     reference.assert_sensitive_to_views(checkpoint, images, TOLERANCE)
     expected = {views: reference.probabilities(checkpoint, images, views) for views in (1, 10)}
     classes = json.loads((folder / "data" / "manifest.json").read_text())["classes"]
-    return Evaluated(run.report, folder / "answers.txt", devkit, classes, keys, labels, expected)
+    return Evaluated(run.path / "report", folder / "answers.txt", devkit, classes, keys, labels, expected)
 
 
 def truth_of(devkit: Path) -> tuple[dict[str, int], list[int]]:

@@ -251,7 +251,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(prepared: Path, tmp_pa
     data, folder = PreparedData(prepared), RunFolder(config.folder)
     model = initialise(AlexNet(config.model, len(data.classes)), config.seed)
     with folder.locked():
-        folder.keep_config(config)
+        folder.write_config(config)
     trainer = Trainer(config, data, model, folder)
     said = r"step 6: the loss is (nan|inf); stopped before the update\. Largest activations: fc\d\.\w (nan|inf|.+e\+)"
     with pytest.raises(RunError, match=said):

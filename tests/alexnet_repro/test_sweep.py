@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from alexnet_repro.compare import ablations
 from alexnet_repro.config import AblationsConfig
-from alexnet_repro.evaluation.intervals import crossed_interval, paired_bootstrap
+from alexnet_repro.evaluation.intervals import paired_bootstrap, seed_interval
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
@@ -68,7 +68,7 @@ def test_from_a_sweep_to_the_table(prepared: Path, tmp_path: Path, capsys: pytes
     assert "job 3 of 3: run=tiny_no_lrn-0" in evaluated.stdout
     table = _table(capsys, runs)
     assert f"left out: tiny_no_lrn-1; `python -m alexnet_repro.evaluate run=tiny_no_lrn-1 runs_dir={runs} " in table
-    assert "only one of the two has seed 1" in table and "says nothing of other seeds" in table
+    assert "only one of the two has seed 1" in table and "(paired bootstrap), not of seeds" in table
     again = run_module(EVALUATE, "run=tiny_no_lrn-1", *where, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
 
@@ -90,7 +90,7 @@ def test_from_a_sweep_to_the_table(prepared: Path, tmp_path: Path, capsys: pytes
     assert other["top1_range"] == [worse.mean(axis=1).min(), worse.mean(axis=1).max()]
     difference = other["difference"]
     assert difference["top1"] == pytest.approx(worse.mean() - better.mean())
-    low, high = crossed_interval(worse.astype(int) - better)
+    low, high = seed_interval(worse.mean(axis=1) - better.mean(axis=1))
     assert difference["top1_interval"] == [low, high]
     assert difference["top1_zero_within"] == (low <= 0 <= high)
     # No pair of the paper's: the networks are smaller than its own.
@@ -191,7 +191,7 @@ def test_tables_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(RequestError, match=r"tiny-0, tiny-1: .*also in optim.momentum; move one elsewhere"):
         _table(capsys, runs)
     _evaluated(runs, "tiny-1", 1, [], trained_on="q")
-    with pytest.raises(RequestError, match=r"tiny-0, tiny-1: .*also in the pictures that they were trained on"):
+    with pytest.raises(RequestError, match=r"tiny-0, tiny-1: .*also in the images that they were trained on"):
         _table(capsys, runs)
     _evaluated(runs, "tiny-1", 1, [f"data.path={runs / 'moved'}"])  # the same pictures in another place
     with pytest.raises(RequestError, match=r"baseline=tin: no such group with predictions .*; there are one, tiny"):
@@ -202,7 +202,7 @@ def test_tables_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert difference["top1_interval"] == list(paired_bootstrap(*wrong, 10_000, 0))
     assert (difference["seeds"], difference["left_out"]) == ([0], [1])
     _evaluated(runs, "one", 0, [], plan="another")
-    with pytest.raises(RequestError, match="not the same pictures; evaluate both on one data set"):
+    with pytest.raises(RequestError, match="not the same images; evaluate both on one data set"):
         _table(capsys, runs)
 
 
@@ -213,7 +213,7 @@ def _evaluated(runs: Path, name: str, seed: int, overrides: list[str], plan: str
 
     (runs / name / "report").mkdir(parents=True, exist_ok=True)
     where = [f"runs_dir={runs}", f"run={name}", f"seed={seed}"]
-    RunFolder(runs / name).keep_config(load("train", TrainConfig, [*SMALL, *where, *overrides]))
+    RunFolder(runs / name).write_config(load("train", TrainConfig, [*SMALL, *where, *overrides]))
     probabilities = np.random.default_rng(seed + len(name)).random((40, 7)).astype(np.float32)
     labels = np.arange(40) % 7
     member = {"checkpoint": "last", "trained_on": {"plan": trained_on}}

@@ -148,7 +148,7 @@ def test_sources_that_lack_a_layer_or_have_other_channels(prepared: Path, runs: 
     source = RunFolder(runs / "before").checkpoint("last")
     config = config_for(prepared, runs, "init_from=before")
     edited(runs, mean_image=source.mean_image[..., :1])
-    with pytest.raises(RequestError, match=r"was trained on pictures of 1 channels, and those of \S*small have 3"):
+    with pytest.raises(RequestError, match=r"was trained on images of 1 channels, and those of \S*small have 3"):
         train(config)
     without = {name: tensor for name, tensor in source.weights.items() if not name.startswith("conv6")}
     edited(runs, mean_image=source.mean_image, weights=without)

@@ -205,7 +205,7 @@ def test_a_run_goes_on_to_the_bit(prepared: Path, tmp_path: Path) -> None:
             checkpoint, _ = folder.last_checkpoint()
             if checkpoint:
                 trainer.resume(checkpoint)
-            folder.keep_config(config)
+            folder.write_config(config)
             break_off(trainer, next(broken_off, None))
             try:
                 trainer.run()
