@@ -1,6 +1,6 @@
 """python -m alexnet_repro.train +gpus=2 [data=...] [model=...] [experiment=...] [run=NAME]
 
---multirun experiment=a,b seed=0,1,2      one run after the other, in one process; what is finished is passed over
+--multirun experiment=a,b seed=0,1,2      one run after the other, in one process; finished runs are skipped
 
 torchrun --nproc-per-node=N -m alexnet_repro.train ...    N copies of the columns, each with its share of every batch
 """
@@ -62,12 +62,12 @@ def train(config: TrainConfig) -> int | None:
         config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
     )
     runtime.fast_form(config.runtime, config.model, devices, ranks.size)
+    refuse_misfit(config, data, ranks)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
     taken = take_weights(config, data, model, folder)
     place(model, devices)
     runtime.configure(config.runtime)
-    refuse_misfit(config, data, ranks)
     state = TrainingState(config, data, model)
     stop = StopRequest(same_within=3.0 if ranks.size > 1 else 0.0)
     batches = Batches(config, data, devices, ranks, stop)
@@ -97,26 +97,24 @@ def train(config: TrainConfig) -> int | None:
             folder.keep_config(config)
         stack.enter_context(stop)
         try:
-            run(config, folder, state, batches, ranks, stop)
+            run(folder, state, batches, ranks, stop)
         except Stopped:
-            say(
-                f"stopped by {stop.by or 'another process'} after {state}; all is saved, and the same command continues"
-            )
+            by = stop.by or "another process"
+            say(f"stopped by {by} after {state}; all is saved, and the same command continues")
             return STOPPED
     took = f"{duration(time.monotonic() - started)} since this start"
     say(f"done: {_result(config, state.history, took)}")
     return STOPPED if stop else None  # asked when there was nothing left to stop, but perhaps another job
 
 
-def run(
-    config: TrainConfig, folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks, stop: StopRequest
-) -> None:
+def run(folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks, stop: StopRequest) -> None:
     """Makes the parts of a Trainer and runs it. `folder` exists and holds the configuration; errors as Trainer.run."""
-    data, model, devices, precision = state.data, state.model, state.model.column_devices(), config.runtime.precision
+    config, data, model = state.config, state.data, state.model
+    devices = model.column_devices()
     rule = data.input_rule(config.augment, config.model.input_size)
     noise = data.colour_noise(config.augment)
     inputs = ColumnInputs(rule, devices, config.runtime.channels_last, noise)
-    of_stepper = model, state.optimiser, inputs, config.seed, ranks, precision
+    of_stepper = model, state.optimiser, inputs, config.seed, ranks, config.runtime.precision
     if runtime.fast_form(config.runtime, config.model, devices, ranks.size):
         from alexnet_repro.training.fast_step import FastStepper  # needs Triton
 
@@ -126,15 +124,15 @@ def run(
     forward = forward_for(model, inputs, config.runtime, ranks.size)
     with (
         Background() as background,  # closed last: it writes what the others have submitted
-        Watch(config, folder, state, rule, background) if ranks.first else nullcontext() as watch,
+        Watch(folder, state, rule, background) if ranks.first else nullcontext() as watch,
     ):
         saver = Saver(folder, config.save_minutes, background)
-        Trainer(config, state, batches, stepper, forward, saver, watch, ranks, stop).run()
+        Trainer(state, batches, stepper, forward, saver, watch, stop).run()
 
 
 def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, float]] | None:
-    """The epochs of a run that its schedule has ended, with these settings on these pictures. None for any other, and
-    where that is not sure at a glance.
+    """The history of a run that its schedule has ended, with these settings on these images. None for any other run,
+    and where its last checkpoint cannot tell.
     """
     folder = RunFolder(config.folder)
     if config.allow_changes or not folder.exists():
@@ -142,7 +140,7 @@ def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, flo
     folder.refuse_changes(config)
     try:
         last = load_checkpoint(folder.checkpoint_path(LAST), on_disk=True)
-    except RequestError:  # damaged, say, and the one before may go on
+    except RequestError:  # damaged; the run may continue from the one before
         return None
     same = last.data["plan"] == data.identity()["plan"]
     return last.history if same and phase_after(config.schedule, last.history).finished else None

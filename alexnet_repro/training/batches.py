@@ -1,6 +1,6 @@
 """The batches of a run: read from the shards, or cut from splits that lie in a device's memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -83,10 +83,16 @@ class Batches:
         )  # fmt: skip
         return on_devices(batches, self._devices)
 
-    def validation(self) -> tuple[Iterator[Batch], int]:
-        """Whole images, each on one rank; and how many batches every rank has, for ranks that must act together."""
+    def validation(self, before_batch: Callable[[], None]) -> Iterator[Batch]:
+        """Whole images, each on one rank. `before_batch` is called before each batch that every rank has, so that ranks
+        may act together there; the shares of some are a batch longer.
+        """
         size, ranks = self._config.optim.batch_size, self._ranks
         batches = whole_images(
             self._splits["validation"], self._data.image_size, size, self._loading, rank=ranks.rank, ranks=ranks.size
         )
-        return batches, self.val_images // ranks.size // size
+        on_every_rank = self.val_images // ranks.size // size
+        for number, batch in enumerate(batches):
+            if number < on_every_rank:
+                before_batch()
+            yield batch

@@ -1,22 +1,24 @@
 """Training (section 5): epochs of steps, each epoch followed by validation and a checkpoint, until the schedule ends.
 
-How a run stops. Ctrl-C or SIGTERM sets `stop` in one process at any moment (stop.py); the run ends between two steps,
-saved. A single process looks at `stop` after each step that it submits. Several processes must leave after the same
-step: every step adds up over the ranks whether one was asked to stop (step.py). On GPUs the host submits step n + 1
-before it reads the result of step n, a lag of one step, so that the GPUs never wait; so a rank that reads in the result
-of step n that the run is to stop leaves after step n + 1. Before, during and after validation the ranks ask each other.
-A stop breaks off what only waits: the reading of data, never a step, a validation batch or the writing of a checkpoint.
+The lag. On GPUs the host submits step n + 1 before it reads the result of step n, so that the GPUs never wait for it.
+On the CPU there is no lag.
+
+How a run stops. Ctrl-C or SIGTERM sets `stop` in one process, at any moment (stop.py); the run ends between two steps,
+saved. A single process looks at `stop` after each step that it has submitted. Several processes (ranks) must leave
+after the same step: with each step they add up how many of them are asked to stop (step.py), and if the result of step
+n says that one is, all leave after step n + lag, the one that each has just submitted when it reads this. Before,
+within and after validation they ask each other. A stop interrupts the reading of data, which may hang; it waits for
+the end of a step, of a validation batch, and of the writing of a checkpoint.
 """
 
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, LoaderError, views_of
 from alexnet_repro.evaluation.inference import Forward
 from alexnet_repro.evaluation.validation import validation_errors, validation_sums
@@ -24,7 +26,6 @@ from alexnet_repro.runs.folder import BEST
 from alexnet_repro.training.batches import Batches
 from alexnet_repro.training.health import DeadUnits
 from alexnet_repro.training.optimisers import set_rates
-from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import Phase
 from alexnet_repro.training.state import TrainingState
@@ -46,26 +47,24 @@ class _Submitted:
 
 
 class Trainer:
-    """Trains from `state` on. All parts are of this process; the first of several ranks alone has a `watch`."""
+    """Trains from `state` on. All parts belong to this process; only the first of several ranks has a `watch`."""
 
     def __init__(
         self,
-        config: TrainConfig,
         state: TrainingState,
         batches: Batches,
         stepper: Stepper,
         forward: Forward,
         saver: Saver,
         watch: Watch | None,
-        ranks: Ranks,
         stop: StopRequest,
     ) -> None:
-        self.config, self.state, self.batches = config, state, batches
-        self.stepper, self.forward, self.saver, self.watch = stepper, forward, saver, watch
-        self.ranks, self.stop = ranks, stop
+        self.config, self.ranks = state.config, stepper.ranks
+        self.state, self.batches, self.stepper, self.forward = state, batches, stepper, forward
+        self.saver, self.watch, self.stop = saver, watch, stop
         self._submitted: deque[_Submitted] = deque()
         self._lag = 1 if stepper.inputs.use_gpu else 0  # steps that the host runs ahead of the devices
-        self._last_step: int | None = None  # after which all ranks leave, once one was asked to stop
+        self._last_step: int | None = None  # after which all ranks leave, once one is asked to stop
 
     def run(self) -> None:
         """Until the schedule ends the run. Stopped if it was asked to stop before; RunError if it cannot go on."""
@@ -82,8 +81,7 @@ class Trainer:
             if self.watch:
                 self.watch.epoch(dead_units)
             self._save(self._further_names())
-            if self._asked_to_stop():
-                self._leave()
+            self._stop_if_asked(save=False)
         if self.ranks.first:
             self.saver.finish(lambda: bool(self.stop))
         if self.watch:
@@ -107,7 +105,7 @@ class Trainer:
             progress.seconds, counted = progress.seconds + now - counted, now
             self._settle(self._lag)
             if self._last_step_submitted():
-                self._save_and_leave()
+                self._leave()
             if self.ranks.first and self.saver.due():
                 self._save()
             asked = time.perf_counter()
@@ -138,8 +136,7 @@ class Trainer:
         """Loss and errors of the centre patch of every validation image, each on one rank; and the share of ReLUs that
         none of these images wakes.
         """
-        batches, on_every_rank = self.batches.validation()
-        batches = self._until_stopped(batches, on_every_rank)
+        batches = self.batches.validation(self._stop_if_asked)
         if self.watch:
             batches = self.watch.validation(batches, self.batches.val_images)
         (centre,) = views_of(1, self.stepper.inputs.rule.margin)
@@ -152,7 +149,7 @@ class Trainer:
         return errors, dead_units
 
     def _further_names(self) -> list[str]:
-        """Under which the checkpoint that ends an epoch stays, besides `last`."""
+        """The names, besides `last`, of the checkpoint that ends an epoch."""
         history, names = self.state.history, []
         if min(history, key=lambda row: row["val_top1_error"]) is history[-1]:
             names.append(BEST)
@@ -161,8 +158,8 @@ class Trainer:
         return names
 
     def _save(self, also: list[str] | None = None) -> None:
-        """As the checkpoint `last`, and under the names `also`. The first rank alone writes it."""
-        self._settle()  # a checkpoint lies between two steps
+        """A checkpoint under the name `last` and the names `also`. Only the first rank writes it."""
+        self._settle()  # a checkpoint is a run between two steps: none may be under way
         if not self.ranks.first:
             return
         checkpoint = self.state.checkpoint()
@@ -178,29 +175,17 @@ class Trainer:
         """Whether the step submitted last is the one after which to leave."""
         if self.ranks.size == 1:
             return bool(self.stop)
-        # `>=`, and not a flag set while reading: the first rank reads ahead of the others before it saves.
+        # Not as soon as a result says so: before a save, the first rank reads results earlier than the others do.
         return self._last_step is not None and self.state.step + len(self._submitted) >= self._last_step
 
-    def _asked_to_stop(self) -> bool:
-        """Whether any rank was; the same answer on all, which must all ask."""
-        return self.ranks.any(bool(self.stop), self.stepper.inputs.devices[0])
+    def _stop_if_asked(self, save: bool = True) -> None:
+        """Leaves if any rank is asked to stop. All ranks must call it, and get the same answer."""
+        if self.ranks.any(bool(self.stop), self.stepper.inputs.devices[0]):
+            self._leave(save)
 
-    def _stop_if_asked(self) -> None:
-        if self._asked_to_stop():
-            self._save_and_leave()
-
-    def _until_stopped(self, batches: Iterator[Batch], on_every_rank: int) -> Iterator[Batch]:
-        """The same batches, asking before each of the first `on_every_rank`: more than others have it may not ask."""
-        for number, batch in enumerate(batches):
-            if number < on_every_rank:
-                self._stop_if_asked()
-            yield batch
-
-    def _save_and_leave(self) -> None:
-        self._save()
-        self._leave()
-
-    def _leave(self) -> None:
+    def _leave(self, save: bool = True) -> None:
+        if save:
+            self._save()
         if self.ranks.first:
             self.saver.refuse_loss(self.state.step)
         raise Stopped

@@ -40,18 +40,14 @@ class EpochProgress:
         self.correct += numbers.correct
         self.top5_correct += numbers.top5_correct
 
-    def errors(self) -> dict[str, float]:
-        """Fractions of the images so far. Each was classified by the weights before its own step, with dropout."""
-        return {
-            "train_top1_error": 1 - self.correct / self.images,
-            "train_top5_error": 1 - self.top5_correct / self.images,
-        }
-
     def means(self) -> dict[str, float]:
-        """The epoch so far, as its row of the history has it. Loss in nats, `data_wait` as a fraction of `seconds`."""
+        """The epoch so far, as its row of the history has it: the loss in nats, errors as fractions of the images, each
+        classified before the update of its own step and with dropout, `data_wait` as a fraction of `seconds`.
+        """
         return {
             "train_loss": self.loss_sum / self.images,
-            **self.errors(),
+            "train_top1_error": 1 - self.correct / self.images,
+            "train_top5_error": 1 - self.top5_correct / self.images,
             "images_per_second": self.images / self.seconds,
             "data_wait": self.waited / self.seconds,
             "seconds": self.seconds,

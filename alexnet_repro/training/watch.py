@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, InputRule
 from alexnet_repro.data.loader import with_progress
 from alexnet_repro.model.kernels import kernel_grid
@@ -29,17 +28,10 @@ class Watch:
     `background` encodes images and writes files. The live line ends with the context.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        state: TrainingState,
-        rule: InputRule,
-        background: Background,
-    ) -> None:
+    def __init__(self, folder: RunFolder, state: TrainingState, rule: InputRule, background: Background) -> None:
         """For a run that starts, or continues, from `state`. `folder` holds its configuration."""
-        self.state = state
-        self._config, self._rule, self._background = config, rule, background
+        config = self._config = state.config
+        self.state, self._rule, self._background = state, rule, background
         self._metrics = MetricsLog(folder.metrics, state.step, state.epoch)
         paper = paper_reference(state.data, config.model.conv6 is not None)
         self._dashboard = Dashboard(folder.tensorboard, state.step, paper)

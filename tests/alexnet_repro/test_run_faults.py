@@ -259,7 +259,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(prepared: Path, tmp_pa
     batches = Batches(config, data, model.column_devices(), ranks, stop)
     said = r"step 6: the loss is (nan|inf); stopped before the update\. Largest activations: fc\d\.\w (nan|inf|.+e\+)"
     with pytest.raises(RunError, match=said):
-        run(config, folder, state, batches, ranks, stop)
+        run(folder, state, batches, ranks, stop)
     kept = folder.checkpoint("last")
     assert kept.step == state.step == 5
     for name, weight in model.state_dict().items():

@@ -210,7 +210,7 @@ def test_a_run_goes_on_to_the_bit(prepared: Path, tmp_path: Path, monkeypatch: p
             folder.keep_config(config)
             end = next(broken_off, math.inf)
             try:
-                run(config, folder, state, batches, ranks, stop)
+                run(folder, state, batches, ranks, stop)
             except Killed:
                 continue
             return folder.last_checkpoint()[0].weights  # type: ignore[union-attr]
