@@ -76,7 +76,7 @@ class Dashboard:
 
         `reference`: the paper's final top-1 and top-5 error in percent, drawn as lines, for a run on the paper's data.
         """
-        self._first = step + 1  # of this start; what is written once a start is written there
+        self._first = step + 1  # step of this start, where the configuration and the like are written
         self._file = EventFile(folder, self._first)
         self._reference = reference
         self._seen: dict[str, int] = {}  # the curves, and the last step of each

@@ -118,8 +118,8 @@ class DeadUnits:
         ]
 
     def note(self, layer: str, columns: Sequence[Tensor]) -> None:
-        """What the ReLUs of a layer gave, column by column, where no module says so (FastNetwork). Maps may have been
-        normalised and pooled since: what was 0 everywhere still is, and nothing else.
+        """For a network whose ReLUs are no modules (FastNetwork): the outputs of a layer, column by column. Maps may
+        have been normalised and pooled since the ReLU, which leaves those that are 0 everywhere so, and no others.
         """
         for column, output in zip(getattr(self._model, layer).names, columns, strict=True):
             self._note(f"{layer}.{column}", output)

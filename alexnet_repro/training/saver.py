@@ -64,8 +64,8 @@ class Saver:
     def refuse_loss(self, step: int) -> None:
         """RunError if the run stops after `step` and that could not be saved."""
         if self.pending():
-            raise RunError(f"{self._folder.checkpoints}: the checkpoint of step {step} could not be written; what came "
-                           "after the last one that was is lost. Free some space, and start again")  # fmt: skip
+            raise RunError(f"{self._folder.checkpoints}: the checkpoint of step {step} could not be written; all "
+                           "steps after the last checkpoint are lost. Free some space, and start again")  # fmt: skip
 
     def _wait(self) -> None:
         if self._writing is not None:
