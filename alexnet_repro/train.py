@@ -1,27 +1,34 @@
 """python -m alexnet_repro.train +gpus=2 [data=...] [model=...] [experiment=...] [run=NAME]
 
---multirun experiment=a,b seed=0,1,2      one run after the other, in one process; what is finished is passed over
+--multirun experiment=a,b seed=0,1,2      one run after the other, in one process; finished runs are skipped
 
 torchrun --nproc-per-node=N -m alexnet_repro.train ...    N copies of the columns, each with its share of every batch
 """
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 
 from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.data import PreparedData
+from alexnet_repro.data import ColumnInputs, PreparedData
+from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.checkpoint import load_checkpoint
 from alexnet_repro.runs.folder import LAST, RunFolder
-from alexnet_repro.training.loop import Stopped, Trainer, refuse_small_pictures
+from alexnet_repro.training.background import Background
+from alexnet_repro.training.batches import Batches, refuse_misfit
+from alexnet_repro.training.loop import Trainer
 from alexnet_repro.training.ranks import Ranks
+from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import phase_after
-from alexnet_repro.training.stop import StopRequest
+from alexnet_repro.training.state import TrainingState
+from alexnet_repro.training.step import Stepper
+from alexnet_repro.training.stop import Stopped, StopRequest
 from alexnet_repro.training.transfer import take_weights
+from alexnet_repro.training.watch import Watch
 from data_prep.common.cli import main
 from data_prep.common.errors import STOPPED, RequestError
 from data_prep.common.text import duration, percent
@@ -29,10 +36,11 @@ from data_prep.common.text import duration, percent
 
 def check(config: TrainConfig) -> None:
     """RequestError for whatever can be known to be wrong before one of several jobs begins."""
-    if Ranks.of_environment().size > 1:
+    ranks = Ranks.from_env()
+    if ranks.size > 1:
         raise RequestError("--multirun: not under torchrun; start torchrun once for each job")
     data = PreparedData(config.data.path)
-    refuse_small_pictures(config, data)
+    refuse_misfit(config, data, ranks)
     for split in ("train", "val"):
         data.split(split)
     devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
@@ -44,7 +52,7 @@ def check(config: TrainConfig) -> None:
 
 def train(config: TrainConfig) -> int | None:
     started = time.monotonic()
-    ranks = Ranks.of_environment()
+    ranks = Ranks.from_env()
     # Everything that can be wrong with the request is found out before the run folder is touched.
     data = PreparedData(config.data.path)
     if ranks.size == 1 and (history := _finished(config, data)):
@@ -54,15 +62,17 @@ def train(config: TrainConfig) -> int | None:
         config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
     )
     runtime.fast_form(config.runtime, config.model, devices, ranks.size)
+    refuse_misfit(config, data, ranks)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
     taken = take_weights(config, data, model, folder)
     place(model, devices)
     runtime.configure(config.runtime)
+    state = TrainingState(config, data, model)
     stop = StopRequest(same_within=3.0 if ranks.size > 1 else 0.0)
-    trainer = Trainer(config, data, model, folder, ranks, stop)
+    batches = Batches(config, data, devices, ranks, stop)
     with ExitStack() as stack:
-        stack.enter_context(ranks.joined(devices, config.runtime.loader_timeout))
+        stack.enter_context(ranks.process_group(devices, config.runtime.loader_timeout))
         if ranks.first:
             stack.enter_context(folder.locked())
         ranks.wait(devices[0])
@@ -77,29 +87,52 @@ def train(config: TrainConfig) -> int | None:
         if warning:
             say(f"warning: {warning}")
         if checkpoint:
-            trainer.resume(checkpoint)
-            say(f"continuing after {_position(trainer)}")
+            state.resume(checkpoint)
+            say(f"continuing after {state}")
         elif taken:
-            trainer.init_from = taken.record
+            state.init_from = taken.record
             say(taken.summary)
-        trainer.agree()
+        state.refuse_disagreement(ranks)
         if ranks.first:
             folder.write_config(config)
         stack.enter_context(stop)
         try:
-            trainer.run()
+            run(folder, state, batches, ranks, stop)
         except Stopped:
-            say(f"stopped by {stop.by or 'another process'} after {_position(trainer)}; all is saved, and the same "
-                "command continues")  # fmt: skip
+            by = stop.by or "another process"
+            say(f"stopped by {by} after {state}; all is saved, and the same command continues")
             return STOPPED
     took = f"{duration(time.monotonic() - started)} since this start"
-    say(f"done: {_result(config, trainer.history, took)}")
+    say(f"done: {_result(config, state.history, took)}")
     return STOPPED if stop else None  # asked when there was nothing left to stop, but perhaps another job
 
 
+def run(folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks, stop: StopRequest) -> None:
+    """Makes the parts of a Trainer and runs it. `folder` exists and holds the configuration; errors as Trainer.run."""
+    config, data, model = state.config, state.data, state.model
+    devices = model.column_devices()
+    rule = data.input_rule(config.augment, config.model.input_size)
+    noise = data.colour_noise(config.augment)
+    inputs = ColumnInputs(rule, devices, config.runtime.channels_last, noise)
+    of_stepper = model, state.optimiser, inputs, config.seed, ranks, config.runtime.precision
+    if runtime.fast_form(config.runtime, config.model, devices, ranks.size):
+        from alexnet_repro.training.fast_step import FastStepper  # needs Triton
+
+        stepper: Stepper = FastStepper(*of_stepper, noise, config.optim.batch_size)
+    else:
+        stepper = Stepper(*of_stepper)
+    forward = forward_for(model, inputs, config.runtime, ranks.size)
+    with (
+        Background() as background,  # closed last: it writes what the others have submitted
+        Watch(folder, state, rule, background) if ranks.first else nullcontext() as watch,
+    ):
+        saver = Saver(folder, config.save_minutes, background)
+        Trainer(state, batches, stepper, forward, saver, watch, stop).run()
+
+
 def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, float]] | None:
-    """The epochs of a run that its schedule has ended, with these settings on these pictures. None for any other, and
-    where that is not sure at a glance.
+    """The history of a run that its schedule has ended, with these settings on these images. None for any other run,
+    and where its last checkpoint cannot tell.
     """
     folder = RunFolder(config.folder)
     if config.allow_changes or not folder.exists():
@@ -107,7 +140,7 @@ def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, flo
     folder.refuse_changes(config)
     try:
         last = load_checkpoint(folder.checkpoint_path(LAST), on_disk=True)
-    except RequestError:  # damaged, say, and the one before may go on
+    except RequestError:  # damaged; the run may continue from the one before
         return None
     same = last.data["plan"] == data.identity()["plan"]
     return last.history if same and phase_after(config.schedule, last.history).finished else None
@@ -121,11 +154,6 @@ def _result(config: TrainConfig, history: Sequence[dict[str, float]], took: str 
         f"next: python -m alexnet_repro.evaluate run={config.run}"
         + (f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else "")
     )
-
-
-def _position(trainer: Trainer) -> str:
-    within = f" and {trainer.within.batch} batches" if trainer.within.batch else ""
-    return f"{trainer.epoch} epochs{within}, step {trainer.step}"
 
 
 def _silent(_text: str) -> None:

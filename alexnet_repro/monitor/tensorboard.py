@@ -1,4 +1,4 @@
-"""The TensorBoard dashboards of a run. Errors and shares are shown in percent, elsewhere they are fractions."""
+"""The TensorBoard dashboard of a run. It shows errors and shares in percent; everywhere else they are fractions."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 from alexnet_repro.config import LAYERS, TrainConfig
 from alexnet_repro.monitor.events import EventFile
 
-# What the loop calls a number (metrics.jsonl has the same names), and its tag here. A name with a slash is a tag.
+# Names of numbers in metrics.jsonl and the history, and their tags here. A name with a slash is a tag itself.
 _TAGS = {
     "train_top1_error": "error_percent/train_top1",
     "train_top5_error": "error_percent/train_top5",
@@ -43,8 +43,8 @@ def _by_layer(tag: str) -> dict[str, str]:
     return {f"{layer}, by column": rf"^{tag}/{layer}\." for layer in LAYERS}
 
 
-# Category, charts, and the tags of a chart as a regular expression: TensorBoard shows one layout for all runs, and
-# merges charts of several runs only if they are the same to the letter.
+# Categories, their charts, and the tags of each chart as a regular expression. TensorBoard has one layout for all runs,
+# and merges charts of several runs only if they are equal to the letter.
 _LAYOUT = {
     "Errors (%)": {
         "top-1: training, validation (centre patch), paper": r"^error_percent/.*top1$",
@@ -64,27 +64,27 @@ _LAYOUT = {
     "Norm of the velocity": _by_layer("velocity_norm"),
 }
 
-_KERNEL_ZOOM = 4  # screen pixels a kernel's pixel
-BATCH_PICTURES = 16
+_KERNEL_ZOOM = 4  # screen pixels for each pixel of a kernel
+BATCH_IMAGES = 16  # of an augmented batch that are shown
 
 
 class Dashboard:
-    """One writer a run, in `folder`; a continued run passes the `step` it has reached, and what lies beyond vanishes.
-
-    `reference`: the paper's final top-1 and top-5 error in percent, drawn as lines; only for a run on what the paper
-    used. No method fails or waits for a full disk: see EventFile.
-    """
+    """One event file for each start of a run. No method fails or waits for a full disk: see EventFile."""
 
     def __init__(self, folder: Path, step: int, reference: tuple[float, float] | None = None) -> None:
-        self._first = step + 1  # of this start; what is written once a start is written there
+        """A run that continues after `step`: TensorBoard drops what an earlier start has written beyond.
+
+        `reference`: the paper's final top-1 and top-5 error in percent, drawn as lines, for a run on the paper's data.
+        """
+        self._first = step + 1  # step of this start, where the configuration and the like are written
         self._file = EventFile(folder, self._first)
         self._reference = reference
         self._seen: dict[str, int] = {}  # the curves, and the last step of each
         self._shown: list[str | list[str]] = []  # the charts of the layout last written
 
     def start(self, configuration: str, hyper_parameters: Mapping[str, bool | str | float | int]) -> None:
-        """`configuration`: the resolved YAML. The hyper-parameters stand in the HParams tab beside the latest errors,
-        which are the final ones once the run has ended.
+        """`configuration`: the resolved YAML. The HParams tab shows the hyper-parameters beside the latest errors: the
+        final ones, once the run has ended.
         """
         code = "".join(f"    {line}\n" for line in configuration.splitlines())  # Markdown's mark for code
         self._file.add(summary.text("configuration", code), self._first)
@@ -125,26 +125,23 @@ class Dashboard:
         self._file.flush()
 
     def batch(self, step: int, images: Tensor, mean: Tensor) -> None:
-        """Some pictures of an augmented batch, as the network sees them but for the mean, which is added again so that
-        a person can tell what they are.
+        """Some images of an augmented batch, as the network sees them but with the mean added again, so that people can
+        recognise them.
 
         `images`: float [N, C, H, W], grey levels minus the mean; `mean`: float [C, H, W] or what broadcasts to it.
         """
-        some = images[:BATCH_PICTURES].detach().to("cpu", torch.float32) + mean.detach().to("cpu", torch.float32)
+        some = images[:BATCH_IMAGES].detach().to("cpu", torch.float32) + mean.detach().to("cpu", torch.float32)
         pixels = some.round().clamp(0, 255).to(torch.uint8)
-        grid = make_grid(pixels, nrow=BATCH_PICTURES // 2, padding=2, pad_value=255)
+        grid = make_grid(pixels, nrow=BATCH_IMAGES // 2, padding=2, pad_value=255)
         self._file.add(summary.image("pictures/augmented_batch", grid.numpy(), dataformats="CHW"), step)
 
     def finish(self) -> None:
-        """After `start`: the run has ended as its schedule wants, and HParams calls it a success. Twice is harmless."""
+        """The schedule has ended the run: HParams lists it as a success. After `start`; twice is harmless."""
         self._file.add(self._end_of_session, self._first)
         self._file.flush()
 
     def flush(self) -> None:
         """Call it before a checkpoint within an epoch, so that a run killed after it has no gap before it."""
-        self._file.flush()
-
-    def close(self) -> None:
         self._file.flush()
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
@@ -160,7 +157,7 @@ class Dashboard:
                 self._scalar(tag, percent / 100, step)
 
     def _lay_out(self) -> None:
-        """Writes the layout again whenever a chart gets its first curve, so that none is ever empty."""
+        """Writes the layout again whenever a chart gets its first curve, so that no chart is ever empty."""
         layout: dict[str, dict[str, list[str | list[str]]]] = {}
         for category, charts in _LAYOUT.items():
             filled: dict[str, list[str | list[str]]] = {
@@ -177,9 +174,9 @@ class Dashboard:
 
 
 def hyper_parameters(config: TrainConfig) -> dict[str, bool | str | float | int]:
-    """What runs are told apart by: the plain settings of the recipe, without the layers' shapes.
+    """The settings by which the HParams tab compares runs: the plain ones of the recipe, without the layers' shapes.
 
-    TensorBoard shows the first few by alphabet until asked for more, hence the names: the profiles come first.
+    TensorBoard shows the first few in alphabetical order until asked for more, hence the names: profiles come first.
     """
     chosen: dict[str, bool | str | float | int] = {"seed": config.seed, "data": config.data.path}
     for group in ("model", "augment", "optim", "schedule"):

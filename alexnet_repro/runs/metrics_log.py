@@ -6,38 +6,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.common.files import write_atomically
+from data_prep.common.files import AppendOnlyFile, write_atomically
 
 
 class MetricsLog:
-    """Appends to the file; a full disk costs no line, and no run."""
+    """Appends to the file, as AppendOnlyFile does: a full disk stops no run."""
 
     def __init__(self, path: Path, step: int, epochs: int) -> None:
-        """A run that goes on after `step`, with so many epochs done, drops what lies beyond: it comes again."""
-        self._path = path
-        self._waiting = ""
-        self._complained = False
+        """A run that continues after `step`, with `epochs` done, drops the lines beyond: it writes them again."""
         kept = "".join(_lines_up_to(path, step, epochs)).encode()
         write_atomically(path, lambda file: file.write(kept))
-        self._length = len(kept)
+        self._file = AppendOnlyFile(path, len(kept))
 
     def add(self, kind: str, numbers: Mapping[str, Any]) -> None:
         """`numbers` has a `step`."""
-        self._waiting += json.dumps({"kind": kind, **numbers}) + "\n"
-        data = self._waiting.encode()
-        try:
-            with self._path.open("r+b") as file:
-                file.truncate(self._length)  # half a line, from an attempt before
-                file.seek(self._length)
-                file.write(data)
-        except OSError as error:
-            if not self._complained:
-                print(f"warning: {self._path}: cannot be written ({error.strerror}); its lines are kept until it can",
-                      file=sys.stderr)  # fmt: skip
-            self._complained = True
-            return
-        self._length += len(data)
-        self._waiting, self._complained = "", False
+        self._file.append((json.dumps({"kind": kind, **numbers}) + "\n").encode())
+        self._file.flush()
 
 
 def _lines_up_to(path: Path, step: int, epochs: int) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""The start of a run: as long as the network guesses, its loss is ln(classes). The text's recipe stays there for some
-time, with more classes for longer; docs/claims.md has what was measured.
+"""The start of a run: while the network guesses, its loss is ln(classes). With the text's recipe that lasts some time,
+longer with more classes; docs/claims.md has the measurements.
 """
 
 import math
@@ -23,8 +23,8 @@ _TIMES_MEASURED, _STEPS_A_CLASS, _AT_LEAST = 3, 20, 500
 
 
 def epochs_at_chance(below: float | None, history: Sequence[Mapping[str, float]]) -> int:
-    """How many epochs came before the first whose mean training loss is below that share of ln(classes), which is its
-    `chance_loss`; None: 0. An epoch without one, of a run that began before it was noted, counts as such a first one.
+    """The number of epochs before the first whose mean training loss is below `below` times its `chance_loss`, which is
+    ln(classes); 0 if `below` is None. An epoch of an older run, without a `chance_loss`, counts as below.
     """
     if below is None:
         return 0
@@ -36,8 +36,8 @@ def epochs_at_chance(below: float | None, history: Sequence[Mapping[str, float]]
 
 
 def steps_expected(classes: int) -> float | None:
-    """At which step the text's recipe leaves ln(classes): on a straight line between the logarithms of what was
-    measured, and None beyond.
+    """The step at which the text's recipe leaves ln(classes): interpolated between the measurements, linearly in the
+    logarithms of both; None outside them.
     """
     known = sorted(MEASURED.items())
     for (few, early), (many, late) in pairwise(known):
@@ -48,8 +48,8 @@ def steps_expected(classes: int) -> float | None:
 
 
 def step_that_left(entries: Sequence[Mapping[str, float]], classes: int, together: int = 3) -> int | None:
-    """Of metrics.jsonl's entries of kind steps: the first step where the mean loss of so many in a row is below LEFT
-    times ln(classes); None if there is none.
+    """The first step at which the mean loss of `together` entries in a row is below LEFT times ln(classes); None if
+    there is none. `entries`: of metrics.jsonl, of kind steps.
     """
     for end in range(together, len(entries) + 1):
         few = entries[end - together : end]
@@ -59,9 +59,9 @@ def step_that_left(entries: Sequence[Mapping[str, float]], classes: int, togethe
 
 
 class Start:
-    """What to say of a run of `config` that goes on after the epochs of `history`, until its loss has left ln(classes).
+    """What to say of the loss of a run until it leaves ln(classes). The run continues after the epochs of `history`.
 
-    `note` is for the live line, and empty once it has.
+    `note` is for the live line, and empty once the loss has left.
     """
 
     def __init__(self, config: TrainConfig, classes: int, history: Sequence[Mapping[str, float]] = ()) -> None:
@@ -74,7 +74,7 @@ class Start:
             self._late = _TIMES_MEASURED * self._expected
 
     def after(self, step: int, loss: float) -> str:
-        """`loss`: the mean of the last few steps. A warning, once, if it should have left long ago; else empty."""
+        """A warning, once, if the loss should have left long before `step`; else empty. `loss`: mean of some steps."""
         self._over = self._over or loss < LEFT * self._chance
         where = "still at" if loss < 1.05 * self._chance else "above"
         chance = f"{where} ln({self._classes}) = {self._chance:.2f}"

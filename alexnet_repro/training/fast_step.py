@@ -1,5 +1,5 @@
 """The step of step.py in its fast form: the network of model/fast.py, and, where all columns lie on one GPU, everything
-from the input to the update captured once as a CUDA graph and replayed from then on, so that the host gives a step in a
+from the input to the update captured once as a CUDA graph and replayed from then on: the host submits a step in a
 fraction of a millisecond.
 
 A graph repeats what was captured, so whatever changes from step to step lies in tensors that stay where they are: the
@@ -96,7 +96,7 @@ class FastStepper(Stepper):
             getattr(self._batch, name).copy_(tensor, non_blocking=True)
 
     def _capture(self, noise: bool) -> None:
-        """Changes nothing of the network: during the steps before the capture the guard holds every update back."""
+        """Changes nothing of the network: `found_inf` holds back the updates of the steps before the capture."""
         assert isinstance(self.optimiser, PaperSGD) and self._batch is not None
         found_inf = self.optimiser.found_inf
         assert found_inf is not None
@@ -116,8 +116,8 @@ class FastStepper(Stepper):
         found_inf.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        # A stream of our own, for PyTorch's lies on whatever GPU was current when it was first used. thread_local: the
-        # thread that pins batches may go on meanwhile.
+        # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: the thread
+        # that pins batches may go on meanwhile.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self._numbers = self._step(batches, noise)
         self._graph = graph

@@ -1,8 +1,7 @@
-"""How a network in training is: norms of its weights and velocities, and its dead units."""
+"""The state of a network in training: norms of weights and velocities, learning rates, GPU memory, dead units."""
 
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -10,31 +9,28 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alexnet_repro.model import AlexNet
-from alexnet_repro.model.alexnet import Weights
-
-
-class KnowsVelocities(Protocol):
-    """PaperSGD, which this package may not import: training builds on reporting."""
-
-    def velocity(self, parameter: Tensor) -> Tensor | None: ...
+from alexnet_repro.training.optimisers import Optimiser
 
 
 @torch.no_grad()
-def norms(model: AlexNet, optimiser: KnowsVelocities) -> dict[str, float]:
+def norms(model: AlexNet, optimiser: Optimiser) -> dict[str, float]:
     """Euclidean norms of the weights w and of their velocity v (section 5), by layer and column:
-    `weight_norm/conv1.a`, `velocity_norm/conv1.a`. Biases are left out: their start at 1 would hide the dense weights.
+    `weight_norm/conv1.a`, `velocity_norm/conv1.a`. Before its first step a velocity is 0. Biases are left out: their
+    start at 1 would hide the dense weights.
 
-    The host waits once for the device, whatever the number of layers. Before its first step a velocity is 0.
+    The host waits once for the device, whatever the number of layers.
     """
-    names, values = [], []
-    for layer, column, part in _parts(model):
-        velocity = optimiser.velocity(part.weight)
-        names += [f"weight_norm/{layer}.{column}", f"velocity_norm/{layer}.{column}"]
-        # One velocity at a time: all at once would take the memory of a second network.
-        for tensor in (part.weight, part.weight.new_zeros(1) if velocity is None else velocity):
-            # Summed in float32 on a CPU, fc6's 38 million squares come out wrong in the fourth digit.
-            values.append(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
-    return dict(zip(names, _to_host(values), strict=True))
+    # Summed in float32 on a CPU, fc6's 38 million squares come out wrong in the fourth digit.
+    norm = partial(torch.linalg.vector_norm, dtype=torch.float64)
+    device = model.column_devices()[0]
+    found: dict[str, Tensor] = {}
+    for name, layer in model.layers().items():
+        for column, part in zip(layer.names, layer.parts(), strict=True):
+            # One velocity at a time: all at once would take the memory of a second network.
+            velocity = optimiser.velocity(part.weight)
+            found[f"weight_norm/{name}.{column}"] = norm(part.weight)
+            found[f"velocity_norm/{name}.{column}"] = norm(part.weight.new_zeros(1) if velocity is None else velocity)
+    return dict(zip(found, torch.stack([value.to(device) for value in found.values()]).tolist(), strict=True))
 
 
 def learning_rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
@@ -79,12 +75,11 @@ class DeadUnits:
 
     def __enter__(self) -> "DeadUnits":
         for name, _, module in self._relus():
-            self._hooks.append(module.register_forward_hook(self._watcher(name)))
+            hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: self._note(name, output))
+            self._hooks.append(hook)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -123,8 +118,8 @@ class DeadUnits:
         ]
 
     def note(self, layer: str, columns: Sequence[Tensor]) -> None:
-        """What the ReLUs of a layer gave, column by column, where no module says so (FastNetwork). Maps may have been
-        normalised and pooled since: what was 0 everywhere still is, and nothing else.
+        """For a network whose ReLUs are no modules (FastNetwork): the outputs of a layer, column by column. Maps may
+        have been normalised and pooled since the ReLU, which leaves those that are 0 everywhere so, and no others.
         """
         for column, output in zip(getattr(self._model, layer).names, columns, strict=True):
             self._note(f"{layer}.{column}", output)
@@ -135,19 +130,3 @@ class DeadUnits:
         alive = output.detach().amax([d for d in range(output.ndim) if d != 1]) != 0
         seen = self._alive.get(name)
         self._alive[name] = alive if seen is None else seen | alive
-
-    def _watcher(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, inputs, output: self._note(name, output)
-
-
-def _parts(model: AlexNet) -> list[tuple[str, str, Weights]]:
-    return [
-        (name, column, part)
-        for name, layer in model.layers().items()
-        for column, part in zip(layer.names, layer.parts(), strict=True)
-    ]
-
-
-def _to_host(values: list[Tensor]) -> list[float]:
-    numbers: list[float] = torch.stack([value.to(values[0].device) for value in values]).tolist()
-    return numbers

@@ -1,4 +1,6 @@
-"""The optimiser that conf/optim asks for, with a group of parameters for each rate that the schedule may set."""
+"""The optimiser that conf/optim asks for: the paper's (sgd.py) or Adam, with a group of parameters for each rate that
+the schedule may set; and what a checkpoint keeps of it.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,8 +17,8 @@ from data_prep.common.errors import RequestError
 
 
 class Adam(torch.optim.Adam):
-    """PyTorch's, with what training asks of PaperSGD too: a group whose rate is 0 is frozen, and where `found_inf` is 1
-    when the step runs on the device, nothing is changed.
+    """PyTorch's Adam, with what training needs of PaperSGD: a rate of 0 freezes a group, `found_inf` as there, and the
+    methods below.
     """
 
     BUFFERS = ("exp_avg", "exp_avg_sq", "step")
@@ -37,13 +39,15 @@ class Adam(torch.optim.Adam):
         super().step()
 
     def velocity(self, parameter: Tensor) -> Tensor | None:
-        """The running mean of the gradient, times minus the rate; None before the first step."""
+        """What stands for the velocity v of section 5: minus the rate times the running mean of the gradient. None
+        before the first step.
+        """
         group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
         mean = self.state[parameter].get("exp_avg")
         return None if mean is None else mean * -group["lr"]
 
     def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-        """As PaperSGD's; no rates."""
+        """As PaperSGD.buffers; no rates."""
         kept: dict[str, dict[str, Tensor]] = {buffer: {} for buffer in self.BUFFERS}
         for parameter, name in names.items():
             for buffer, tensor in self.state[parameter].items():
@@ -53,7 +57,7 @@ class Adam(torch.optim.Adam):
     def restore(
         self, names: Mapping[Tensor, str], buffers: Mapping[str, Mapping[str, Tensor]], _rates: Mapping[str, float]
     ) -> None:
-        """As PaperSGD's."""
+        """As PaperSGD.restore."""
         for parameter, name in names.items():
             if name in buffers["step"]:
                 self.state[parameter] = {
@@ -65,12 +69,12 @@ Optimiser = PaperSGD | Adam
 
 
 def optimiser_for(config: OptimConfig, model: AlexNet, layers_apart: Iterable[str] = ()) -> Optimiser:
-    """A group for the weights and one for the biases, and two more for each of `layers_apart` and for each layer with a
-    decay of its own. RequestError if the network lacks one of these.
+    """A group for the weights and one for the biases, and two more for each layer of `layers_apart` or with a decay of
+    its own. RequestError if `config` gives a decay to a layer that the network lacks.
     """
     if unknown := sorted(config.layer_decay.keys() - model.layers().keys()):
         raise RequestError(f"optim.layer_decay.{unknown[0]}: the network has no {unknown[0]}; remove it")
-    members: dict[tuple[str, bool], list[Tensor]] = {}
+    members: dict[tuple[str, bool], list[Tensor]] = {}  # by layer ("": all others) and whether biases
     apart = {*layers_apart, *config.layer_decay}
     for name, parameter in model.named_parameters():
         layer = name.split(".")[0]
@@ -103,15 +107,15 @@ def set_rates(optimiser: Optimiser, phase: Phase) -> None:
 
 
 def buffers_of(model: AlexNet, optimiser: Optimiser) -> dict[str, Any]:
-    """`buffers` and `buffer_rates` of a checkpoint; the buffers are the optimiser's own."""
+    """`buffers` and `buffer_rates` of a checkpoint. The buffers are the optimiser's own: the next step changes them."""
     buffers, rates = optimiser.buffers(_names(model))
     return {"buffers": buffers, "buffer_rates": rates}
 
 
 def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: Optimiser) -> None:
-    """Puts weights and buffers where the columns are; the next step is, to the bit, as if there had been no pause.
+    """Copies weights and buffers to where the columns are; the next step is, to the bit, as without the interruption.
 
-    RequestError if the checkpoint is of another rule.
+    RequestError if the checkpoint was written with another optim.rule.
     """
     if set(checkpoint.buffers) != set(optimiser.BUFFERS):
         raise RequestError("optim.rule: cannot change within a run; init_from=RUN begins another with its weights")

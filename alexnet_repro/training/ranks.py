@@ -15,7 +15,7 @@ from data_prep.common.errors import RequestError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all, and among those of its machine. Alone: 0 of 1."""
+    """This process's number among all, and among those of its machine. By default 0 of 1: no torchrun."""
 
     rank: int = 0
     size: int = 1
@@ -23,8 +23,8 @@ class Ranks:
     local_size: int = 1
 
     @classmethod
-    def of_environment(cls) -> "Ranks":
-        """As torchrun says; alone without it."""
+    def from_env(cls) -> "Ranks":
+        """From the variables that torchrun sets; 0 of 1 without them. RequestError if some are missing."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if "WORLD_SIZE" not in os.environ:
             return cls()
@@ -39,13 +39,19 @@ class Ranks:
         """The one that writes and prints."""
         return self.rank == 0
 
-    def add_up(self, numbers: Tensor) -> Tensor:
+    def all_reduce(self, numbers: Tensor) -> Tensor:
         """The sum over all ranks, in place, on every rank."""
         if self.size > 1:
             dist.all_reduce(numbers)
         return numbers
 
-    def same_everywhere(self, numbers: Tensor) -> bool:
+    def any(self, mine: bool, device: torch.device) -> bool:
+        """Whether it is true on any rank: the same answer on all, which must all ask. `device`: of the rank's first
+        column.
+        """
+        return mine if self.size == 1 else self.all_reduce(torch.tensor(float(mine), device=device)).item() > 0
+
+    def agree(self, numbers: Tensor) -> bool:
         """Whether the first rank has the same `numbers` as this one."""
         if self.size == 1:
             return True
@@ -54,13 +60,15 @@ class Ranks:
         return torch.equal(of_first, numbers)
 
     def wait(self, device: torch.device) -> None:
-        """Until all ranks are here. `device`: the first of this rank's columns."""
-        self.add_up(torch.zeros(1, device=device)).item()
+        """Until all ranks are here. `device`: of the rank's first column."""
+        self.all_reduce(torch.zeros(1, device=device)).item()
 
     @contextmanager
-    def joined(self, devices: list[torch.device], patience: float) -> Iterator[None]:
-        """Connected with the others: over NCCL between GPUs, over gloo between CPUs. A rank that waits for the others
-        gives up `patience` seconds (0: a week) and ten minutes after they should have answered.
+    def process_group(self, devices: list[torch.device], timeout: float) -> Iterator[None]:
+        """Connects the ranks: by NCCL between GPUs, by gloo between CPUs. Without other ranks, does nothing.
+
+        `devices`: of this rank's columns. A rank waits ten minutes longer for the others than for its own data:
+        `timeout` + 600 s, or a week if `timeout` is 0. RequestError if some columns are on GPUs and some on the CPU.
         """
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
@@ -71,7 +79,7 @@ class Ranks:
         if len(kinds) > 1:
             raise RequestError(f"devices={[str(device) for device in devices]}: with torchrun all columns must be on "
                                "GPUs, or all on the CPU")  # fmt: skip
-        timeout = timedelta(seconds=patience + 600) if patience else timedelta(weeks=1)
-        dist.init_process_group("nccl" if kinds == {"cuda"} else "gloo", timeout=timeout)
+        longest = timedelta(seconds=timeout + 600) if timeout else timedelta(weeks=1)
+        dist.init_process_group("nccl" if kinds == {"cuda"} else "gloo", timeout=longest)
         yield
-        dist.destroy_process_group()  # not after an error: it may wait for ranks that wait for this one
+        dist.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one

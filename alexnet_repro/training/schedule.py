@@ -1,4 +1,4 @@
-"""What holds in an epoch, as a pure function of the past (section 5): learning rates, and whether colour noise."""
+"""Learning rates, and whether there is colour noise, of each epoch: pure functions of the epochs before (section 5)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from alexnet_repro.training.chance import epochs_at_chance
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds for the next epoch. Rates are multiples of the first ones."""
+    """Rates and noise of the next epoch. Rates are multiples of the first ones."""
 
     finished: bool
     weights: float = 1.0
@@ -28,9 +28,10 @@ class Phase:
 def next_phase(
     config: ScheduleConfig, val_errors: Sequence[float], train_errors: Sequence[float] = (), not_counted: int = 0
 ) -> Phase:
-    """The errors (fractions) of each epoch so far, of which the first `not_counted` are part of no plateau.
+    """By the plateau rule if `config` has a patience, else by its recorded changes.
 
-    With `patience` by the plateau rule, without by the recorded `changes`.
+    `val_errors`, `train_errors`: top-1, as fractions, of each epoch so far. The first `not_counted` epochs are part of
+    no plateau.
     """
     until = config.until_train_error
     if until is not None and any(error <= until for error in train_errors):
@@ -43,7 +44,7 @@ def next_phase(
 
 
 def phase_after(config: ScheduleConfig, history: Sequence[Mapping[str, float]]) -> Phase:
-    """As next_phase, from a run's history."""
+    """next_phase, from the rows of a run's history."""
     val_errors, train_errors = ([row[f"{split}_top1_error"] for row in history] for split in ("val", "train"))
     return next_phase(config, val_errors, train_errors, epochs_at_chance(config.counts_once_loss_below, history))
 
@@ -81,5 +82,5 @@ def _recorded(config: ScheduleConfig, epochs_done: int) -> Phase:
 
 
 def layers_with_own_rates(config: ScheduleConfig) -> set[str]:
-    """Every layer that some change of the schedule singles out."""
+    """The layers to which some change of the schedule gives a rate."""
     return {layer for change in config.changes for layer in change.layers or {}}

@@ -10,12 +10,12 @@ from torch import Tensor
 class PaperSGD(torch.optim.SGD):
     """v <- momentum v - weight_decay eps w - eps grad;  w <- w + v.
 
-    PyTorch keeps b = -v / eps and applies w <- w - eps b. The two rules are one as long as eps stays; when eps changes,
+    PyTorch keeps b = -v / eps and applies w <- w - eps b. The two rules are the same while eps stays. When eps changes,
     the paper's v keeps its scale, so b is multiplied by old / new before the next step. A rate of 0 freezes the group:
     weights and velocity stay as they are.
 
-    `found_inf`, a float tensor of one element: where it is 1 when the step runs on the device, nothing is changed. The
-    host need not know (PyTorch's fused kernels have this for mixed precision).
+    `found_inf`, a float tensor of one element on the device: if it is 1 when the step runs there, nothing is changed,
+    and the host need not know. (PyTorch's fused kernels read it, and `grad_scale`, for mixed precision.)
     """
 
     BUFFERS = ("momentum_buffer",)
@@ -42,8 +42,8 @@ class PaperSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Creates missing velocities, and rescales them after a change of rate: for a step that is captured, whose
-        replays would repeat both.
+        """Creates missing velocities, and rescales those of groups whose rate has changed. To be called before a step
+        is captured as a CUDA graph, or every replay would do both again.
         """
         for group in self.param_groups:
             if group["lr"] == 0:
@@ -62,14 +62,14 @@ class PaperSGD(torch.optim.SGD):
         group["buffer_rate"] = group["lr"]
 
     def velocity(self, parameter: Tensor) -> Tensor | None:
-        """v of section 5 for one parameter, or None before its first step."""
+        """v of section 5 for one parameter, of its shape; None before its first step."""
         group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
         buffer = self.state[parameter].get("momentum_buffer")
         return None if buffer is None else buffer * -group["buffer_rate"]
 
     def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-        """What the next step needs besides the weights, by PyTorch's names and then by the parameters' `names`: the
-        tensors that the next step changes, none before the first. And for each parameter the rate of its buffer.
+        """What the next step needs besides the weights: buffers, by PyTorch's name of the buffer and then by the
+        parameter's name in `names` (none before the first step), and for each parameter the rate of its buffer.
         """
         kept = {name: self.state[parameter].get("momentum_buffer") for parameter, name in names.items()}
         rates = {names[p]: group["buffer_rate"] for group in self.param_groups for p in group["params"]}
@@ -78,14 +78,14 @@ class PaperSGD(torch.optim.SGD):
     def restore(
         self, names: Mapping[Tensor, str], buffers: Mapping[str, Mapping[str, Tensor]], rates: Mapping[str, float]
     ) -> None:
-        """Takes what `buffers` gave; the next step is, to the bit, as if there had been no pause."""
+        """Takes what `buffers` gave; the next step is, to the bit, as without the interruption."""
         for group in self.param_groups:
             kept = [buffers["momentum_buffer"].get(names[parameter]) for parameter in group["params"]]
             if all(buffer is None for buffer in kept):  # no step yet, or frozen from the first
                 continue
             rate = group["buffer_rate"] = rates[names[group["params"][0]]]
             for parameter, buffer in zip(group["params"], kept, strict=True):
-                # Rates differ in a group, or a buffer is missing, only if a run goes on with other groups than before.
+                # Rates differ within a group, or a buffer is missing, only if a run continues with other groups.
                 own = rates[names[parameter]]
                 buffer = torch.zeros_like(parameter) if buffer is None else buffer.to(parameter.device)
                 self.state[parameter]["momentum_buffer"] = buffer if own == rate else buffer * own / rate

@@ -1,7 +1,8 @@
 """One step of section 5: forward through both columns, mean log-loss of the batch, backward, update."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
+from alexnet_repro.evaluation.metrics import TOP_K
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runtime import autocast
 from alexnet_repro.training.optimisers import Optimiser
@@ -17,19 +19,21 @@ from alexnet_repro.training.ranks import Ranks
 
 @dataclass
 class Numbers:
-    """What a step came to, over all ranks."""
+    """The result of a step, over all ranks, before its update."""
 
-    loss: float  # mean over the batch, in nats, before the update
-    correct: int  # right at first guess
-    among_five: int  # right within five guesses
-    stop: bool  # whether some rank was asked to stop
+    images: int  # in the batch
+    loss: float  # mean over the batch, in nats
+    correct: int  # images whose label is the first guess
+    top5_correct: int  # images whose label is among the first five guesses
+    stop: bool  # whether some rank had been asked to stop when it began the step
 
 
 class Outcome:
-    """The numbers of a step that may still be running: reading them waits for it, making them does not."""
+    """The result of a step that may still be running. To read it is to wait for the step; to make it is not."""
 
-    def __init__(self, numbers: Tensor, total: int) -> None:
-        self.total = total
+    def __init__(self, numbers: Tensor, images: int) -> None:
+        """`numbers`: what Stepper.learn returned. `images`: in the batch, over all ranks."""
+        self._images = images
         self._event: torch.cuda.Event | None = None
         if numbers.device.type == "cuda":
             self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
@@ -41,15 +45,15 @@ class Outcome:
     def read(self) -> Numbers:
         if self._event is not None:
             self._event.synchronize()
-        loss_sum, correct, among_five, stop = self._numbers.tolist()
-        return Numbers(loss_sum / self.total, round(correct), round(among_five), stop > 0)
+        loss_sum, correct, top5_correct, stop = self._numbers.tolist()
+        return Numbers(self._images, loss_sum / self._images, round(correct), round(top5_correct), stop > 0)
 
 
 class Stepper:
-    """Gives the devices one step after the other, and never waits for them.
+    """Submits one step after the other to the devices, and never waits for them.
 
-    If the loss of a step is not finite, on any rank, neither that step nor a later one changes the network: the devices
-    see to it themselves, so that the host may find out afterwards.
+    If the loss of a step is not finite, on any rank, neither that step nor a later one changes the network. The devices
+    hold the updates back themselves, so the host may find out afterwards.
     """
 
     def __init__(
@@ -72,12 +76,14 @@ class Stepper:
         optimiser.found_inf = torch.zeros((), device=device)
 
     def columns(self, batches: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
-        """The network's input for a step, and its dropout masks."""
+        """The network's input for a step, column by column. Seeds the dropout masks of the step as well."""
         self.model.seed_dropout(self.seed, step, self.ranks.rank)
         return self.inputs.of_batches(batches, noise)
 
     def __call__(self, batches: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> Outcome:
-        """`batches`: this rank's share of the step's batch, on every device that has a column."""
+        """`batches`: this rank's share of the step's batch, on every device that has a column. `step`: counted from 0.
+        `stop`: whether this rank was asked to stop; the outcome says whether any was.
+        """
         columns = self.columns(batches, step, noise)
         with autocast(self.precision, self.inputs.devices):
             logits: Tensor = self.network(columns)
@@ -85,17 +91,19 @@ class Stepper:
         return Outcome(self.learn(logits, batch, stop), batch.total)
 
     def learn(self, logits: Tensor, batch: Batch, stop: bool = False) -> Tensor:
-        """Loss, backward, guard and update; what Numbers is made of, float64 [4] on the device."""
+        """Loss, backward, guard and update.
+
+        Returns what Outcome reads, on the device and over all ranks: float64 [4], the sum of the losses, the images
+        right at the first guess and within five, and the number of ranks that were asked to stop.
+        """
         logits, labels = logits[: max(1, batch.counted)].float(), batch.labels[: max(1, batch.counted)]
         loss_sum = F.cross_entropy(logits, labels, reduction="sum") * float(batch.counted > 0)
         self.optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel takes the mean over the ranks; the mean over the batch is what section 5 has.
         (loss_sum * (self.ranks.size / batch.total)).backward()
-        guesses = logits.detach().topk(min(5, logits.shape[1])).indices == labels[:, None]
-        correct, among_five = (guesses[:, :k].sum() * (batch.counted > 0) for k in (1, 5))
-        asked = torch.full_like(correct, int(stop))
-        sums = [loss_sum.detach(), correct, among_five, asked]
-        numbers = self.ranks.add_up(torch.stack([value.double() for value in sums]))
+        counts = correct_among(logits.detach(), labels) * (batch.counted > 0)
+        sums = torch.stack([loss_sum.detach().double(), *counts.double(), torch.full_like(loss_sum, stop).double()])
+        numbers = self.ranks.all_reduce(sums)
         found_inf = self.optimiser.found_inf
         assert found_inf is not None
         found_inf.copy_(torch.maximum(found_inf, (~numbers[0].isfinite()).float()))
@@ -103,17 +111,27 @@ class Stepper:
         return numbers
 
 
+def correct_among(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images have their label first, and how many among the first five: [N, K], int64 [N] -> int64 [2].
+
+    evaluation.metrics.label_ranks on the device, where a step must not wait for the host. Of equal logits topk takes
+    any first; label_ranks takes the class with the lower index.
+    """
+    hits = logits.topk(min(TOP_K[-1], logits.shape[1])).indices == labels[:, None]
+    return torch.stack([hits[:, :k].sum() for k in TOP_K])
+
+
 def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) -> str:
     """The layers with the largest absolute outputs for this input, the worst first: 'fc7.b inf, fc6.a 3.2e+30'."""
-    found: list[tuple[float, str]] = []
+    found: dict[str, float] = {}
 
-    def note(name: str, outputs: list[Tensor]) -> None:
-        for column, output in zip("abcdefgh", outputs, strict=False):
+    def note(name: str, layer: nn.Module, outputs: list[Tensor]) -> None:
+        for column, output in zip(layer.names, outputs, strict=True):  # type: ignore[arg-type]
             largest = output.detach().abs().max().item()
-            found.append((largest if largest == largest else float("inf"), f"{name}.{column} {largest:.3g}"))
+            found[f"{name}.{column}"] = math.inf if math.isnan(largest) else largest
 
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, outputs, name=name: note(name, outputs))
+        layer.register_forward_hook(lambda layer, _inputs, outputs, name=name: note(name, layer, outputs))
         for name, layer in model.layers().items()
     ]
     try:
@@ -122,18 +140,5 @@ def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) ->
     finally:
         for hook in hooks:
             hook.remove()
-    return ", ".join(text for _, text in sorted(found, key=lambda item: -item[0])[:most])
-
-
-@dataclass
-class Within:
-    """What the epoch that is under way has come to."""
-
-    batch: int = 0  # batches done
-    images: int = 0
-    loss_sum: float = 0.0  # in nats, over the images
-    correct: int = 0  # at first guess
-    among_five: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0  # of the seconds, for data
-    logged: dict[str, float] = field(default_factory=dict)  # images, loss_sum, seconds, waited at the last entry
+    worst = sorted(found, key=lambda name: -found[name])[:most]
+    return ", ".join(f"{name} {found[name]:.3g}" for name in worst)

@@ -5,16 +5,20 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and has saved all steps that it did."""
+
+
 class StopRequest:
-    """While entered, `by` is the name of the signal that asked to stop, or None."""
+    """True once a signal has asked the process to stop; `by` is its name. Listens while the context is open."""
 
     def __init__(self, same_within: float = 0.0) -> None:
-        """`same_within`: seconds in which a second signal is taken for the first (torchrun hands on what a terminal has
-        sent already).
+        """`same_within`: seconds in which a second signal counts as the first. torchrun passes on to its processes what
+        the terminal has sent to them already.
         """
         self.by: str | None = None
         self._when = 0.0
@@ -27,9 +31,7 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._heard)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -43,7 +45,6 @@ class StopRequest:
                 os._exit(128 + number)
             return
         self.by, self._when = signal.Signals(number).name, now
-        # Not print: the signal may have come while something else was being printed.
-        os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nstopping after this step; once more to stop at once\n"
-        )
+        # Not print, which fails if the signal came while something else was being printed.
+        stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        os.write(stderr, b"\nstopping after this step; once more to stop at once\n")

@@ -1,119 +1,104 @@
-"""What a person sees of a run under way: the live line, the lines that stay, TensorBoard, and metrics.jsonl."""
+"""What is shown of a run under way: the live line, the lines that stay, TensorBoard, and metrics.jsonl."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, InputRule
 from alexnet_repro.data.loader import with_progress
-from alexnet_repro.model import AlexNet
 from alexnet_repro.model.kernels import kernel_grid
-from alexnet_repro.monitor.progress import TrainingBar, epoch_line
-from alexnet_repro.monitor.tensorboard import BATCH_PICTURES, Dashboard, hyper_parameters
+from alexnet_repro.monitor.live_line import LiveLine, epoch_line
+from alexnet_repro.monitor.tensorboard import BATCH_IMAGES, Dashboard, hyper_parameters
+from alexnet_repro.paper import numbers as paper_numbers
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import MetricsLog
 from alexnet_repro.training.background import Background
 from alexnet_repro.training.chance import Start, epochs_at_chance
 from alexnet_repro.training.health import gpu_memory, learning_rates, norms
-from alexnet_repro.training.optimisers import Optimiser
-from alexnet_repro.training.step import Within
+from alexnet_repro.training.state import TrainingState
 
 Row = dict[str, float]
 
 
 class Watch:
-    """Told of every step and every epoch, in order; nothing that it does changes the run. Encoding images and writing
-    files is left to `background`.
+    """Called after every step and every epoch; nothing that it does changes the run. It copies what it shows;
+    `background` encodes images and writes files. The live line ends with the context.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        model: AlexNet,
-        optimiser: Optimiser,
-        rule: InputRule,
-        step: int,
-        history: Sequence[Row],
-        paper: tuple[float, float] | None,
-        background: Background,
-    ) -> None:
-        """A run that goes on after `step` and the epochs of `history`. `paper`: the errors in percent to compare with,
-        for a run on what the paper used.
-        """
-        self._config, self._model, self._optimiser, self._rule = config, model, optimiser, rule
-        self._history = history
-        self._background = background
-        self._metrics = MetricsLog(folder.metrics, step, len(history))
-        self._dashboard = Dashboard(folder.tensorboard, step, paper)
+    def __init__(self, folder: RunFolder, state: TrainingState, rule: InputRule, background: Background) -> None:
+        """For a run that starts, or continues, from `state`. `folder` holds its configuration."""
+        config = self._config = state.config
+        self.state, self._rule, self._background = state, rule, background
+        self._metrics = MetricsLog(folder.metrics, state.step, state.epoch)
+        # Of one network with ten views. The curves are of the centre patch: 1.5 and 1.3 points more in section 6.
+        row = paper_numbers.row(state.data.whole_release(), None, 10, 1, config.model.conv6 is not None)
+        paper = (row.top1, row.top5) if row and row.top1 and row.top5 else None
+        self._dashboard = Dashboard(folder.tensorboard, state.step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
-        self._bar: TrainingBar | None = None
-        self._start = Start(config, model.classes, history)
+        self._start = Start(config, state.model.classes, state.history)
+        self._line: LiveLine | None = None
 
-    def epoch_begins(self, images: int, within: Within) -> None:
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_line()
+        self.flush()
+
+    def epoch_begins(self, images: int) -> None:
         """An epoch of `images`, of which some may be done. The optimiser has its rates."""
-        schedule = self._config.schedule
-        self._rates = learning_rates(self._optimiser)
-        self._images, self._waited = within.images, within.waited
-        self._bar = TrainingBar(
-            epoch=len(self._history) + 1,
+        state, schedule = self.state, self._config.schedule
+        self._rates = learning_rates(state.optimiser)
+        self._line = LiveLine(
+            epoch=state.epoch + 1,
             epochs=schedule.epochs,
             images=images,
-            done=within.images,
+            done=state.progress.images,
             fixed_end=schedule.patience is None,
-            last=self._history[-1] if self._history else None,
+            last=state.history[-1] if state.history else None,
         )
 
-    def batch(self, step: int, images: Tensor) -> None:
-        """The network's input at `step`, float32 [N, C, H, W]."""
+    def batch(self, images: Tensor) -> None:
+        """The network's input at the step just done, float32 [N, C, H, W]."""
         rule, start = self._rule, self._rule.margin // 2
         centre = rule.mean_image[start : start + rule.size, start : start + rule.size]
-        some = images[:BATCH_PICTURES].to("cpu", torch.float32, copy=True) / rule.scale
-        self._background.submit(self._dashboard.batch, step, some, torch.from_numpy(centre).permute(2, 0, 1))
+        some = images[:BATCH_IMAGES].to("cpu", torch.float32, copy=True) / rule.scale
+        self._background.submit(self._dashboard.batch, self.state.step, some, torch.from_numpy(centre).permute(2, 0, 1))
 
-    def step(self, step: int, loss: float, within: Within) -> None:
-        """After `step`: its loss, and what the epoch has come to with it. Notes in `within` how far entries go."""
-        assert self._bar is not None
-        errors = {
-            "train_top1_error": 1 - within.correct / within.images,
-            "train_top5_error": 1 - within.among_five / within.images,
-        }
-        self._bar.note = self._start.note
-        self._bar.update(
-            within.images - self._images, within.waited - self._waited, step,
-            loss=loss, learning_rate=self._rates["learning_rate/weights"], **errors,
-        )  # fmt: skip
-        self._images, self._waited = within.images, within.waited
+    def step(self, loss: float) -> None:
+        """After a step: its loss; `state` counts it already."""
+        assert self._line is not None
+        step, progress = self.state.step, self.state.progress
+        rate = self._rates["learning_rate/weights"]
+        self._line.update(step, loss, rate, progress.images, progress.means(), self._start.note)
         if step % self._config.log_every == 0:
-            names = ("images", "loss_sum", "seconds", "waited")
-            since = {name: getattr(within, name) - within.logged.get(name, 0) for name in names}
-            within.logged = {name: getattr(within, name) for name in names}
-            numbers = {"loss": since["loss_sum"] / since["images"], **self._rates}
-            if since["seconds"]:  # the last two steps of an epoch are counted at once
-                numbers["images_per_second"] = since["images"] / since["seconds"]
-                numbers["data_wait"] = since["waited"] / since["seconds"]
+            means = progress.since_last_log()
+            numbers = {"loss": means["loss"], **self._rates, **means}
             if warning := self._start.after(step, numbers["loss"]):
                 tqdm.write(f"warning: {warning}", file=sys.stderr)  # does not tear the live line
             self._background.submit(self._dashboard.train, step, numbers)
             self._background.submit(self._metrics.add, "steps", {"step": step, **numbers})
 
     def validation(self, batches: Iterable[Batch], images: int) -> Iterator[Batch]:
-        self._end_bar()
-        return with_progress(batches, images, f"epoch {len(self._history) + 1}, validation")
+        """The same batches, with a progress bar in place of the live line."""
+        self._end_line()
+        return with_progress(batches, images, f"epoch {self.state.epoch + 1}, validation")
 
-    def epoch(self, row: Row, dead_units: Mapping[str, float]) -> None:
-        """The epoch's numbers, before they are saved: a run that dies in between does the epoch again."""
-        health = norms(self._model, self._optimiser) | gpu_memory(self._model) | dict(dead_units)
-        kernels = [part.weight.detach().to("cpu", copy=True) for part in self._model.conv1.parts()]
+    def epoch(self, dead_units: Mapping[str, float]) -> None:
+        """After an epoch, whose row is the last of the history, and before its checkpoint: a run that dies in between
+        does the epoch again. `dead_units`: of health.DeadUnits.
+        """
+        state, schedule = self.state, self._config.schedule
+        row = state.history[-1]
+        health = {**norms(state.model, state.optimiser), **gpu_memory(state.model), **dead_units}
+        kernels = [part.weight.detach().to("cpu", copy=True) for part in state.model.conv1.parts()]
         self._background.submit(self._write_epoch, row, health, kernels)
-        schedule = self._config.schedule
-        waits = epochs_at_chance(schedule.counts_once_loss_below, self._history) == len(self._history)
-        counted = "  counts for no plateau yet" if waits and schedule.patience is not None else ""
-        print(epoch_line(row, schedule.epochs) + counted, flush=True)
+        at_chance = epochs_at_chance(schedule.counts_once_loss_below, state.history) == len(state.history)
+        no_plateau = at_chance and schedule.patience is not None
+        print(epoch_line(row, schedule.epochs) + "  counts for no plateau yet" * no_plateau, flush=True)
 
     def flush(self) -> None:
         """Before a checkpoint is submitted, so that a run killed after it has no gap."""
@@ -123,16 +108,12 @@ class Watch:
         """The schedule has ended the run."""
         self._background.submit(self._dashboard.finish)
 
-    def close(self) -> None:
-        self._end_bar()
-        self._background.submit(self._dashboard.close)
-
     def _write_epoch(self, row: Row, health: Row, kernels: list[Tensor]) -> None:
-        colours = kernels[0].shape[1] == 3
-        self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(kernels) if colours else None)
+        in_colour = kernels[0].shape[1] == 3
+        self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(kernels) if in_colour else None)
         self._metrics.add("epoch", {**row, **health})
 
-    def _end_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
+    def _end_line(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None

@@ -10,11 +10,18 @@ _LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}{unit}, {rate_fmt}{po
 
 
 def progress_bar(
-    total: int, what: str, *, done: int = 0, unit: str = " images", scaled: bool = False, stays: bool = True
+    total: int,
+    what: str,
+    *,
+    done: int = 0,
+    unit: str = " images",
+    scaled: bool = False,
+    stays: bool = True,
+    seconds: float = _SECONDS_BETWEEN_LINES,
 ) -> "tqdm[None]":
     """tqdm's bar, of which `done` were there before. Unless it `stays`, it vanishes at the end.
 
-    As lines: one every half a minute; one at the start and the end, too, if it stays.
+    As lines: one every `seconds`; one at the start and the end, too, if it stays.
     """
     settings = {"total": total, "initial": done, "desc": what, "unit": unit, "unit_scale": scaled, "leave": stays}
     if sys.stderr.isatty():
@@ -24,8 +31,8 @@ def progress_bar(
         file=_Lines(sys.stderr),
         bar_format=_LINE,
         miniters=1,  # look at the clock every time; tqdm's own guess would be of bars that move ten times a second
-        mininterval=_SECONDS_BETWEEN_LINES,
-        delay=0 if stays else _SECONDS_BETWEEN_LINES,
+        mininterval=seconds,
+        delay=0 if stays else seconds,
     )
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +110,16 @@ def test_an_error_in_the_thread_ends_the_run(prepared: Path, tmp_path: Path, mon
 
 
 def test_tasks_run_in_order_and_an_error_is_raised_once() -> None:
-    background = Background()
     done: list[int] = []
-    for number in range(500):  # more than may wait
-        background.submit(done.append, number)
-    background.wait()
-    assert done == list(range(500))
-    failed = background.submit(lambda: 1 // 0)
-    failed.result()
-    with pytest.raises(ZeroDivisionError):
-        background.submit(done.append, 500)
-    background.submit(done.append, 501)  # behind what failed: dropped
-    background.close()
+    with Background() as background:
+        for number in range(500):  # more than may wait
+            background.submit(done.append, number)
+        failed = background.submit(lambda: 1 // 0)
+        wait([failed])
+        assert done == list(range(500))
+        with pytest.raises(ZeroDivisionError):
+            background.submit(done.append, 500)
+        background.submit(done.append, 501)  # behind what failed: dropped
     assert len(done) == 500
 
 

@@ -52,14 +52,14 @@ def test_what_lies_beyond_the_resumed_step_vanishes(tmp_path: Path) -> None:
         if step == 4:
             first.epoch(step, EPOCH_ROW, HEALTH, kernels)
     first.batch(7, torch.zeros(4, 3, 8, 8), torch.zeros(3, 8, 8))
-    first.close()  # killed at step 7, with the checkpoint of step 4
+    first.flush()  # killed at step 7, with the checkpoint of step 4
     again = Dashboard(tmp_path, 4, reference=(40.7, 18.2))
     again.start("seed: 0\ndevices: [cpu]", PAPER)
     for step in range(5, 9):
         again.train(step, {"loss": 2.0, "learning_rate/weights": 0.001})
     again.epoch(8, EPOCH_ROW | {"val_top1_error": 0.5}, HEALTH, kernels)
     again.finish()
-    again.close()
+    again.flush()
 
     events = read(tmp_path)
     assert curve(events, "loss/train_step") == [(step, 3.0) for step in range(1, 5)] + [
@@ -119,7 +119,7 @@ def test_a_batch_is_shown_with_its_mean(tmp_path: Path) -> None:
     dashboard = Dashboard(tmp_path, 0)
     dashboard.batch(1, pictures - mean, mean)
     dashboard.batch(2, pictures + 300.0, torch.zeros(3, 1, 1))  # beyond white is white
-    dashboard.close()
+    dashboard.flush()
     first, second = read(tmp_path).Images("pictures/augmented_batch")
     pixels = np.array(Image.open(io.BytesIO(first.encoded_image_string)))
     np.testing.assert_array_equal(pixels[2:14, 16:28], pictures[1].permute(1, 2, 0))  # the second, after 2 + 12 + 2
@@ -152,18 +152,18 @@ def test_a_full_disk_is_told_once_and_costs_nothing(tmp_path: Path, capfd: pytes
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"warning: {written}: cannot be written (File too large)")
     dashboard.train(101, {"loss": 101.0})
-    dashboard.close()
+    dashboard.flush()
     assert curve(read(tmp_path), "loss/train_step") == [(step, float(step)) for step in range(1, 102)]
 
 
 def test_what_waits_for_a_full_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet_repro.monitor.events._BYTES_THAT_WAIT", 4000)
+    monkeypatch.setattr("data_prep.common.files._MOST_WAITING", 4000)
     (tmp_path / "file").touch()
     dashboard = Dashboard(tmp_path / "file" / "tensorboard", 0)  # no folder can be made there
     for step in range(1, 1001):
         dashboard.epoch(step, {"val_loss": float(step)}, {}, None)
     (tmp_path / "file").unlink()
-    dashboard.close()
+    dashboard.flush()
     points = curve(read(tmp_path / "file" / "tensorboard"), "loss/val")
     assert points[-1] == (1000, 1000.0) and 10 < len(points) < 200  # the latest, about 50 bytes each
 

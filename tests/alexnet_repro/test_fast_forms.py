@@ -156,7 +156,7 @@ def test_a_step_is_the_plain_one(variant: str) -> None:
     assert abs(plain[0].loss - plain[1].loss) > 5e-3
     for ours, theirs in zip(fast, plain, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
-        assert (ours.correct, ours.among_five) == (theirs.correct, theirs.among_five)
+        assert (ours.correct, ours.top5_correct) == (theirs.correct, theirs.top5_correct)
     assert error(weights[1], weights[0]) < 1e-5
 
 

@@ -1,12 +1,13 @@
 """The line that is seen while a run trains, on a terminal and in a file, and the one that closes an epoch."""
 
 import io
+import os
 import re
 
 import pytest
 from evidence import EPOCH_ROW
 
-from alexnet_repro.monitor.progress import TrainingBar, epoch_line
+from alexnet_repro.monitor.live_line import LiveLine, epoch_line
 from data_prep.common.text import duration
 
 
@@ -14,39 +15,46 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
-
-def train_an_epoch(stream: io.StringIO) -> list[float]:
-    """200 batches of 50 pictures, 2 s each, a quarter of it waiting, in epoch 3 of 5."""
-    now = [0.0]
-    settings = {"epoch": 3, "epochs": 5, "images": 10_000, "fixed_end": True, "between_epochs": 100.0}
-    errors = {"train_top1_error": 0.7, "train_top5_error": 0.4}
-    with TrainingBar(**settings, last=EPOCH_ROW, stream=stream, clock=lambda: now[0]) as bar:  # type: ignore[arg-type]
-        for step in range(1, 101):
-            now[0] += 2.0
-            bar.update(50, 0.5, step, loss=2.0, learning_rate=0.01, **(errors if step > 50 else {}))
-    return now
+    def fileno(self) -> int:
+        return 2
 
 
-def test_the_live_line_in_a_file_is_a_plain_line_a_minute() -> None:
+def train_half_an_epoch(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first 100 of 200 batches of 50 images, 2 s each, a quarter of it waiting, in epoch 3 of 5."""
+    now = 1000.0
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    monkeypatch.setattr("sys.stderr", stream)
+    means = {"train_top1_error": 0.7, "train_top5_error": 0.4, "images_per_second": 25.0, "data_wait": 0.25}
+    line = LiveLine(epoch=3, epochs=5, images=10_000, done=0, fixed_end=True, last=EPOCH_ROW)
+    for step in range(1, 101):
+        now += 2.0
+        line.update(step, 2.0, 0.01, 50 * step, means, "still high" if step <= 40 else "")
+    line.close()
+
+
+def test_the_live_line_in_a_file_is_a_plain_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    train_an_epoch(stream)
+    train_half_an_epoch(stream, monkeypatch)
     lines = stream.getvalue().splitlines()
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
     assert len(lines) == 3  # 200 seconds
-    # At 90 of 200 batches 5,500 pictures are left at 25 a second: 220 s; then 100 s of validation and two epochs more.
+    assert "step 30, loss 2.000 (still high), run" in lines[0]
+    # At 90 of 200 batches 5,500 images are left at 25 a second: 220 s; then two epochs of 400 s more.
     assert lines[2] == (
-        "epoch 3/5 45 %  step 90  loss 2.000  left 3 min 40 s (run 22 min 00 s)  25.0 images/s  "
-        "train error 70.0 %, top-5 40.0 %  val 62.5 %, top-5 25.0 %  rate 0.01  waits for data 25.0 %"
+        "epoch 3/5: 45 %, 4500 of 10000 images, 25.00 images/s, step 90, loss 2.000, run 17 min 00 s left, "
+        "train error 70.0 %, top-5 40.0 %, val 62.5 %, top-5 25.0 %, rate 0.01, waits for data 25.0 %, left 03:40"
     )
 
 
 def test_the_live_line_on_a_terminal_is_one_line_that_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((110, 30)))
     stream = Terminal()
-    train_an_epoch(stream)
+    train_half_an_epoch(stream, monkeypatch)
     drawn = [line for line in stream.getvalue().split("\r") if line.strip()]
     assert "\n" not in stream.getvalue() and stream.getvalue().endswith("\r")
-    assert re.match(r"epoch 3/5  50 % \|\S+ +\|  step 100  loss 2\.000  left 3 min 20 s \(run 21 min 40 s\)", drawn[-1])
+    seen = r"epoch 3/5:  50%\|.*\| 5000/10000 \[03:20<03:20, 25\.00 images/s, step 100, loss 2\.000, run 16 min 40 s"
+    assert re.match(seen, drawn[-1]), drawn[-1]
+    assert len(drawn[-1]) < 110
 
 
 def test_the_line_that_closes_an_epoch() -> None:

@@ -75,7 +75,7 @@ def test_two_processes_train_what_one_trains(
 def test_wrong_requests_of_several_processes(prepared: Path, tmp_path: Path) -> None:
     result = trained(TORCHRUN, prepared, tmp_path / "runs", "optim.batch_size=1")
     assert result.returncode != 0
-    assert "optim.batch_size=1: must be 2 or more, one picture for each process" in result.stderr
+    assert "optim.batch_size=1: must be 2 or more, one image for each process" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -24,7 +24,6 @@ from alexnet_repro.data import (
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
-from alexnet_repro.training import loop
 from alexnet_repro.training.stop import StopRequest
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -98,14 +97,14 @@ def test_a_run_stopped_within_an_epoch_ends_as_one_from_the_shards(
 
 def test_each_split_is_read_once(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = loop.ResidentSplit.__init__
+    real = ResidentSplit.__init__
 
     def noted(split: ResidentSplit, reader, whole, device) -> None:  # type: ignore[no-untyped-def]
         batches = list(whole)
         read.append(f"{reader.folder.name} {sum(len(b.labels) for b in batches)}")
         real(split, reader, batches, device)
 
-    monkeypatch.setattr(loop.ResidentSplit, "__init__", noted)
+    monkeypatch.setattr(ResidentSplit, "__init__", noted)
     train(small_config(prepared, tmp_path, "runtime.data_on_gpu=true"))
     assert read == ["train 60", "val 30"]
 

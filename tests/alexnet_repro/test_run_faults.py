@@ -20,9 +20,12 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet_repro.runs.folder import RunFolder
-from alexnet_repro.train import train
+from alexnet_repro.train import run, train
 from alexnet_repro.training import saver
-from alexnet_repro.training.loop import Trainer
+from alexnet_repro.training.batches import Batches
+from alexnet_repro.training.ranks import Ranks
+from alexnet_repro.training.state import TrainingState
+from alexnet_repro.training.stop import StopRequest
 from data_prep.common.errors import RequestError, RunError
 
 TIMINGS = ("seconds", "images_per_second", "data_wait")
@@ -68,7 +71,7 @@ WHERE = [
     ("pathlib:Path.replace", 7),
     ("pathlib:Path.replace", 8),  # between `last` becoming `previous` and its successor becoming `last`
     ("alexnet_repro.training.saver:_link", 1),  # before `best`
-    ("alexnet_repro.training.loop:predict", 2),  # an evaluation
+    ("alexnet_repro.evaluation.validation:label_ranks", 2),  # an evaluation
     ("alexnet_repro.runs.metrics_log:MetricsLog.add", 5),  # the epoch's line in metrics.jsonl
 ]
 
@@ -252,12 +255,13 @@ def test_a_loss_that_is_no_number_stops_before_the_update(prepared: Path, tmp_pa
     model = initialise(AlexNet(config.model, len(data.classes)), config.seed)
     with folder.locked():
         folder.write_config(config)
-    trainer = Trainer(config, data, model, folder)
+    state, ranks, stop = TrainingState(config, data, model), Ranks(), StopRequest()
+    batches = Batches(config, data, model.column_devices(), ranks, stop)
     said = r"step 6: the loss is (nan|inf); stopped before the update\. Largest activations: fc\d\.\w (nan|inf|.+e\+)"
     with pytest.raises(RunError, match=said):
-        trainer.run()
+        run(folder, state, batches, ranks, stop)
     kept = folder.checkpoint("last")
-    assert kept.step == trainer.step == 5
+    assert kept.step == state.step == 5
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, kept.weights[name]), name
 
@@ -265,7 +269,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(prepared: Path, tmp_pa
 def test_weights_that_are_no_numbers_are_not_saved(prepared: Path, tmp_path: Path) -> None:
     """With a rate so high that the update itself overflows."""
     change = "schedule.changes=[{after: 1, weights: 1e38, biases: 1e38}]"
-    with pytest.raises(RunError, match="step 5: some weights are no numbers any more; not saved"):
+    with pytest.raises(RunError, match="step 5: some weights are not finite; not saved"):
         train(small_config(prepared, tmp_path, change))
     kept = RunFolder(tmp_path / "r").checkpoint("last")
     assert kept.step == 4 and kept.finite()

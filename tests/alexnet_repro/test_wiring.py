@@ -96,11 +96,11 @@ def config_for(prepared: Path, runs: Path) -> TrainConfig:
 def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     runs = tmp_path_factory.mktemp("wiring")
     config = config_for(prepared, runs)
-    told = Watch.step
+    after_step = Watch.step
 
-    def step(watch: Watch, number: int, *arguments: Any) -> None:
-        told(watch, number, *arguments)
-        if number in STOPS:
+    def step(watch: Watch, loss: float) -> None:
+        after_step(watch, loss)
+        if watch.state.step in STOPS:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,25 +1,30 @@
 """Steps in the fast form on a GPU: as graphs, against plain ones."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL
 
+from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, PreparedData
 from alexnet_repro.model import AlexNet, exchange, initialise, place
 from alexnet_repro.model.fast import FastNetwork
 from alexnet_repro.runs.folder import RunFolder
+from alexnet_repro.train import run
+from alexnet_repro.training.batches import Batches
 from alexnet_repro.training.fast_step import FastStepper
 from alexnet_repro.training.loop import Trainer
 from alexnet_repro.training.optimisers import optimiser_for, set_rates
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.schedule import Phase
+from alexnet_repro.training.state import TrainingState
 from alexnet_repro.training.step import Stepper
+from alexnet_repro.training.stop import StopRequest
 from data_prep.common.cli import load
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -174,47 +179,44 @@ class Killed(BaseException):
     pass
 
 
-def break_off(trainer: Trainer, step: int | None) -> None:
-    plain = trainer._settle
-
-    def settle(*arguments: Any) -> bool:
-        if step is not None and trainer.step >= step:
-            raise Killed
-        return plain(*arguments)
-
-    trainer._settle = settle  # type: ignore[method-assign]
-
-
-def test_a_run_goes_on_to_the_bit(prepared: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_to_the_bit(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With runtime.deterministic=true, from whatever step it was broken off: the checkpoint alone is gone on from."""
     division = "schedule.changes=[{after: 1, weights: 0.1, biases: 0.1}]"
     fixed = [*SMALL, *LEARNS, f"devices=[{GPU}]", f"data.path={prepared}", "schedule=constant", "schedule.epochs=2"]
     fixed += [division, "optim.batch_size=8", "save_minutes=1e-9", "runtime.deterministic=true"]
     fixed += ["runtime.data_on_gpu=true"]
+    plain, end = Trainer._settle, math.inf
 
-    def run(name: str, broken_off: Iterator[int]) -> dict[str, torch.Tensor]:
-        from alexnet_repro import runtime
+    def settle(trainer: Trainer, lag: int = 0) -> None:
+        if trainer.state.step >= end:
+            raise Killed
+        plain(trainer, lag)
 
+    monkeypatch.setattr(Trainer, "_settle", settle)
+
+    def weights_after(name: str, broken_off: Iterator[int]) -> dict[str, torch.Tensor]:
+        nonlocal end
         config = load("train", TrainConfig, [*fixed, f"run={name}", f"runs_dir={tmp_path}"])
         runtime.configure(config.runtime)
         data, folder = PreparedData(config.data.path), RunFolder(config.folder)
         while True:
             model = place(initialise(AlexNet(config.model, 10), 0), [GPU, GPU])
-            trainer = Trainer(config, data, model, folder)
+            state, ranks, stop = TrainingState(config, data, model), Ranks(), StopRequest()
+            batches = Batches(config, data, [GPU, GPU], ranks, stop)
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
             checkpoint, _ = folder.last_checkpoint()
             if checkpoint:
-                trainer.resume(checkpoint)
+                state.resume(checkpoint)
             folder.write_config(config)
-            break_off(trainer, next(broken_off, None))
+            end = next(broken_off, math.inf)
             try:
-                trainer.run()
+                run(folder, state, batches, ranks, stop)
             except Killed:
                 continue
             return folder.last_checkpoint()[0].weights  # type: ignore[union-attr]
 
-    whole = run("whole", iter([]))
-    broken = run("broken", iter([1, 3, 4, 8, 9, 13]))
+    whole = weights_after("whole", iter([]))
+    broken = weights_after("broken", iter([1, 3, 4, 8, 9, 13]))
     for name, weight in whole.items():
         assert torch.equal(broken[name], weight), name
 

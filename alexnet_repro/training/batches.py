@@ -1,0 +1,98 @@
+"""The batches of a run: read from the shards, or cut from splits that lie in a device's memory."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from alexnet_repro.config import TrainConfig
+from alexnet_repro.data import (
+    Batch,
+    PreparedData,
+    ResidentSplit,
+    draw_epoch,
+    epoch_batches,
+    on_devices,
+    refuse_larger_than_memory,
+    shuffled,
+    whole_images,
+)
+from alexnet_repro.data.loader import loading_for, with_progress
+from alexnet_repro.training.ranks import Ranks
+from alexnet_repro.training.stop import Stopped, StopRequest
+from data_prep.common.errors import RequestError
+from data_prep.reader import SplitReader
+
+_READ_AT_ONCE = 128  # images on their way to the device; 25 MB in shared memory at 256 pixels
+
+
+def refuse_misfit(config: TrainConfig, data: PreparedData, ranks: Ranks) -> None:
+    """RequestError if the images are smaller than the network's input, or a batch smaller than one image a rank."""
+    if config.model.input_size > data.image_size:
+        raise RequestError(
+            f"model.input_size={config.model.input_size}: larger than the {data.image_size} pixels of "
+            f"{data.folder}; prepare the data with a larger image_size"
+        )
+    if config.optim.batch_size < ranks.size:
+        raise RequestError(f"optim.batch_size={config.optim.batch_size}: must be {ranks.size} or more, one image for "
+                           "each process")  # fmt: skip
+
+
+class Batches:
+    """This rank's share of every batch of a run."""
+
+    def __init__(
+        self, config: TrainConfig, data: PreparedData, devices: list[torch.device], ranks: Ranks, stop: StopRequest
+    ) -> None:
+        """`devices`: of the columns. RequestError if a split is missing, or does not fit into the device's memory."""
+        self._config, self._data, self._devices, self._ranks, self._stop = config, data, devices, ranks, stop
+        use_gpu = any(device.type == "cuda" for device in devices)
+        self._loading = loading_for(config.runtime, use_gpu, ranks.local_size, lambda: bool(stop))
+        train, val = data.split("train"), data.split("val")
+        self.train_images, self.val_images = len(train), len(val)
+        self._splits: dict[str, SplitReader | ResidentSplit] = {"training": train, "validation": val}
+        if config.runtime.data_on_gpu:
+            refuse_larger_than_memory([train, val], devices[0])
+
+    def load(self) -> None:
+        """With runtime.data_on_gpu, reads both splits into the memory of the first column's device, unless they are
+        there. Every rank reads and holds all of them. Stopped if the run, of one process, is asked to stop meanwhile;
+        several stop together, after their first step.
+        """
+        for name, split in self._splits.items():
+            if self._config.runtime.data_on_gpu and isinstance(split, SplitReader):
+                batches = whole_images(split, self._data.image_size, _READ_AT_ONCE, self._loading)
+                if self._ranks.first:
+                    batches = with_progress(batches, len(split), f"{name} images to {self._devices[0]}")
+                self._splits[name] = ResidentSplit(split, self._until_stopped(batches), self._devices[0])
+
+    def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if self._stop and self._ranks.size == 1:
+                raise Stopped
+            yield batch
+
+    def training(self, epoch: int, first: int) -> Iterator[Mapping[torch.device, Batch]]:
+        """The batches `first`, `first` + 1, ... of an epoch, both counted from 0, on every device that has a column."""
+        config, data = self._config, self._data
+        order = shuffled(config.seed, epoch if config.optim.reshuffle else 0, self.train_images)
+        margin, size = data.image_size - config.model.input_size, config.model.input_size
+        draws = draw_epoch(config.augment, config.seed, epoch, self.train_images, margin, data.channels)
+        batches = epoch_batches(
+            self._splits["training"], order, draws, size, config.optim.batch_size, self._loading,
+            first=first, rank=self._ranks.rank, ranks=self._ranks.size,
+        )  # fmt: skip
+        return on_devices(batches, self._devices)
+
+    def validation(self, before_batch: Callable[[], None]) -> Iterator[Batch]:
+        """Whole images, each on one rank. `before_batch` is called before each batch that every rank has, so that ranks
+        may act together there; the shares of some are a batch longer.
+        """
+        size, ranks = self._config.optim.batch_size, self._ranks
+        batches = whole_images(
+            self._splits["validation"], self._data.image_size, size, self._loading, rank=ranks.rank, ranks=ranks.size
+        )
+        on_every_rank = self.val_images // ranks.size // size
+        for number, batch in enumerate(batches):
+            if number < on_every_rank:
+                before_batch()
+            yield batch
