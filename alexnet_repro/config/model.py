@@ -119,7 +119,7 @@ class ModelConfig:
     pool: PoolConfig
     dropout: float
     conv1: ConvConfig
-    conv2: ConvConfig
+    conv2: ConvConfig | None
     conv3: ConvConfig | None
     conv4: ConvConfig | None
     conv5: ConvConfig | None

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alexnet_repro.config.model import LAYERS, ModelConfig
 from data_prep.common.errors import require, require_one_of
@@ -75,16 +76,32 @@ class OptimConfig:
 
 @dataclass
 class ChangeConfig:
-    """What changes once `after` epochs are done. Rates are multiples of the first ones; what is left out stays.
+    """What changes once `after` epochs are done, or {epoch: E, batches: B}: B batches into the epoch that follows the
+    first E. Rates are multiples of the first ones; what is left out stays.
 
     `layers`: weights with a rate of their own, from here on; 0 freezes the layer, biases and all; null ends it.
     """
 
-    after: int
+    after: Any
     weights: float | None = None
     biases: float | None = None
     layers: dict[str, float | None] | None = None
     colour_noise: bool | None = None
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(number, int) and number >= 0 for number in self.position)
+        known = isinstance(self.after, int) or (
+            isinstance(self.after, dict) and set(self.after) == {"epoch", "batches"}
+        )
+        constraint = "a number of epochs, 0 or more, or {epoch: E, batches: B}"
+        require(known and whole, "schedule.changes, after", self.after, constraint)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epochs done, and batches done of the epoch after them."""
+        if isinstance(self.after, dict):
+            return self.after.get("epoch", 0), self.after.get("batches", 0)
+        return self.after, 0
 
 
 @dataclass
@@ -122,8 +139,9 @@ class ScheduleConfig:
         require(recorded is None or recorded >= 1, "schedule.recorded_epochs", recorded, "1 or more, or null")
         after = [change.after for change in self.changes]
         require(self.patience is None or not after, "schedule.changes", after, "empty, or schedule.patience=null")
-        increasing = after == sorted(set(after)) and all(epoch >= 0 for epoch in after)
-        require(increasing, "schedule.changes", after, "in the order of `after`, each epoch once")
+        positions = [change.position for change in self.changes]
+        increasing = positions == sorted(set(positions))
+        require(increasing, "schedule.changes", after, "in the order of `after`, each once")
         for change in self.changes:
             rates = {"weights": change.weights, "biases": change.biases, **(change.layers or {})}
             for name, rate in rates.items():

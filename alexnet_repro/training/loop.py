@@ -27,7 +27,7 @@ from alexnet_repro.training.batches import Batches
 from alexnet_repro.training.health import DeadUnits
 from alexnet_repro.training.optimisers import set_rates
 from alexnet_repro.training.saver import Saver
-from alexnet_repro.training.schedule import Phase
+from alexnet_repro.training.schedule import Phase, changes_within
 from alexnet_repro.training.state import TrainingState
 from alexnet_repro.training.step import Outcome, Stepper, largest_activations
 from alexnet_repro.training.stop import Stopped, StopRequest
@@ -94,11 +94,16 @@ class Trainer:
         set_rates(state.optimiser, phase)
         state.model.train()
         noise = phase.colour_noise and self.config.augment.colour_noise > 0
+        changes = changes_within(self.config.schedule, state.epoch)
         if self.watch:
             self.watch.epoch_begins(self.batches.train_images)
         counted = asked = time.perf_counter()  # up to when `seconds` are counted; when the next batch was asked for
         for batches in self.batches.training(state.epoch, progress.batch):
             progress.waited += time.perf_counter() - asked
+            if (submitted := progress.batch + len(self._submitted)) in changes:  # only net 146 changes within an epoch
+                phase = state.phase(submitted)
+                set_rates(state.optimiser, phase)
+                noise = phase.colour_noise and self.config.augment.colour_noise > 0
             outcome = self.stepper(batches, state.step + len(self._submitted), noise, bool(self.stop))
             self._submitted.append(_Submitted(outcome, batches, noise))
             now = time.perf_counter()

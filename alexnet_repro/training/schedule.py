@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alexnet_repro.config import ScheduleConfig
+from alexnet_repro.config import ChangeConfig, ScheduleConfig
 from alexnet_repro.training.chance import epochs_at_chance
 
 
@@ -26,27 +26,38 @@ class Phase:
 
 
 def next_phase(
-    config: ScheduleConfig, val_errors: Sequence[float], train_errors: Sequence[float] = (), not_counted: int = 0
+    config: ScheduleConfig,
+    val_errors: Sequence[float],
+    train_errors: Sequence[float] = (),
+    not_counted: int = 0,
+    batches: int = 0,
 ) -> Phase:
     """By the plateau rule if `config` has a patience, else by its recorded changes.
 
     `val_errors`, `train_errors`: top-1, as fractions, of each epoch so far. The first `not_counted` epochs are part of
-    no plateau.
+    no plateau. `batches` of the next epoch are done.
     """
     until = config.until_train_error
     if until is not None and any(error <= until for error in train_errors):
         return Phase(finished=True)
     if config.patience is None:
-        return _recorded(config, len(val_errors))
+        return _recorded(config, len(val_errors), batches)
     divisions = plateaus(config.patience, config.min_improvement, val_errors[not_counted:])
     rate = 1 / config.divide_by ** min(divisions, config.divisions)
     return Phase(divisions > config.divisions or len(val_errors) >= config.epochs, rate, rate)
 
 
-def phase_after(config: ScheduleConfig, history: Sequence[Mapping[str, float]]) -> Phase:
+def phase_after(config: ScheduleConfig, history: Sequence[Mapping[str, float]], batches: int = 0) -> Phase:
     """next_phase, from the rows of a run's history."""
     val_errors, train_errors = ([row[f"{split}_top1_error"] for row in history] for split in ("val", "train"))
-    return next_phase(config, val_errors, train_errors, epochs_at_chance(config.counts_once_loss_below, history))
+    at_chance = epochs_at_chance(config.counts_once_loss_below, history)
+    return next_phase(config, val_errors, train_errors, at_chance, batches)
+
+
+def changes_within(config: ScheduleConfig, epochs_done: int) -> set[int]:
+    """After how many batches of the next epoch something changes: empty but for a schedule that changes within one."""
+    positions = [_position(config, change) for change in config.changes]
+    return {batches for epoch, batches in positions if epoch == epochs_done and batches > 0}
 
 
 def plateaus(patience: int, min_improvement: float, val_errors: Sequence[float]) -> int:
@@ -66,12 +77,18 @@ def plateaus(patience: int, min_improvement: float, val_errors: Sequence[float])
     return count
 
 
-def _recorded(config: ScheduleConfig, epochs_done: int) -> Phase:
+def _position(config: ScheduleConfig, change: ChangeConfig) -> tuple[int, int]:
+    """Where a change comes in this run: its epochs are stretched with the run's, batches are not."""
+    epoch, batches = change.position
+    stretch = config.epochs / config.recorded_epochs if config.recorded_epochs else 1
+    return round(epoch * stretch), batches
+
+
+def _recorded(config: ScheduleConfig, epochs_done: int, batches: int) -> Phase:
     weights, biases, colour_noise = 1.0, 1.0, True
     layers: dict[str, float] = {}
-    stretch = config.epochs / config.recorded_epochs if config.recorded_epochs else 1
     for change in config.changes:
-        if round(change.after * stretch) > epochs_done:
+        if _position(config, change) > (epochs_done, batches):
             break
         weights = weights if change.weights is None else change.weights
         biases = biases if change.biases is None else change.biases

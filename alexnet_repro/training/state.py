@@ -89,8 +89,9 @@ class TrainingState:
         within = f" and {self.progress.batch} batches" if self.progress.batch else ""
         return f"{self.epoch} epochs{within}, step {self.step}"
 
-    def phase(self) -> Phase:
-        return phase_after(self.config.schedule, self.history)
+    def phase(self, batches: int | None = None) -> Phase:
+        """What holds for the next step; or once `batches` of the epoch under way are done."""
+        return phase_after(self.config.schedule, self.history, self.progress.batch if batches is None else batches)
 
     def end_epoch(self, phase: Phase, errors: Mapping[str, float]) -> None:
         """Adds the epoch's row to the history. `errors`: of validation."""

@@ -49,9 +49,8 @@ class Watch:
         self.flush()
 
     def epoch_begins(self, images: int) -> None:
-        """An epoch of `images`, of which some may be done. The optimiser has its rates."""
+        """An epoch of `images`, of which some may be done."""
         state, schedule = self.state, self._config.schedule
-        self._rates = learning_rates(state.optimiser)
         self._line = LiveLine(
             epoch=state.epoch + 1,
             epochs=schedule.epochs,
@@ -72,11 +71,12 @@ class Watch:
         """After a step: its loss; `state` counts it already."""
         assert self._line is not None
         step, progress = self.state.step, self.state.progress
-        rate = self._rates["learning_rate/weights"]
+        rates = learning_rates(self.state.optimiser)  # with a lag, those of the step after it
+        rate = rates["learning_rate/weights"]
         self._line.update(step, loss, rate, progress.images, progress.means(), self._start.note)
         if step % self._config.log_every == 0:
             means = progress.since_last_log()
-            numbers = {"loss": means["loss"], **self._rates, **means}
+            numbers = {"loss": means["loss"], **rates, **means}
             if warning := self._start.after(step, numbers["loss"]):
                 tqdm.write(f"warning: {warning}", file=sys.stderr)  # does not tear the live line
             self._background.submit(self._dashboard.train, step, numbers)

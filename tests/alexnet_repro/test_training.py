@@ -4,10 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL
+from trainings import small_config, start
 
 from alexnet_repro.config import TrainConfig
+from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.runs.folder import RunFolder
+from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.train import train
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError, RunError
@@ -32,6 +36,32 @@ def test_a_run_is_trained_by_one_process_at_a_time(prepared: Path, tmp_path: Pat
     folder = RunFolder(config.folder)
     with folder.locked(), pytest.raises(RequestError, match="another process is at work on it"):
         train(config)
+
+
+def test_a_change_within_an_epoch_comes_after_its_batches_also_in_a_run_that_continues(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """Frozen in the first two of four batches. Catches a rate that changes a batch early or late, and a run stopped
+    after the change that continues with the rates of the epoch's beginning.
+    """
+    held = ["schedule.epochs=1", "schedule.changes=[{after: 0, weights: 0, biases: 0},"
+            "{after: {epoch: 0, batches: 2}, weights: 1, biases: 1}]"]  # fmt: skip
+    whole = small_config(prepared, tmp_path / "whole", *held)
+    train(whole)
+    rates = [row["learning_rate/weights"] for row in read_metrics(RunFolder(whole.folder).metrics, "steps")]
+    first = whole.optim.learning_rate
+    assert rates == [0.0, 0.0, first, first]
+    stopped = small_config(prepared, tmp_path / "stopped", *held)
+    process = start(stopped, tmp_path / "log", "alexnet_repro.training.step:Stepper.learn", call=4)
+    process.join()
+    second, third = (RunFolder(stopped.folder).checkpoint(name) for name in ("previous", "last"))
+    assert (second.step, third.step) == (2, 3)
+    fresh = initialise(AlexNet(stopped.model, len(third.classes)), stopped.seed).state_dict()
+    assert all(torch.equal(second.weights[name], weight) for name, weight in fresh.items())
+    assert not any(torch.equal(third.weights[name], weight) for name, weight in fresh.items() if "weight" in name)
+    train(stopped)
+    a, b = (RunFolder(config.folder).checkpoint("last").weights for config in (whole, stopped))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_damaged_shard_is_named_whoever_reads_it(prepared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""What the logs of the authors' 2012 code have, as data: the notes at the end of its parameter files, net by net.
+
+Errors are fractions and log-losses nats, as printed there. Near-equal nets differ by about 0.2 points, one run each.
+"""
+
+from dataclasses import dataclass
+
+SPREAD = 0.2  # points of top-1 error between nets that hardly differ (120, 131, 135, 137, 145)
+
+
+@dataclass(frozen=True)
+class Record:
+    net: str
+    what: str
+    data: str
+    views: int | None  # 10, or 1: the centre patch; None where the notes do not say
+    log_loss: float
+    top1: float
+    top5: float
+    epochs: str  # how many, and what is special about the schedule
+    experiment: str | None = None  # the file of conf/experiment/ that runs it
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """In percent, as the paper prints them."""
+        return 100 * self.top1, 100 * self.top5
+
+
+_2010, _2012 = "ILSVRC-2010 test", "ILSVRC-2012 val"
+
+RECORDS = (
+    Record("145", "the paper's network", _2012, 10, 1.741473, 0.406640, 0.182100, "91", "code2012"),
+    Record("145", "the paper's network", _2010, 10, 1.614660, 0.374727, 0.169987, "93", "code2012_ilsvrc2010"),
+    Record("145", "the paper's network", _2010, 1, 1.706031, 0.390247, 0.182953, "93", "code2012_ilsvrc2010"),
+    Record("145", "restarted at 0.001, with colour noise", _2012, 10, 1.725738, 0.402500, 0.179940, "135"),
+    Record("145-half", "one column", _2010, 10, 1.702802, 0.391680, 0.182287, "96", "code2012_one_column"),
+    Record("146", "CNN*, pretrained on Fall-2011", _2012, 10, 1.633191, 0.389900, 0.166220, "54", "cnn_star"),
+    Record("146", "CNN*, pretrained on ImageNet-2009 alone", _2012, 10, 1.646452, 0.391000, 0.168760, "52"),
+    Record("147", "pooling 2/2", _2012, 10, 1.757644, 0.410580, 0.185100, "90", "code2012_pool_non_overlapping"),
+    Record("148", "no normalisation", _2012, 10, 1.822358, 0.420340, 0.193620, "97", "code2012_no_lrn"),
+    Record("150", "no talk before fc8", _2012, 10, 1.811173, 0.418280, 0.193300, "92", "code2012_no_exchange"),
+    Record("166", "norm2 below the ReLU", _2012, 10, 1.768124, 0.410960, 0.186740, "fixed"),
+    Record("166", "norm2 below the ReLU", _2012, 1, 1.863109, 0.428586, 0.201039, "fixed"),
+    Record("167", "no normalisation over conv2", _2012, 10, 1.738715, 0.404880, 0.181180, "fixed", "code2012_no_norm2"),
+    Record("167", "no normalisation over conv2", _2012, 1, 1.851845, 0.426772, 0.197590, "fixed", "code2012_no_norm2"),
+    Record("169", "145, rates to 0.00002", _2012, 10, 1.735123, 0.405960, 0.181120, "95, fixed"),
+    Record("169", "145, rates to 0.00002", _2012, 1, 1.841218, 0.425298, 0.195489, "95, fixed"),
+    Record("169", "the same in 80 epochs", _2012, 1, 1.866277, 0.429784, 0.200178, "80, fixed"),
+    Record("170", "145, rates to 0.00004", _2012, 10, 1.730076, 0.405280, 0.180480, "95, fixed", "code2012_fixed"),
+    Record("170", "145, rates to 0.00004", _2012, 1, 1.838933, 0.423407, 0.195827, "95, fixed", "code2012_fixed"),
+    Record("170", "images faded in", _2012, 10, 1.726111, 0.402500, 0.181160, "fixed"),
+    Record("170", "images faded in", _2012, 1, 1.831731, 0.422944, 0.195334, "fixed"),
+    Record("170", "half precision between GPUs", _2012, 10, 1.749848, 0.405240, 0.184160, "95, fixed"),
+    Record("170", "half precision between GPUs", _2012, 1, 1.861123, 0.425700, 0.199970, "95, fixed"),
+    Record("171", "169 with five levels", _2012, 10, 1.735358, 0.404200, 0.181400, "fixed"),
+    Record("171", "169 with five levels", _2012, 1, 1.843676, 0.423356, 0.197664, "fixed"),
+    Record("174", "169 with jumping rates", _2012, 10, 1.729982, 0.404380, 0.180420, "86, fixed"),
+    Record("174", "169 with jumping rates", _2012, 1, 1.825121, 0.425222, 0.193946, "86, fixed"),
+    Record("177", "170 with dropout over conv4", _2012, 10, 1.744414, 0.406900, 0.183040, "fixed"),
+    Record("177", "170 with dropout over conv4", _2012, 1, 1.836304, 0.424376, 0.197056, "fixed"),
+    Record("120", "older, smaller conv1", _2012, 10, 1.765247, 0.410440, 0.187140, "95"),
+    Record("131", "120, norm1 right over conv1", _2012, 10, 1.755725, 0.409340, 0.185740, "100"),
+    Record("135", "131 with k = 2", _2012, 10, 1.757653, 0.410700, 0.184160, "96"),
+    Record("137", "135, norms across maps", _2012, 10, 1.751138, 0.407820, 0.183440, "99"),
+    Record("137", "135, norms across maps", _2010, 10, 1.623185, 0.376167, 0.171247, "103"),
+    Record("106", "older", "ILSVRC-2010", None, 1.594247, 0.370578, 0.166722, "93"),
+    Record("118", "older, JPEGs", "ILSVRC-2010", None, 1.640873, 0.378313, 0.173560, "98"),
+    Record("120", "older, smaller conv1", "ILSVRC-2010", None, 1.634692, 0.378533, 0.172360, "106"),
+    Record("141", "six layers; 2012, then 2009", "ILSVRC-2010", None, 1.511725, 0.356707, 0.154893, "54"),
+    Record("141", "six layers; 2012, then 2009", _2012, 10, 1.671316, 0.395620, 0.172060, "54"),
+    Record("141", "six layers; 2012, then 2009", _2012, 1, 1.779082, 0.415920, 0.186780, "54"),
+)
+
+
+def record(net: str, data: str, views: int) -> Record:
+    """The first of this net on these data, which is the plain one."""
+    return next(one for one in RECORDS if (one.net, one.data, one.views) == (net, data, views))
+
+
+def as_markdown() -> str:
+    """docs/records.md: every result on record, in percent, and the experiment that runs the same."""
+    lines = [
+        "# The records of 2012",
+        "",
+        "What came of each net, as the notes in the parameter files of the authors' code say (published by the",
+        "Computer History Museum). `python -m alexnet_repro.claims records=true` prints this page. Errors in percent.",
+        "A schedule is of so many epochs, with rates lowered by hand, or *fixed*: at times set before. Where no number",
+        "of views is given, the notes have none.",
+        "",
+        f"Nets that hardly differ (120, 131, 135, 137, 145) spread by about {SPREAD} points of top-1 error, one run",
+        "each. Smaller differences are close to that: section 3.4's 0.4 / 0.3, for one.",
+        "",
+        "| net | what | data | views | log-loss | top-1 | top-5 | epochs | `experiment=` |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in RECORDS:
+        top1, top5 = one.errors
+        experiment = f"`{one.experiment}`" if one.experiment else ""
+        cells = [one.net, one.what, one.data, str(one.views or ""), f"{one.log_loss:.6f}", f"{top1:.3f}", f"{top5:.3f}"]
+        lines.append("| " + " | ".join([*cells, one.epochs, experiment]) + " |")
+    return "\n".join(lines) + "\n"
