@@ -20,7 +20,6 @@ from alexnet_repro.evaluation.comparison import (
 from alexnet_repro.evaluation.intervals import paired_bootstrap
 from alexnet_repro.evaluation.metrics import TOP_K
 from alexnet_repro.paper.ablations import claim_facts
-from alexnet_repro.report.facts import errors_of
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.cli import main
 from data_prep.common.errors import RequestError
@@ -46,7 +45,7 @@ def compare(config: CompareConfig) -> None:
 
 def _run_facts(run: EvaluatedRun, views: int) -> dict[str, Any]:
     model = run.config.model.name if run.config else f"ensemble of {len(run.kept.about['members'])}"
-    return {"run": run.name, "model": model, **errors_of(run.kept.views[views])}
+    return {"run": run.name, "model": model, **run.kept.views[views].errors()}
 
 
 def _pair_facts(config: CompareConfig, first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any]:

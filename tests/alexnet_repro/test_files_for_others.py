@@ -80,7 +80,7 @@ def evaluated(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
     reference.assert_sensitive_to_views(checkpoint, images, TOLERANCE)
     expected = {views: reference.probabilities(checkpoint, images, views) for views in (1, 10)}
     classes = json.loads((folder / "data" / "manifest.json").read_text())["classes"]
-    return Evaluated(run.report, folder / "answers.txt", devkit, classes, keys, labels, expected)
+    return Evaluated(run.path / "report", folder / "answers.txt", devkit, classes, keys, labels, expected)
 
 
 def truth_of(devkit: Path) -> tuple[dict[str, int], list[int]]:
