@@ -69,12 +69,13 @@ def _labels(run: _Run) -> Path:
 
 
 def _neighbours(run: _Run) -> Path:
-    return illustrations.add_neighbours(run.store, run.trained, run.data, run.chosen(run.config.queries), run.config)
+    queries, count, size = run.chosen(run.config.queries), run.config.neighbours, run.config.batch_size
+    return illustrations.add_neighbours(run.store, run.trained, run.data, queries, count, size)
 
 
 def _embedding(run: _Run) -> str:
     images = run.chosen(run.config.embedded)
-    path = illustrations.write_embedding(run.folder.tensorboard, run.trained, run.data, images, run.config)
+    path = illustrations.write_embedding(run.folder.tensorboard, run.trained, run.data, images, run.config.batch_size)
     return f"{path}: see it with make tensorboard, under Projector"
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from alexnet_repro import runtime
 from alexnet_repro.config import RuntimeConfig
-from alexnet_repro.data import Batch, ColumnInputs, Loading, View, views_of, whole_images
+from alexnet_repro.data import Batch, ColumnInputs, View, views_of, whole_images
+from alexnet_repro.data.loader import loading_for
 from alexnet_repro.model import AlexNet, Watcher
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.reader import SplitReader
@@ -106,13 +107,14 @@ class Ensemble:
         return self._sum
 
 
-def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int, workers: int = 0) -> Iterator[np.ndarray]:
+def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int) -> Iterator[np.ndarray]:
     """What the output layer reads for the centre patch of every image, batch by batch: float32 [n, 4096] in the paper,
     column a first. In test mode.
     """
     model, inputs = trained.model.eval(), trained.inputs
     (centre,) = views_of(1, trained.margin)
-    for batch in whole_images(split, trained.image_size, batch_size, Loading(workers, inputs.use_gpu)):
+    loading = loading_for(trained.runtime, inputs.use_gpu)
+    for batch in whole_images(split, trained.image_size, batch_size, loading):
         with torch.inference_mode(), runtime.autocast(trained.runtime.precision, inputs.devices):
             images = inputs.spread(batch.images)
             columns = model.hidden(view_inputs(batch, images, centre, model.config.input_size, inputs))

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet_repro.config import FiguresConfig
-from alexnet_repro.data import Loading, PreparedData, views_of, whole_images
-from alexnet_repro.data.loader import loader_workers
+from alexnet_repro.data import PreparedData, views_of, whole_images
+from alexnet_repro.data.loader import loading_for
 from alexnet_repro.evaluation.inference import forward_for, last_hidden, predict
 from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.evaluation.predictions import KeptView
@@ -74,7 +73,8 @@ def add_kernels(store: FigureStore, trained: TrainedModel) -> Path:
 
 def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView:
     """The most probable labels of a few images."""
-    batches = whole_images(images, trained.image_size, len(images), Loading(0, trained.inputs.use_gpu))
+    loading = loading_for(trained.runtime, trained.inputs.use_gpu)
+    batches = whole_images(images, trained.image_size, len(images), loading)
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
     predictions = predict(forward, batches, views_of(views, trained.margin))
     return KeptView.of(predictions.average, predictions.labels, GUESSES)
@@ -84,7 +84,7 @@ def add_labels(store: FigureStore, data: PreparedData, images: SplitReader, kept
     """Figure 4, left; `kept` has a row for each of `images`."""
     classified = []
     for image, label, top, probabilities in zip(
-        labelled_images(data, images), images.labels, kept.top, kept.probabilities, strict=True
+        _labelled_images(data, images), images.labels, kept.top, kept.probabilities, strict=True
     ):
         best = zip(top[:GUESSES], probabilities[:GUESSES], strict=True)
         classified.append(Classified(image, [Guess(data.classes[i], float(p), bool(i == label)) for i, p in best]))
@@ -99,22 +99,21 @@ def add_labels(store: FigureStore, data: PreparedData, images: SplitReader, kept
 
 
 def add_neighbours(
-    store: FigureStore, trained: TrainedModel, data: PreparedData, queries: SplitReader, config: FiguresConfig
+    store: FigureStore, trained: TrainedModel, data: PreparedData, queries: SplitReader, count: int, batch_size: int
 ) -> Path:
-    """Figure 4, right: for each of `queries`, the `config.neighbours` nearest images of the whole train split."""
+    """Figure 4, right: for each of `queries`, the `count` nearest images of the whole train split."""
     train = data.split("train")
-    of_queries = np.concatenate(list(last_hidden(trained, queries, config.batch_size)))
-    nearest = Nearest(of_queries, config.neighbours)
+    nearest = Nearest(np.concatenate(list(last_hidden(trained, queries, batch_size))), count)
     with progress_bar(len(train), "training images", stays=False) as bar:
-        for features in last_hidden(trained, train, config.batch_size, loader_workers(config.runtime)):
+        for features in last_hidden(trained, train, batch_size):
             nearest.add(features)
             bar.update(len(features))
     shown: list[list[LabelledImage]] = []
     rows: list[dict[str, Any]] = []
     for query, numbers, distances in zip(
-        labelled_images(data, queries), nearest.numbers, nearest.distances, strict=True
+        _labelled_images(data, queries), nearest.numbers, nearest.distances, strict=True
     ):
-        neighbours = labelled_images(data, train.subset(numbers))
+        neighbours = _labelled_images(data, train.subset(numbers))
         shown.append([query, *neighbours])
         described = [
             {**_described(store, other), "distance": float(distance), "same": other.label == query.label}
@@ -122,7 +121,7 @@ def add_neighbours(
         ]
         rows.append({**_described(store, query), "neighbours": described})
     caption = (
-        f"First in each row a {queries.folder.name} image, then the {config.neighbours} of all {len(train):,} training "
+        f"First in each row a {queries.folder.name} image, then the {count} of all {len(train):,} training "
         "images whose last hidden layer is nearest to its own in Euclidean distance (centre patch); other classes than "
         "its own in blue."
     )
@@ -131,13 +130,14 @@ def add_neighbours(
     )
 
 
-def write_embedding(tensorboard: Path, trained: TrainedModel, data: PreparedData, images: SplitReader,
-                    config: FiguresConfig) -> Path:  # fmt: skip
+def write_embedding(
+    tensorboard: Path, trained: TrainedModel, data: PreparedData, images: SplitReader, batch_size: int
+) -> Path:
     """The last hidden layer of `images` for TensorBoard's projector. Replaces what an earlier call wrote."""
     from torch.utils.tensorboard import SummaryWriter
 
-    features = np.concatenate(list(last_hidden(trained, images, config.batch_size, loader_workers(config.runtime))))
-    labelled = labelled_images(data, images)
+    features = np.concatenate(list(last_hidden(trained, images, batch_size)))
+    labelled = _labelled_images(data, images)
     side = min(_THUMBNAIL, _SPRITE // int(np.ceil(np.sqrt(len(labelled)))))
     small = [np.asarray(as_picture(one.pixels).convert("RGB").resize((side, side))) for one in labelled]
     thumbnails = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
@@ -149,7 +149,7 @@ def write_embedding(tensorboard: Path, trained: TrainedModel, data: PreparedData
     return folder
 
 
-def labelled_images(data: PreparedData, images: SplitReader) -> list[LabelledImage]:
+def _labelled_images(data: PreparedData, images: SplitReader) -> list[LabelledImage]:
     shown = []
     for number, name in enumerate(images.names()):
         pixels, label = images[number]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from evidence import HOSTILE, ensure_evaluated, evaluate_in, kept_of, new_folder
 
 from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig
@@ -51,9 +52,10 @@ def test_a_stopped_evaluation_goes_on_and_ends_to_the_bit_the_same(
 
     monkeypatch.setattr(split_pass, "_SECONDS", 0.0)
     monkeypatch.setattr(split_pass, "predict_batches", stops)
-    for _ in range(2):  # 12 pictures, 12 more, then the remaining 6
+    for _ in range(2):  # 12 images, 12 more, then the remaining 6
         with pytest.raises(KeyboardInterrupt):
             evaluate_in(world, "batch_size=4", "keep=null")
+        assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic  # as before the pass
     evaluate_in(world, "batch_size=4", "keep=null")
     assert shown == 30
     assert "continuing: 24 of 30" in capsys.readouterr().out
