@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alexnet_repro import runtime
 from alexnet_repro.config import BenchmarkConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, memory_format
-from alexnet_repro.model import AlexNet, choose_devices, initialise, place
+from alexnet_repro.model import AlexNet, devices_for, initialise, place
 from alexnet_repro.model.response_norm import ResponseNorm
 from alexnet_repro.report.environment import machine
 from alexnet_repro.training.ranks import Ranks
@@ -35,9 +35,7 @@ Runs = dict[str, Callable[[], object]]
 
 
 def benchmark(config: BenchmarkConfig) -> None:
-    devices, warning = choose_devices(config.model.columns, config.gpus, config.devices)
-    if warning:
-        print(f"warning: {warning}")
+    devices = devices_for(config.model.columns, config.gpus, config.devices)
     runtime.configure(config.runtime)
     layout = memory_format(devices[0], config.runtime.channels_last)
     print("; ".join(f"{key}: {value}" for key, value in machine().items()))

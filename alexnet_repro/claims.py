@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_repro.config import ClaimsConfig, TrainConfig
-from alexnet_repro.report.report import FACTS, read_facts
+from alexnet_repro.report.report import REPORT, read_report
 from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.settings import OF_AN_EXPERIMENT, differences
@@ -112,9 +112,9 @@ def _reported(folder: Path) -> Iterator[str]:
     """The errors in the reports of a run or an ensemble, and where the reports are."""
     for split in ("val", "test"):
         report = report_folder(folder, split)
-        if not (report / FACTS).is_file():
+        if not (report / REPORT).is_file():
             continue
-        facts = read_facts(report)
+        facts = read_report(report)
         for row in facts["results"][-1:]:  # of the most views; none without labels
             views = f"{row['views']} view{'s' * (row['views'] > 1)}"
             yield (

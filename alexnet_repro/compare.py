@@ -23,7 +23,6 @@ from alexnet_repro.evaluation.comparison import (
 )
 from alexnet_repro.evaluation.intervals import Interval
 from alexnet_repro.evaluation.metrics import TOP_K
-from alexnet_repro.report.facts import errors_of
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.cli import main
 from data_prep.common.errors import RequestError
@@ -39,7 +38,7 @@ def compare(config: CompareConfig) -> None:
             {
                 "run": run.name,
                 "model": run.config.model.name if run.config else f"ensemble of {len(run.kept.about['members'])}",
-                **errors_of(run.kept.views[config.views]),
+                **run.kept.views[config.views].errors(),
             }
             for run in runs
         ],

@@ -1,15 +1,12 @@
 """python -m alexnet_repro.figure1 [runs_dir=runs]: Figure 1 from runs of experiment=cifar10_relu and cifar10_tanh.
 
 The training error of an epoch is the mean over its batches, each before its update, as the code of 2012 printed it.
-Where it passes the asked-for error is found on the straight line between two epochs.
+When it reaches the error that is asked for is interpolated linearly between epochs.
 """
 
 from alexnet_repro.config import Figure1Config
 from alexnet_repro.figures import figure1
 from data_prep.common.cli import main
-
-Errors = list[float]  # of the epochs, as fractions
-
 
 if __name__ == "__main__":
     main("figure1", Figure1Config, figure1)

@@ -1,4 +1,6 @@
-"""python -m alexnet_repro.summary [model=...]: layer by layer, what lives where, what it costs, what crosses over."""
+"""python -m alexnet_repro.summary [model=...]: for each layer its device, shapes, cost and traffic between columns;
+then the neurons beside those of section 3.5.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,19 +8,18 @@ from collections.abc import Sequence
 import torch
 
 from alexnet_repro.config import LAYERS, SummaryConfig
-from alexnet_repro.model import AlexNet, choose_devices
+from alexnet_repro.model import AlexNet, devices_for
 from alexnet_repro.model.alexnet import Layer, Weights
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.paper.numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
 from data_prep.common.cli import main
 
 _FLOAT_BYTES = 4
+_COSTS = "{:>13,}{:>15,}{:>12,}"
 
 
 def summary(config: SummaryConfig) -> None:
-    devices, warning = choose_devices(config.model.columns, config.gpus, config.devices)
-    if warning:
-        print(f"warning: {warning}")
+    devices = devices_for(config.model.columns, config.gpus, config.devices)
     with torch.device("meta"):
         model = AlexNet(config.model, config.classes, config.channels)
     _print_costs(model, devices)
@@ -31,19 +32,17 @@ def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
     totals = [0, 0, 0]
     for name, layer in model.layers().items():
         for column, part, device in zip(layer.names, layer.parts(), devices, strict=False):
-            row = _costs(layer, part, model.config.columns)
-            totals = [total + value for total, value in zip(totals, row, strict=True)]
+            costs = _costs(layer, part, model.config.columns)
+            totals = [total + cost for total, cost in zip(totals, costs, strict=True)]
             weights, output = ("x".join(map(str, shape)) for shape in (part.weight.shape, layer.map_shape))
-            print(
-                f"{name + '.' + column:<8}{device!s:<9}{weights:>20}{output:>16}" + "{:>13,}{:>15,}{:>12,}".format(*row)
-            )
-    print(f"{'total':<53}" + "{:>13,}{:>15,}{:>12,}".format(*totals))
+            print(f"{name + '.' + column:<8}{device!s:<9}{weights:>20}{output:>16}{_COSTS.format(*costs)}")
+    print(f"{'total':<53}{_COSTS.format(*totals)}")
     print("output: of the weights, before pooling")
     print("bytes in: float32 from the other columns, for one image forward; gradients of the same size go back")
 
 
 def _costs(layer: Layer, part: Weights, columns: int) -> tuple[int, int, int]:
-    """(parameters, multiply-adds for one image, bytes that come from the other columns for one image)."""
+    """(parameters, multiply-adds for one image, bytes read from the other columns for one image)."""
     assert part.bias is not None
     positions = 1 if isinstance(part, LocalConv2d) else math.prod(layer.map_shape[1:])
     foreign = layer.input_elements * (columns - 1) // columns if layer.reads == "both" else 0
@@ -51,12 +50,12 @@ def _costs(layer: Layer, part: Weights, columns: int) -> tuple[int, int, int]:
 
 
 def _print_neurons(model: AlexNet) -> None:
-    mine = {name: math.prod(layer.map_shape) * len(layer.names) for name, layer in model.layers().items()}
+    ours = {name: math.prod(layer.map_shape) * len(layer.names) for name, layer in model.layers().items()}
     print(f"{'neurons':<8}{'this network':>14}{'text of 3.5':>14}")
-    for name in (name for name in LAYERS if name in mine or name in NEURONS):
-        counts = (f"{counts[name]:,}" if name in counts else "-" for counts in (mine, NEURONS))
+    for name in (name for name in LAYERS if name in ours or name in NEURONS):
+        counts = (f"{counts[name]:,}" if name in counts else "-" for counts in (ours, NEURONS))
         print(f"{name:<8}" + "{:>14}{:>14}".format(*counts) + (f"   {CONV1_REMARK}" if name == "conv1" else ""))
-    totals = f"{sum(mine.values()):>14,}{sum(NEURONS.values()):>14,}"
+    totals = f"{sum(ours.values()):>14,}{sum(NEURONS.values()):>14,}"
     print(f"{'total':<8}{totals}   the paper's abstract: {NEURONS_OF_ABSTRACT:,}")
 
 

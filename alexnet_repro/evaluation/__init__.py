@@ -1,1 +1,1 @@
-"""From a trained run to numbers: probabilities over views, error rates, the report."""
+"""From a trained run to numbers: probabilities over views, error rates, intervals, comparisons."""

@@ -1,5 +1,6 @@
 """Test views in the fast form of the network: all views of a batch in one pass, as far as memory allows."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,13 +11,13 @@ from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.model import AlexNet, Watcher
 from alexnet_repro.model.fast import FastNetwork
 
-_AT_ONCE = 1280  # views: ten of a batch of 128
-_SHARE = 0.25  # of the free memory, for the input and the maps of conv1, the largest
-_COPIES = 3  # of conv1's maps that are in memory at a time, with what is smaller
+_AT_ONCE = 1280  # views in a pass at most: ten of a batch of 128
+_SHARE = 0.25  # of the free memory, for the input and the maps of conv1, which are the largest
+_COPIES = 3  # of conv1's maps in memory at a time, the smaller maps counted in
 
 
 class FastViews:
-    """A `Forward` of predict.py. It reads the weights anew at every call."""
+    """A `Forward` of inference.py. It reads the weights anew at every call."""
 
     def __init__(self, model: AlexNet, rule: InputRule, precision: str) -> None:
         self.network = FastNetwork(model, precision)
@@ -25,9 +26,7 @@ class FastViews:
             for device in self.network.devices
         ]
         layout, conv1 = self.network.layout, model.conv1
-        maps = len(conv1.names) * _COPIES
-        for side in conv1.map_shape:
-            maps *= side
+        maps = len(conv1.names) * math.prod(conv1.map_shape) * _COPIES  # numbers, for one view
         self.at_once = min(_AT_ONCE, self.network.most_images)
         if all(device.type == "cuda" for device in self.network.devices):
             free = min(torch.cuda.mem_get_info(device)[0] for device in self.network.devices)
@@ -43,10 +42,10 @@ class FastViews:
     def _views(self, images: Tensor, views: Sequence[View], watch: Watcher | None) -> Tensor:
         """[views, N, K], as many views in a pass as memory allows."""
         each = max(1, self.at_once // len(images))
-        passes = [self._together(images, views[first : first + each], watch) for first in range(0, len(views), each)]
+        passes = [self._one_pass(images, views[first : first + each], watch) for first in range(0, len(views), each)]
         return torch.cat(passes).unflatten(0, (len(views), len(images)))
 
-    def _together(self, images: Tensor, views: Sequence[View], watch: Watcher | None) -> Tensor:
+    def _one_pass(self, images: Tensor, views: Sequence[View], watch: Watcher | None) -> Tensor:
         """[views * N, K], one view of all images after the other."""
         inputs = []
         for device, transform in zip(self.network.devices, self._transforms, strict=True):

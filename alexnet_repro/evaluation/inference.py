@@ -9,9 +9,11 @@ from torch import Tensor
 
 from alexnet_repro import runtime
 from alexnet_repro.config import RuntimeConfig
-from alexnet_repro.data import Batch, ColumnInputs, View
+from alexnet_repro.data import Batch, ColumnInputs, View, views_of, whole_images
+from alexnet_repro.data.loader import loading_for
 from alexnet_repro.model import AlexNet, Watcher
-from alexnet_repro.runtime import autocast
+from alexnet_repro.runs.trained import TrainedModel
+from data_prep.reader import SplitReader
 
 
 @dataclass
@@ -29,8 +31,8 @@ class Predictions:
 
 
 Forward = Callable[[Batch, list[View], Watcher | None], tuple[Tensor, Tensor]]
-"""Of a batch of whole images the probabilities on the first view, and the mean over all views, float32 [N, K] each; in
-test mode. The watcher is called by the fast form alone, where ReLUs are no modules, and hooks cannot see them."""
+"""From a batch of whole images to the probabilities for the first view, and their mean over all views, float32 [N, K]
+each; in test mode. Only the fast form calls the watcher: its ReLUs are no modules, so hooks cannot see them."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
@@ -83,10 +85,10 @@ def view_inputs(
 
 
 class Ensemble:
-    """Takes one member after the other, so that only the sum and one member are in memory."""
+    """The weighted mean of several runs, added one by one, so that only the sum and one member are in memory."""
 
     def __init__(self, weights: Sequence[float]) -> None:
-        """Positive, one a member, in the order in which they will come; they need not sum to 1."""
+        """`weights`: positive, one for each member, in the order in which these are added; they need not sum to 1."""
         self._weights = [np.float32(weight / sum(weights)) for weight in weights]
         self._taken = 0
         self._sum: Predictions | None = None
@@ -105,15 +107,16 @@ class Ensemble:
         return self._sum
 
 
-def last_hidden(
-    model: AlexNet, batches: Iterable[Batch], view: View, inputs: ColumnInputs, precision: str = "fp32"
-) -> Iterator[np.ndarray]:
-    """What the output layer reads, batch by batch: float32 [n, 4096] in the paper, column a first. In test mode."""
-    model.eval()
-    for batch in batches:
-        with torch.inference_mode(), autocast(precision, inputs.devices):
-            columns = model.hidden(
-                view_inputs(batch, inputs.spread(batch.images), view, model.config.input_size, inputs)
-            )
+def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int) -> Iterator[np.ndarray]:
+    """What the output layer reads for the centre patch of every image, batch by batch: float32 [n, 4096] in the paper,
+    column a first. In test mode.
+    """
+    model, inputs = trained.model.eval(), trained.inputs
+    (centre,) = views_of(1, trained.margin)
+    loading = loading_for(trained.runtime, inputs.use_gpu)
+    for batch in whole_images(split, trained.image_size, batch_size, loading):
+        with torch.inference_mode(), runtime.autocast(trained.runtime.precision, inputs.devices):
+            images = inputs.spread(batch.images)
+            columns = model.hidden(view_inputs(batch, images, centre, model.config.input_size, inputs))
             features = torch.cat([column.float().cpu() for column in columns], dim=1)
         yield features.numpy()

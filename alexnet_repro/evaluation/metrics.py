@@ -1,82 +1,98 @@
-"""Error rates, as pure functions of probabilities and labels."""
+"""Error rates and log-loss, as pure functions of probabilities and labels."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from alexnet_repro.evaluation.intervals import mean_interval, proportion_interval
+
 TOP_K = (1, 5)  # section 2: it is customary to report two error rates, top-1 and top-5
+GUESSES = max(TOP_K)  # labels that are shown and submitted for an image
 _ROWS = 4096  # at a time, which bounds the memory of the comparisons
 
 
 def label_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the right one: float [N, K], int [N] -> int64 [N], 0 if it is the first guess.
+    """How many classes are more probable than the right one: float [N, K], int [N] -> int64 [N], 0 for the first guess.
 
-    Among equal probabilities the class with the lower index comes first. What is not a number is never right.
+    Of equally probable classes the one with the lower index comes first. A label whose probability is NaN comes last.
     """
     ranks = np.empty(len(labels), np.int64)
     columns = np.arange(probabilities.shape[1])
     for start in range(0, len(labels), _ROWS):
-        p, own_labels = probabilities[start : start + _ROWS], np.asarray(labels[start : start + _ROWS])
-        own = p[np.arange(len(own_labels)), own_labels][:, None]
-        earlier = columns < own_labels[:, None]
-        not_before = (p < own) | ((p == own) & ~earlier)
+        p, label = probabilities[start : start + _ROWS], np.asarray(labels[start : start + _ROWS])[:, None]
+        of_label = np.take_along_axis(p, label, axis=1)
+        not_before = (p < of_label) | ((p == of_label) & (columns >= label))
         ranks[start : start + _ROWS] = (~not_before).sum(axis=1)
     return ranks
 
 
-def top_k_error(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """The fraction of images whose label is not among the k most probable classes (section 2 of the paper)."""
-    return float((label_ranks(probabilities, labels) >= k).mean())
+def wrong(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Whether the label is not among the k most probable classes (section 2): ranks as `label_ranks` -> bool [N].
+
+    The mean over images is the top-k error.
+    """
+    return ranks >= k
 
 
 def label_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What the network gave the right class: float [N, K], int [N] -> float [N]."""
-    own: np.ndarray = probabilities[np.arange(len(labels)), labels]
-    return own
+    """The probability of the right class: float [N, K], int [N] -> float [N]."""
+    return np.take_along_axis(probabilities, np.asarray(labels)[:, None], axis=1)[:, 0]
 
 
-def losses(own: np.ndarray) -> np.ndarray:
-    """-log p(label) of each picture, in nats; probabilities below the smallest float32 count as that. float64 [N]."""
-    nats: np.ndarray = -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))
-    return nats
+def losses(label_probability: np.ndarray) -> np.ndarray:
+    """-log p(label) of each image, in nats; probabilities below the smallest float32 count as that. float64 [N]."""
+    return -np.log(np.maximum(label_probability.astype(np.float64), np.finfo(np.float32).tiny))
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log p(label), in nats."""
+    """Mean of -log p(label), in nats: float [N, K], int [N]."""
     return float(losses(label_probabilities(probabilities, labels)).mean())
+
+
+def error_rates(ranks: np.ndarray, label_probability: np.ndarray) -> dict[str, Any]:
+    """Top-1 and top-5 error (fractions) and log-loss (nats), each with its 95 % interval: int [N], float [N]."""
+    images = len(ranks)
+    result: dict[str, Any] = {}
+    for k in TOP_K:
+        errors = int(wrong(ranks, k).sum())
+        result[f"top{k}_error"] = errors / images
+        result[f"top{k}_interval"] = proportion_interval(errors, images)
+    nats = losses(label_probability)
+    return {**result, "log_loss": float(nats.mean()), "log_loss_interval": mean_interval(nats)}
 
 
 @dataclass(frozen=True)
 class ClassErrors:
     label: int
     images: int
-    top1_error: float  # fractions of the class's pictures
+    top1_error: float  # fractions of the class's images
     top5_error: float
 
 
 @dataclass(frozen=True)
 class Confusion:
     label: int  # the right class
-    guess: int  # what its pictures were taken for
-    count: int
+    guess: int  # the class that was predicted
+    count: int  # how often
     images: int  # of the right class
 
 
 def class_errors(ranks: np.ndarray, labels: np.ndarray, classes: int) -> list[ClassErrors]:
-    """From `metrics.label_ranks`: int [N], int [N] -> one entry for each class that has pictures, in label order."""
+    """Ranks and labels, int [N] each -> one entry for each class that has images, in label order."""
     images = np.bincount(labels, minlength=classes)
-    wrong = [np.bincount(labels[ranks >= k], minlength=classes) for k in TOP_K]
+    errors = [np.bincount(labels[wrong(ranks, k)], minlength=classes) for k in TOP_K]
     return [
-        ClassErrors(label, int(n), float(wrong[0][label] / n), float(wrong[1][label] / n))
+        ClassErrors(label, int(n), float(errors[0][label] / n), float(errors[1][label] / n))
         for label, n in enumerate(images)
         if n
     ]
 
 
 def confusions(first_guesses: np.ndarray, labels: np.ndarray, classes: int, most: int) -> list[Confusion]:
-    """The `most` frequent pairs of a class and what it was taken for, most frequent first: int [N], int [N]."""
-    wrong = first_guesses != labels
-    pairs, counts = np.unique(labels[wrong].astype(np.int64) * classes + first_guesses[wrong], return_counts=True)
+    """The `most` frequent pairs of a class and the class predicted instead, most frequent first: int [N], int [N]."""
+    errors = first_guesses != labels
+    pairs, counts = np.unique(labels[errors].astype(np.int64) * classes + first_guesses[errors], return_counts=True)
     images = np.bincount(labels, minlength=classes)
     order = np.argsort(-counts, kind="stable")[:most]
     return [
@@ -86,7 +102,7 @@ def confusions(first_guesses: np.ndarray, labels: np.ndarray, classes: int, most
 
 
 def most_confused(found: list[Confusion], most: int) -> list[int]:
-    """The classes of the most frequent confusions, in the order in which they come up; at most `most`."""
+    """The classes of the most frequent confusions, in order of appearance; at most `most`."""
     labels: dict[int, None] = {}
     for confusion in found:
         labels |= dict.fromkeys((confusion.label, confusion.guess))
@@ -94,7 +110,7 @@ def most_confused(found: list[Confusion], most: int) -> list[int]:
 
 
 def confusion_matrix(first_guesses: np.ndarray, labels: np.ndarray, chosen: list[int]) -> np.ndarray:
-    """int64 [C, C + 1]: how many pictures of chosen class i were taken for class j of them; last, for any other."""
+    """int64 [C, C + 1]: how many images of chosen class i were predicted as chosen class j; last, as any other."""
     place = {label: i for i, label in enumerate(chosen)}
     counts = np.zeros((len(chosen), len(chosen) + 1), np.int64)
     for label, guess in zip(labels.tolist(), first_guesses.tolist(), strict=True):

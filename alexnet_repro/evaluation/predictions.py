@@ -1,12 +1,13 @@
-"""predictions.npz: what a run said about every picture of a split, kept so that no later step needs a second pass.
+"""predictions.npz: what a run predicted for every image of a split, kept so that no later step needs a second pass.
 
     about                json: runs, their checkpoints, what each was trained on; data, split, views
-    names                text [N]: split/key, the picture's name in the prepared data set
+    names                text [N]: split/key, the image's name in the prepared data set
     labels               int64 [N]; -1 where the split has no labels
-    classes, words       text [K]: wnids and what people call them, in label order
+    classes, words       text [K]: wnids and names of the classes, in label order
     viewsV.top           int32 [N, kept]: the most probable labels, most probable first; of equals the lower label
-    viewsV.probabilities float32 [N, kept]: theirs
-    viewsV.rank          int64 [N]: how many classes come before the right one; viewsV.own, float32 [N]: its probability
+    viewsV.probabilities float32 [N, kept]: of these labels
+    viewsV.rank          int64 [N]: how many classes are more probable than the right one
+    viewsV.own           float32 [N]: the probability of the right one
 
 V is 1 (the centre patch) and, if asked for, 10. With all classes kept, the rows are the whole softmax output.
 """
@@ -18,22 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_repro.evaluation.metrics import label_probabilities, label_ranks
+from alexnet_repro.evaluation.metrics import error_rates, label_probabilities, label_ranks
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 
 FILE = "predictions.npz"
-_ROWS = 4096
+_ROWS = 4096  # sorted at a time, which bounds the memory
+_KEYS = {"top": "top", "probabilities": "probabilities", "rank": "rank", "label_probability": "own"}  # in the file
 
 
 @dataclass
 class KeptView:
-    """The arrays of one number of views, as above. Without labels `rank` and `own` mean nothing."""
+    """The arrays of one number of views, as above. Without labels `rank` and `label_probability` mean nothing."""
 
     top: np.ndarray
     probabilities: np.ndarray
     rank: np.ndarray
-    own: np.ndarray
+    label_probability: np.ndarray
 
     @classmethod
     def of(cls, probabilities: np.ndarray, labels: np.ndarray, keep: int) -> "KeptView":
@@ -46,6 +48,14 @@ class KeptView:
             kept[rows] = np.take_along_axis(probabilities[rows], top[rows], axis=1)
         return cls(top, kept, label_ranks(probabilities, labels), label_probabilities(probabilities, labels))
 
+    def subset(self, numbers: np.ndarray) -> "KeptView":
+        """The rows of these images, in this order: int [n]."""
+        return KeptView(**{name: array[numbers] for name, array in vars(self).items()})
+
+    def errors(self) -> dict[str, Any]:
+        """As `metrics.error_rates`."""
+        return error_rates(self.rank, self.label_probability)
+
 
 @dataclass
 class KeptPredictions:
@@ -53,7 +63,7 @@ class KeptPredictions:
     names: np.ndarray
     labels: np.ndarray
     classes: list[str]
-    words: list[str]
+    class_names: list[str]
     views: dict[int, KeptView]
 
     @property
@@ -66,14 +76,16 @@ class KeptPredictions:
 
     def save(self, path: Path) -> None:
         arrays = {
-            f"views{number}.{name}": array for number, view in self.views.items() for name, array in vars(view).items()
+            f"views{number}.{_KEYS[name]}": array
+            for number, view in self.views.items()
+            for name, array in vars(view).items()
         }
         common = {
             "about": np.array(json.dumps(self.about)),
             "names": self.names,
             "labels": self.labels,
             "classes": np.array(self.classes),
-            "words": np.array(self.words),
+            "words": np.array(self.class_names),
         }
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **common, **arrays))
 
@@ -87,12 +99,12 @@ class KeptPredictions:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(str(arrays["about"]))
             views = {
-                number: KeptView(*(arrays[f"views{number}.{name}"] for name in KeptView.__annotations__))
+                number: KeptView(**{name: arrays[f"views{number}.{key}"] for name, key in _KEYS.items()})
                 for number in (1, 10)
                 if f"views{number}.top" in arrays
             }
-            classes, words = ([str(text) for text in arrays[name]] for name in ("classes", "words"))
-            return cls(about, arrays["names"], arrays["labels"], classes, words, views)
+            classes, class_names = ([str(text) for text in arrays[key]] for key in ("classes", "words"))
+            return cls(about, arrays["names"], arrays["labels"], classes, class_names, views)
         except Exception as error:  # a damaged file can fail in any way
             raise RequestError(
                 f"{path}: cannot be read as predictions ({type(error).__name__}); delete it and evaluate again"

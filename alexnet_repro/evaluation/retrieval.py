@@ -1,4 +1,4 @@
-"""Figure 4, right: the training pictures whose last hidden layer is nearest in Euclidean distance (section 6.1)."""
+"""Figure 4, right: the training images whose last hidden layer is nearest in Euclidean distance (section 6.1)."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ _ROWS = 256  # vectors compared at a time, which bounds the memory of their diff
 
 
 class Nearest:
-    """The `count` vectors nearest to each query among all that pass by. Memory does not depend on how many pass.
+    """The `count` vectors nearest to each query among all that are added. Memory does not grow with their number.
 
-    Among equal distances the vector that came first is nearer.
+    Of equal distances the vector that was added first is nearer.
     """
 
     def __init__(self, queries: np.ndarray, count: int) -> None:
@@ -20,11 +20,11 @@ class Nearest:
 
     @property
     def distances(self) -> np.ndarray:
-        """float64 [Q, up to count], as `numbers`."""
+        """Of `numbers`: float64 [Q, up to count]."""
         return np.sqrt(self._squared)
 
     def add(self, vectors: np.ndarray) -> None:
-        """float [n, D]: they are numbered on from those that came before."""
+        """float [n, D]: numbered on from those added before."""
         for start in range(0, len(vectors), _ROWS):
             self._add(vectors[start : start + _ROWS].astype(np.float64))
 

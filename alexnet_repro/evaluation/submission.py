@@ -1,13 +1,12 @@
-"""What the ILSVRC test server takes: for each picture, in the official order, its five most probable classes by id."""
+"""A file for the ILSVRC test server: for each image, in official order, the ids of its five most probable classes."""
 
 from pathlib import Path
 
+from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.evaluation.predictions import KeptPredictions
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.sources.devkit import Devkit, read_devkit
-
-GUESSES = 5
 
 
 def read_ids(path: Path) -> dict[str, int]:
@@ -32,16 +31,16 @@ def check_ids(ids: dict[str, int], classes: list[str], devkit: Path) -> None:
         raise RequestError(f"devkit={devkit}: has no class {missing[0]} of this run; give the devkit of its release")
 
 
-def write_submission(path: Path, kept: KeptPredictions, ids: dict[str, int], pictures: int) -> int:
-    """One line for each of the official split's `pictures`; returns how many of them had no prediction.
+def write_submission(path: Path, kept: KeptPredictions, ids: dict[str, int], images: int) -> int:
+    """One line for each of the official split's `images`; returns how many of them had no prediction.
 
-    The key of a picture in a prepared val or test split is its place in the official order, from 0. A picture that
-    could not be read in preparation has no prediction, but the server counts lines: it gets the lowest ids, blindly.
+    The key of an image in a prepared val or test split is its place in the official order, from 0. An image that could
+    not be read in preparation has no prediction, but the server counts lines: its line has the lowest ids.
     """
     blind = " ".join(str(number) for number in sorted(ids.values())[:GUESSES])
-    lines = [blind] * pictures
+    lines = [blind] * images
     for name, top in zip(kept.names, kept.most_views.top, strict=True):
         lines[int(str(name).rsplit("/", 1)[-1])] = " ".join(str(ids[kept.classes[label]]) for label in top[:GUESSES])
     text = "".join(f"{line}\n" for line in lines)
     write_atomically(path, lambda file: file.write(text.encode()))
-    return pictures - len(kept.names)
+    return images - len(kept.names)

@@ -46,6 +46,14 @@ def choose_devices(
     return [one] * columns, warning
 
 
+def devices_for(columns: int, gpus: int | None, devices: Sequence[str] | None) -> list[torch.device]:
+    """`choose_devices` for a command of one process, which prints the warning."""
+    chosen, warning = choose_devices(columns, gpus, devices)
+    if warning:
+        print(f"warning: {warning}")
+    return chosen
+
+
 def _names_of(process: int, processes: int, columns: int, names: Sequence[str]) -> Sequence[str]:
     if processes == 1 or not any(name.startswith("cuda") for name in names):
         return names

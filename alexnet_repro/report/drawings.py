@@ -1,57 +1,87 @@
-"""The pictures of a run's own state: the kernels of conv1 as in Figure 3, and its learning curves."""
+"""How figures are drawn, with matplotlib: Figures 1, 3 and 4 of the paper, and learning curves.
+
+matplotlib takes half a second to import, so this is done when something is drawn, and without pyplot, which keeps every
+figure until it is closed.
+"""
 
 import itertools
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 
 from alexnet_repro.model import AlexNet
 from alexnet_repro.model.kernels import colourfulness, column_grids
-
-matplotlib.use("Agg")
-
-import textwrap
-from dataclasses import dataclass
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
 from data_prep.common.text import short
 
-RIGHT, WRONG = "#c2410c", "#3b6ea5"  # the right label's bar, and the others'
-_ACROSS = 4  # pictures in a row, as in the paper
-_NAME, _CAPTION = 26, 18  # characters
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+_RIGHT, _OTHER = "#c2410c", "#3b6ea5"  # the right label's bar; other labels' bars, and names of other classes
+_ACROSS = 4  # images in a row, as in the paper
+_NAME, _CAPTION = 26, 18  # characters
 _DPI = 130
 
 
-def save_kernels(model: AlexNet, path: Path) -> None:
+@dataclass
+class LabelledImage:
+    """An image of a prepared data set."""
+
+    name: str  # split/key
+    pixels: np.ndarray  # uint8 [S, S, C]
+    label: str  # the name of the right class
+
+
+@dataclass
+class Guess:
+    label: str
+    probability: float
+    right: bool
+
+
+@dataclass
+class Classified:
+    """A test image and its most probable labels, most probable first."""
+
+    image: LabelledImage
+    guesses: list[Guess]
+
+
+def save(figure: "Figure", path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
+        figure.savefig(path, dpi=_DPI)
+
+
+def draw_kernels(model: AlexNet) -> "Figure":
+    """Figure 3: the kernels of conv1, column by column."""
     grids = column_grids(model)
     width = 9.0
     heights = [grid.shape[0] / grid.shape[1] * width for grid in grids]
-    figure, axes = plt.subplots(
-        len(grids), 1, figsize=(width, sum(heights) + 0.4 * len(grids)), height_ratios=heights, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    figure = _figure(width, sum(heights) + 0.4 * len(grids))
+    axes = figure.subplots(len(grids), 1, height_ratios=heights, squeeze=False)
     for axis, grid, (name, (mean, deviation)) in zip(axes[:, 0], grids, colourfulness(model).items(), strict=True):
         axis.imshow(grid, interpolation="nearest")
         axis.set_axis_off()
         colours = f": colourfulness {mean:.2f} ± {deviation:.2f}" if mean or deviation else ""  # grey kernels have none
         axis.set_title(f"column {name}{colours}", fontsize=10, loc="left")
-    save(figure, path)
+    return figure
 
 
-def save_curves(history: list[dict[str, float]], steps: list[dict[str, float]], path: Path, title: str) -> None:
-    """Loss and errors by epoch; dotted lines where the learning rate changed, with what it changed to.
+def draw_curves(history: list[dict[str, float]], steps: list[dict[str, float]], title: str) -> "Figure":
+    """Loss and errors by epoch; dotted lines where the learning rate changed, with the new rate.
 
     `history`: the entries of the epochs; `steps`: those between them, whose loss is drawn thin.
     """
     epochs = [row["epoch"] for row in history]
     steps_an_epoch = history[-1]["step"] / history[-1]["epoch"] if history else 1
-    figure, (loss_axes, error_axes) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = _figure(10, 4)
+    loss_axes, error_axes = figure.subplots(1, 2)
     between = [row["step"] / steps_an_epoch for row in steps]
     loss_axes.plot(between, [row["loss"] for row in steps], color="C0", linewidth=0.6, alpha=0.5)
     for name, label in (("train_loss", "training"), ("val_loss", "validation, centre patch")):
@@ -80,14 +110,15 @@ def save_curves(history: list[dict[str, float]], steps: list[dict[str, float]], 
     accuracy = error_axes.secondary_yaxis("right", functions=(lambda e: 100 - e, lambda a: 100 - a))
     accuracy.set_ylabel("accuracy (%)")
     figure.suptitle(title, parse_math=False)
-    save(figure, path)
+    return figure
 
 
-def save_training_errors(curves: Mapping[str, Sequence[Sequence[float]]], error: float, path: Path) -> None:
+def draw_training_errors(curves: Mapping[str, Sequence[Sequence[float]]], error: float) -> "Figure":
     """Figure 1: training errors (fractions) by epoch, for each kind of neuron those of several runs. The first kind is
     solid, the second dashed; a dotted line at `error`.
     """
-    figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
+    figure = _figure(5.5, 5)
+    axes = figure.subplots()
     for (name, runs), style in zip(curves.items(), ("-", "--"), strict=True):
         for number, errors in enumerate(runs):
             label = name if number == 0 else None
@@ -95,96 +126,59 @@ def save_training_errors(curves: Mapping[str, Sequence[Sequence[float]]], error:
     axes.axhline(error, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="epochs", ylabel="training error", xlim=(0, None), ylim=(0, 0.8))
     axes.legend(frameon=False)
-    save(figure, path)
+    return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
-        figure.savefig(path, dpi=_DPI)
-    plt.close(figure)
-
-
-@dataclass
-class Picture:
-    """A picture of a prepared data set."""
-
-    name: str  # split/key
-    pixels: np.ndarray  # uint8 [S, S, C]
-    label: str  # the right class in words
-
-
-@dataclass
-class Judged:
-    """A test picture and its five most probable labels, most probable first."""
-
-    picture: Picture
-    guesses: list[str]
-    probabilities: list[float]
-    right: list[bool]
-
-
-@dataclass
-class Alike:
-    """A test picture and the training pictures nearest to it, nearest first."""
-
-    picture: Picture
-    neighbours: list[Picture]
-    distances: list[float]
-
-
-def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Pictures to show, drawn by `seed` and not by their looks: int64 [up to count], of as many classes as can be."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    _, first_of_class = np.unique(labels[order], return_index=True)
-    of_new_class = np.zeros(len(order), bool)
-    of_new_class[first_of_class] = True
-    return np.concatenate([order[of_new_class], order[~of_new_class]])[:count]
-
-
-def save_labels(judged: list[Judged], path: Path) -> None:
-    rows = -(-len(judged) // _ACROSS)
-    across = min(_ACROSS, len(judged))
-    figure, axes = plt.subplots(
-        2 * rows, across, figsize=(2.6 * across, 3.9 * rows), height_ratios=[2.4, 1] * rows, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+def draw_labels(images: list[Classified]) -> "Figure":
+    """Figure 4, left: each image with its right label above, and its most probable labels as bars below."""
+    rows = -(-len(images) // _ACROSS)
+    across = min(_ACROSS, len(images))
+    figure = _figure(2.6 * across, 3.9 * rows)
+    axes = figure.subplots(2 * rows, across, height_ratios=[2.4, 1] * rows, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for i, one in enumerate(judged):
+    for i, one in enumerate(images):
         row, column = divmod(i, _ACROSS)
-        image, bars = axes[2 * row, column], axes[2 * row + 1, column]
-        _show(image, one.picture)
-        image.set_title(short(one.picture.label, _NAME), fontsize=9, parse_math=False)
+        above, bars = axes[2 * row, column], axes[2 * row + 1, column]
+        _show(above, one.image)
+        above.set_title(short(one.image.label, _NAME), fontsize=9, parse_math=False)
         places = range(len(one.guesses))
-        bars.barh(
-            places, one.probabilities, color=[RIGHT if right else WRONG for right in one.right], height=0.85, alpha=0.55
-        )
+        colours = [_RIGHT if guess.right else _OTHER for guess in one.guesses]
+        bars.barh(places, [guess.probability for guess in one.guesses], color=colours, height=0.85, alpha=0.55)
         for place, guess in zip(places, one.guesses, strict=True):
-            bars.text(0.015, place, short(guess, _NAME), fontsize=8, va="center", parse_math=False)
+            bars.text(0.015, place, short(guess.label, _NAME), fontsize=8, va="center", parse_math=False)
         bars.set(xlim=(0, 1), ylim=(4.6, -0.6))
-    save(figure, path)
+    return figure
 
 
-def save_neighbours(found: list[Alike], path: Path) -> None:
-    across = 1 + max(len(one.neighbours) for one in found)
-    figure, axes = plt.subplots(
-        len(found), across, figsize=(1.45 * across, 1.75 * len(found)), squeeze=False,
-        gridspec_kw={"width_ratios": [1.0] * across}, layout="constrained",
-    )  # fmt: skip
+def draw_neighbours(rows: list[list[LabelledImage]]) -> "Figure":
+    """Figure 4, right: in each row a test image, framed, and the training images nearest to it, nearest first."""
+    from matplotlib.patches import Rectangle
+
+    across = max(len(row) for row in rows)
+    figure = _figure(1.45 * across, 1.75 * len(rows))
+    axes = figure.subplots(len(rows), across, squeeze=False, width_ratios=[1.0] * across)
     for axis in axes.flat:
         axis.set_axis_off()
-    for row, one in zip(axes, found, strict=True):
-        for axis, picture in zip(row, [one.picture, *one.neighbours], strict=False):
-            _show(axis, picture)
-            same = picture.label == one.picture.label
-            caption = "\n".join(textwrap.wrap(short(picture.label, 2 * _CAPTION), _CAPTION)[:2])
-            axis.set_title(caption, fontsize=7, color="black" if same else WRONG, parse_math=False)
-        frame = plt.Rectangle((0, 0), 1, 1, transform=row[0].transAxes, fill=False, linewidth=3, edgecolor="black")
-        row[0].add_patch(frame)
-    save(figure, path)
+    for line, images in zip(axes, rows, strict=True):
+        for axis, image in zip(line, images, strict=False):
+            _show(axis, image)
+            same = image.label == images[0].label
+            caption = "\n".join(textwrap.wrap(short(image.label, 2 * _CAPTION), _CAPTION)[:2])
+            axis.set_title(caption, fontsize=7, color="black" if same else _OTHER, parse_math=False)
+        line[0].add_patch(
+            Rectangle((0, 0), 1, 1, transform=line[0].transAxes, fill=False, linewidth=3, edgecolor="black")
+        )
+    return figure
 
 
-def _show(axis: plt.Axes, picture: Picture) -> None:
-    grey = picture.pixels.shape[-1] == 1
-    axis.imshow(picture.pixels.squeeze(-1) if grey else picture.pixels, cmap="gray" if grey else None, vmin=0, vmax=255)
+def _figure(width: float, height: float) -> "Figure":
+    """Inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _show(axis: "Axes", image: LabelledImage) -> None:
+    grey = image.pixels.shape[-1] == 1
+    axis.imshow(image.pixels.squeeze(-1) if grey else image.pixels, cmap="gray" if grey else None, vmin=0, vmax=255)

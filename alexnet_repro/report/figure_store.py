@@ -1,19 +1,22 @@
-"""The figures of a report folder and what is to be said of them: figures.json beside the pictures.
+"""The figures of a report folder: their files, and figures.json with their titles and captions.
 
-Drawing and reporting are two commands, in any order; a figure enters a report if it was drawn from the same weights.
+`figures` and `evaluate` are two commands, in any order; a figure enters a report if it was drawn from the same weights.
 """
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alexnet_repro.report import drawings
 from data_prep.common.files import write_atomically
 from data_prep.preview import as_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LIST = "figures.json"
 _THUMBNAILS, _SIDE = "pictures", 144
@@ -27,7 +30,7 @@ class StoredFigure:
     title: str
     caption: str
     drawn_from: str  # fingerprint of the weights
-    rows: list[dict[str, Any]] = field(default_factory=list)  # what the picture shows, for a browser to lay out itself
+    rows: list[dict[str, Any]] = field(default_factory=list)  # what it shows, for report.html to lay out itself
 
 
 class FigureStore:
@@ -36,26 +39,21 @@ class FigureStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(
-        self,
-        name: str,
-        title: str,
-        caption: str,
-        draw: Callable[[Path], None],
-        rows: list[dict[str, Any]] | None = None,
+        self, name: str, title: str, caption: str, figure: "Figure", rows: list[dict[str, Any]] | None = None
     ) -> Path:
-        """Draws a figure with `draw` and writes down what it is; one of the same name is replaced. Returns its path."""
+        """Saves a figure and its entry in figures.json, in place of one of the same name. Returns its path."""
         path = self.folder / f"{name}.png"
         partial = self.folder / f"{name}.partial.png"
-        draw(partial)
+        drawings.save(figure, partial)
         partial.replace(path)
-        kept = [figure for figure in _read(self.folder) if figure.name != name]
+        kept = [stored for stored in _read(self.folder) if stored.name != name]
         kept.append(StoredFigure(name, path.name, title, caption, self.drawn_from, rows or []))
-        text = json.dumps([asdict(figure) for figure in kept], indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps([asdict(stored) for stored in kept], indent=1, ensure_ascii=False) + "\n"
         write_atomically(self.folder / LIST, lambda file: file.write(text.encode()))
         return path
 
     def thumbnail(self, name: str, pixels: np.ndarray) -> str:
-        """Writes a picture of a data set in small; returns its path relative to the folder. uint8 [S, S, C]."""
+        """Writes an image of a data set in small: uint8 [S, S, C]. Returns its path relative to the folder."""
         file = f"{_THUMBNAILS}/{name.replace('/', '-')}.jpg"
         (self.folder / _THUMBNAILS).mkdir(exist_ok=True)
         small = as_image(pixels)
@@ -67,7 +65,7 @@ class FigureStore:
 
 
 def figures_of(folder: Path, drawn_from: str) -> list[StoredFigure]:
-    """Those of a report folder that were drawn from these weights, in the order in which a report shows them."""
+    """The figures of a report folder that were drawn from these weights, in the order in which a report shows them."""
     usable = [f for f in _read(folder) if f.drawn_from == drawn_from and (folder / f.file).is_file()]
     return sorted(usable, key=lambda figure: ORDER.index(figure.name))
 
@@ -76,5 +74,5 @@ def _read(folder: Path) -> list[StoredFigure]:
     try:
         entries = json.loads((folder / LIST).read_text(encoding="utf-8"))
         return [StoredFigure(**entry) for entry in entries]
-    except (OSError, ValueError, TypeError):  # none yet, or of another version: they are drawn again
+    except (OSError, ValueError, TypeError):  # none yet, or written by another version: they are drawn again
         return []

@@ -1,5 +1,5 @@
 """The report of an evaluation: report.json (what was measured), and the same for people as report.md and as one
-self-contained report.html. The two follow from report.json and the figures beside it, and can be made again from them.
+self-contained report.html. Both are rendered from report.json and the figures beside it, and can be rendered again.
 """
 
 import base64
@@ -17,42 +17,42 @@ from alexnet_repro.paper.numbers import TABLE_1, TABLE_2
 from alexnet_repro.report.figure_store import figures_of
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
-from data_prep.common.text import duration, printable, short
+from data_prep.common.text import duration, percent, percent_interval, points, printable, short
 
-FACTS = "report.json"
+REPORT = "report.json"
 _NAME = 26  # characters of a class's name where space is short
 _MIME = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
-def write_report(folder: Path, facts: dict[str, Any]) -> Path:
-    """Writes `facts` (see evaluate.py) to report.json and renders them. The path of report.html."""
-    document = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    _write(folder / FACTS, document)
+def write_report(folder: Path, report: dict[str, Any]) -> Path:
+    """Writes `report`, which results.py describes, to report.json and renders it. Returns the path of report.html."""
+    _write(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return render(folder)
 
 
 def render(folder: Path) -> Path:
-    """report.md and report.html from report.json and the figures that belong to it. The path of report.html."""
-    facts = read_facts(folder)
+    """Writes report.md and report.html from report.json and its figures. Returns the path of report.html."""
+    report = read_report(folder)
+    counts = report["classes"]["matrix"]["counts"] if report["classes"] else []
     context = {
-        "facts": facts,
-        "figures": figures_of(folder, facts["fingerprint"]),
+        "report": report,
+        "figures": figures_of(folder, report["fingerprint"]),
         "tables": (*TABLE_2, *TABLE_1),
-        "worst_share": max([max(row) for row in facts["classes"]["matrix"]["counts"]] or [1])
-        if facts["classes"]
-        else 1,
+        "largest_count": max((max(row) for row in counts), default=1),
     }
     for name in ("report.md", "report.html"):
         _write(folder / name, _environment(name, folder).get_template(f"{name}.j2").render(context))
     return folder / "report.html"
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_report(folder: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        return facts
+        report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return report
     except (OSError, ValueError):
-        raise RequestError(f"{folder / FACTS}: cannot be read; make it with python -m alexnet_repro.evaluate") from None
+        raise RequestError(
+            f"{folder / REPORT}: cannot be read; make it with python -m alexnet_repro.evaluate"
+        ) from None
 
 
 def _write(path: Path, text: str) -> None:
@@ -73,24 +73,16 @@ def _environment(name: str, folder: Path) -> Environment:
     )
     filters: dict[str, Callable[..., Any]] = {
         "short": partial(short, width=_NAME),
-        "percent": _percent,
-        "points": _points,
-        "interval": _interval,
+        "percent": lambda fraction: percent(fraction).removesuffix(" %"),  # the unit stands in the table's head
+        "interval": percent_interval,
         "nats": _nats,
+        "points": points,
         "duration": duration,
-        "picture": partial(_data_uri, folder),
+        "data_uri": partial(_data_uri, folder),
         "plain": Markup,  # nosec: for this project's own file names
     }
     environment.filters.update(filters)
     return environment
-
-
-def _points(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
 
 
 def _html_text(value: Any) -> Any:
@@ -106,10 +98,6 @@ def _markdown_text(value: Any) -> Any:
         return value
     escaped = re.sub(r"([\\`*\[\]|#~$])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", printable(value))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
 
 
 def _nats(ends: Sequence[float]) -> str:

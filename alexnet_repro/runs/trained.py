@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from alexnet_repro import runtime
 from alexnet_repro.config import ModelConfig, RunConfig, RuntimeConfig, TrainConfig
 from alexnet_repro.data import ColumnInputs, PreparedData
-from alexnet_repro.model import AlexNet, choose_devices, place
+from alexnet_repro.model import AlexNet, devices_for, place
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.cli import checked
@@ -59,9 +59,7 @@ def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     """
     checkpoint = RunFolder(config.folder).checkpoint(checkpoint_name)
     model = network_of(checkpoint)
-    devices, warning = choose_devices(model.config.columns, config.gpus, config.devices)
-    if warning:
-        print(f"warning: {warning}")
+    devices = devices_for(model.config.columns, config.gpus, config.devices)
     runtime.configure(config.runtime)
     place(model, devices)
     rule = checkpoint.input_rule()

@@ -1,6 +1,7 @@
 """Names that came from elsewhere - classes, files - on their way to a screen."""
 
 import unicodedata
+from collections.abc import Sequence
 from os import fsencode
 
 
@@ -25,6 +26,12 @@ def _has_surrogates(text: str) -> bool:
 
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
+
+
+def percent_interval(ends: Sequence[float]) -> str:
+    """An interval of a fraction, in percent without the unit: 40.7–41.6."""
+    low, high = ends
+    return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def points(fraction: float) -> str:

@@ -57,7 +57,7 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.jpg").write_text("no picture")
     predicted = run_module("alexnet_repro.predict", "run=t", "images=[letter.jpg,photo.jpg]", cwd=tmp_path)
     assert predicted.returncode == 1
-    assert "letter.jpg: cannot be read as a picture" in predicted.stderr
+    assert "letter.jpg: cannot be read as an image" in predicted.stderr
     assert predicted.stdout.startswith("photo.jpg\n") and predicted.stdout.count("%") == 5
     drawn = run_module("alexnet_repro.figures", "run=t", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr

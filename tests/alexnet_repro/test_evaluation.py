@@ -16,7 +16,7 @@ from alexnet_repro.evaluation.metrics import (
     label_ranks,
     log_loss,
     most_confused,
-    top_k_error,
+    wrong,
 )
 from alexnet_repro.evaluation.predictions import KeptView
 from alexnet_repro.model import AlexNet
@@ -28,10 +28,10 @@ def test_top_k_error_against_sorting() -> None:
     probabilities = rng.dirichlet(np.ones(12), size=300).round(2)  # rounding makes ties
     labels = rng.integers(0, 12, 300)
     for k in (1, 5, 12):
-        wrong = sum(label not in sorted(range(12), key=lambda c: (-row[c], c))[:k]
+        missed = sum(label not in sorted(range(12), key=lambda c: (-row[c], c))[:k]
                     for row, label in zip(probabilities, labels, strict=True))  # fmt: skip
-        assert top_k_error(probabilities, labels, k) == wrong / 300
-    assert top_k_error(np.full((4, 6), np.nan), np.arange(4), 5) == 1  # a diverged network is never right
+        assert wrong(label_ranks(probabilities, labels), k).mean() == missed / 300
+    assert wrong(label_ranks(np.full((4, 6), np.nan), np.arange(4)), 5).all()  # a diverged network is never right
     assert label_ranks(np.array([[0.2, 0.5, 0.3]]), np.array([0]))[0] == 2
 
 
@@ -44,7 +44,7 @@ def test_top_k_error_against_scikit_learn() -> None:
         labels = rng.integers(0, 30, 500)
         for k in (1, 5):
             theirs = top_k_accuracy_score(29 - labels, probabilities[:, ::-1], k=k, labels=np.arange(30))
-            assert top_k_error(probabilities, labels, k) == pytest.approx(1 - theirs, abs=1e-12)
+            assert wrong(label_ranks(probabilities, labels), k).mean() == pytest.approx(1 - theirs, abs=1e-12)
 
 
 def test_kept_predictions_are_the_most_probable_in_order() -> None:
@@ -85,7 +85,7 @@ def test_ranks_and_matrices_are_whole_numbers_however_many_pictures(monkeypatch:
         monkeypatch.setattr(f"alexnet_repro.evaluation.{module}._ROWS", 7)
     for name, in_blocks in vars(KeptView.of(probabilities, labels, keep=4)).items():
         np.testing.assert_array_equal(in_blocks, getattr(whole, name), err_msg=name)
-    assert (whole.rank.dtype, whole.top.dtype, whole.own.dtype) == (np.int64, np.int32, np.float32)
+    assert (whole.rank.dtype, whole.top.dtype, whole.label_probability.dtype) == (np.int64, np.int32, np.float32)
     assert confusion_matrix(whole.top[:, 0], labels, [0, 1]).dtype == np.int64
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from evidence import HOSTILE, ensure_evaluated, evaluate_in, kept_of, new_folder
 
 from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig
@@ -27,7 +28,7 @@ def _same(a: KeptPredictions, b: KeptPredictions) -> bool:
     return all(
         np.array_equal(getattr(a.views[v], name), getattr(b.views[v], name))
         for v in (1, 10)
-        for name in ("top", "probabilities", "rank", "own")
+        for name in ("top", "probabilities", "rank", "label_probability")
     )
 
 
@@ -52,9 +53,10 @@ def test_a_stopped_evaluation_goes_on_and_ends_to_the_bit_the_same(
 
     monkeypatch.setattr(split_pass, "_SECONDS", 0.0)
     monkeypatch.setattr(split_pass, "predict_batches", stops)
-    for _ in range(2):  # 12 pictures, 12 more, then the remaining 6
+    for _ in range(2):  # 12 images, 12 more, then the remaining 6
         with pytest.raises(KeyboardInterrupt):
             evaluate_in(world, "batch_size=4", "keep=null")
+        assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic  # as before the pass
     evaluate_in(world, "batch_size=4", "keep=null")
     assert shown == 30
     assert "continuing: 24 of 30" in capsys.readouterr().out
@@ -68,7 +70,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_to_the_bit_the_same(
     evaluate_in(world, "batch_size=7", "keep=null")
     assert "continuing" not in capsys.readouterr().out
     other = kept_of(world)  # other batches: the last one short, and another rounding
-    np.testing.assert_allclose(other.most_views.own, whole.most_views.own, rtol=1e-4)
+    np.testing.assert_allclose(other.most_views.label_probability, whole.most_views.label_probability, rtol=1e-4)
 
 
 def test_ensembles(world: Path) -> None:
@@ -80,7 +82,8 @@ def test_ensembles(world: Path) -> None:
 
     evaluate_in(world, "keep=null", "weights=[3,1]", run="runs=[one,two]")
     both = kept_of(world, "one+two")
-    np.testing.assert_allclose(both.most_views.own, 0.75 * one.most_views.own + 0.25 * two.most_views.own, rtol=1e-5)
+    expected = 0.75 * one.most_views.label_probability + 0.25 * two.most_views.label_probability
+    np.testing.assert_allclose(both.most_views.label_probability, expected, rtol=1e-5)
     report = json.loads((world / "runs" / "one+two" / "report" / "report.json").read_text())
     alone = json.loads((world / "runs" / "one" / "report" / "report.json").read_text())
     assert [m["weight"] for m in report["members"]] == [0.75, 0.25]
@@ -104,7 +107,7 @@ class _Page(HTMLParser):
         self.text.append(data)
 
 
-def test_the_report_holds_names_as_text_and_asks_for_nothing(world: Path) -> None:
+def test_the_report_holds_names_as_text_and_is_self_contained(world: Path) -> None:
     ensure_evaluated(world, "one")
     settings = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]", "neighbours=3", "embedded=20"]
     figures(load("figures", FiguresConfig, ["run=one", *settings]))
@@ -140,7 +143,7 @@ def test_the_report_holds_names_as_text_and_asks_for_nothing(world: Path) -> Non
 def test_the_neighbours_in_the_report_are_the_nearest_of_the_whole_train_split(world: Path) -> None:
     """Against features taken picture by picture, in one batch each, and sorted by brute force."""
     from alexnet_repro.config import RunConfig
-    from alexnet_repro.report.illustrations import hidden_of
+    from alexnet_repro.evaluation.inference import last_hidden
     from alexnet_repro.runs.trained import load_trained
 
     settings = [f"runs_dir={world / 'runs'}", "runtime.workers=0", "devices=[cpu]", "queries=3", "figures=[neighbours]"]
@@ -152,7 +155,7 @@ def test_the_neighbours_in_the_report_are_the_nearest_of_the_whole_train_split(w
     data = PreparedData(world / "data")
     train_split, val_split = data.split("train"), data.split("val")
     train_features, val_features = (
-        np.concatenate(list(hidden_of(trained, data, split, 1, 0))) for split in (train_split, val_split)
+        np.concatenate(list(last_hidden(trained, split, batch_size=1))) for split in (train_split, val_split)
     )
     train_names, val_names = list(train_split.names()), list(val_split.names())
     assert len(shown["rows"]) == 3

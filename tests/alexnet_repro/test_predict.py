@@ -38,7 +38,7 @@ def test_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert run("json=true", "batch_size=3", images=[folder]) == 1
     said = capsys.readouterr()
     answers = json.loads(said.out)
-    assert "1 files are not named like pictures" in said.err
+    assert "1 files are not named like images" in said.err
     assert {Path(a["image"]).name for a in answers} == {Path(n).name for n in [*odd, "broken.jpg", "\udcff.png"]}
     assert [a["image"] for a in answers if "error" in a] == [str(folder / "broken.jpg")]
     by_name = {a["image"]: a["labels"] for a in answers if "labels" in a}
@@ -47,14 +47,14 @@ def test_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert run(images=[folder / odd[1], folder / "broken.jpg", folder / odd[2]]) == 1
     said = capsys.readouterr()
     assert said.out.count(" %  ") == 10 and "\x1b" not in said.out and "new\\nline.jpeg" in said.out
-    assert "broken.jpg: cannot be read as a picture" in said.err
+    assert "broken.jpg: cannot be read as an image" in said.err
     assert run("json=true", images=[folder / odd[1]]) is None  # alone in its batch
     (alone,) = json.loads(capsys.readouterr().out)
     for one, other in zip(alone["labels"], by_name[str(folder / odd[1])], strict=True):
         assert one["wnid"] == other["wnid"] and one["probability"] == pytest.approx(other["probability"], rel=1e-4)
     with pytest.raises(RequestError, match="does not exist"):
         run(images=[folder / "none.jpg"])
-    with pytest.raises(RequestError, match="no pictures in this folder"):
+    with pytest.raises(RequestError, match="no images in this folder"):
         run(images=[new_folder(tmp_path / "empty")])
 
 

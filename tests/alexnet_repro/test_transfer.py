@@ -15,7 +15,7 @@ from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.paper.comparable import differences_from_paper
-from alexnet_repro.report.facts import setting_facts
+from alexnet_repro.report.results import comparison_with_paper
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
@@ -96,8 +96,8 @@ def test_all_but_fc8_is_taken_to_the_bit_and_the_source_may_go(
     )
 
     monkeypatch.setattr(PreparedData, "whole_release", lambda _: "ILSVRC-2012")
-    assert setting_facts([config], [ours], data, "val")[0]["comparable"]  # with CNN* of Table 2
-    assert not setting_facts([config], [replace(ours, init_from=None)], data, "val")[0]["comparable"]
+    assert comparison_with_paper([config], [ours], data, "val")[0]["comparable"]  # with CNN* of Table 2
+    assert not comparison_with_paper([config], [replace(ours, init_from=None)], data, "val")[0]["comparable"]
 
     shutil.rmtree(runs / "before")
     more = ["schedule.epochs=2", "optim.learning_rate=0.001", "allow_changes=[schedule.epochs,optim.learning_rate]"]

@@ -1,4 +1,7 @@
-"""What a report says: everything that was measured, and what it was measured on, as plain values."""
+"""What report.json says: everything that was measured, and what it was measured on, as plain values.
+
+Errors are fractions, log-loss is in nats, intervals are of 95 %.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,10 +11,9 @@ import numpy as np
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import PreparedData
-from alexnet_repro.evaluation.intervals import mean_interval, proportion_interval
-from alexnet_repro.evaluation.metrics import TOP_K, class_errors, confusion_matrix, confusions, losses, most_confused
-from alexnet_repro.evaluation.predictions import KeptPredictions, KeptView
-from alexnet_repro.paper import comparable as setting
+from alexnet_repro.evaluation.metrics import TOP_K, class_errors, confusion_matrix, confusions, most_confused
+from alexnet_repro.evaluation.predictions import KeptPredictions
+from alexnet_repro.paper import comparable
 from alexnet_repro.paper.numbers import PaperRow
 from alexnet_repro.paper.numbers import row as paper_row
 from alexnet_repro.runs.checkpoint import Checkpoint
@@ -19,38 +21,24 @@ from alexnet_repro.runs.checkpoint import Checkpoint
 _PAIRS, _MATRIX, _EXTREMES = 15, 10, 10  # confusions listed, classes in the matrix, best and worst classes
 
 
-def errors_of(view: KeptView) -> dict[str, Any]:
-    """Fractions and nats, each with its 95 % interval."""
-    images = len(view.rank)
-    result: dict[str, Any] = {}
-    for k in TOP_K:
-        wrong = int((view.rank >= k).sum())
-        result[f"top{k}_error"] = wrong / images
-        result[f"top{k}_interval"] = proportion_interval(wrong, images)
-    nats = losses(view.own)
-    return {**result, "log_loss": float(nats.mean()), "log_loss_interval": mean_interval(nats)}
-
-
-def results_of(kept: KeptPredictions, rows: dict[int, PaperRow | None]) -> list[dict[str, Any]]:
-    """One entry for each number of views; `rows`: the paper's number that was measured as this was, if there is one."""
-    results = []
+def error_rows(kept: KeptPredictions, paper: dict[int, PaperRow | None]) -> list[dict[str, Any]]:
+    """One entry for each number of views. `paper`: its row that was measured in the same way, if there is one."""
+    rows = []
     for views, view in sorted(kept.views.items()):
-        errors = errors_of(view)
-        row = rows.get(views)
-        beside = None if row is None else setting.beside(
-            row, {f"top{k}": errors[f"top{k}_error"] for k in TOP_K},
-            {f"top{k}": errors[f"top{k}_interval"] for k in TOP_K},
-        )  # fmt: skip
-        results.append({"views": views, **errors, "paper": beside})
-    return results
+        errors, beside = view.errors(), None
+        if (row := paper.get(views)) is not None:
+            rates, intervals = ({f"top{k}": errors[f"top{k}_{what}"] for k in TOP_K} for what in ("error", "interval"))
+            beside = comparable.beside(row, rates, intervals)
+        rows.append({"views": views, **errors, "paper": beside})
+    return rows
 
 
-def class_facts(kept: KeptPredictions) -> dict[str, Any]:
-    """Of the most views there are: errors by class, the best and the worst, and what was taken for what."""
+def class_results(kept: KeptPredictions) -> dict[str, Any]:
+    """With the most views there are: errors by class, the best and the worst classes, and the confusions."""
     view, count = kept.most_views, len(kept.classes)
 
     def named(label: int) -> dict[str, str]:
-        return {"wnid": kept.classes[label], "words": kept.words[label]}
+        return {"wnid": kept.classes[label], "words": kept.class_names[label]}
 
     by_class = class_errors(view.rank, kept.labels, count)
     entries = [{**named(one.label), **{k: v for k, v in asdict(one).items() if k != "label"}} for one in by_class]
@@ -73,43 +61,41 @@ def class_facts(kept: KeptPredictions) -> dict[str, Any]:
     }
 
 
-def member_facts(
-    run: str, name: str, config: TrainConfig, checkpoint: Checkpoint, drawn_from: str, weight: float
+def member_description(
+    config: TrainConfig, checkpoint: Checkpoint, name: str, fingerprint: str, weight: float
 ) -> dict[str, Any]:
-    """One of the runs that were evaluated."""
-    history = checkpoint.history
-    done = [row for row in history if row["epoch"] <= checkpoint.epoch]
+    """One of the runs that were evaluated, at its checkpoint `name`; `weight`: its share in the ensemble."""
+    done = [row for row in checkpoint.history if row["epoch"] <= checkpoint.epoch]
     seconds = sum(row.get("seconds", 0.0) for row in done)
     images = sum(row.get("seconds", 0.0) * row.get("images_per_second", 0.0) for row in done)
     return {
-        "run": run,
+        "run": config.run,
         "checkpoint": name,
         "model": config.model.name,
         "epochs": checkpoint.epoch,
         "steps": checkpoint.step,
         "trained_on": checkpoint.data,
-        "fingerprint": drawn_from,
+        "fingerprint": fingerprint,
         "weight": weight,
         "training_seconds": seconds,
         "training_images_per_second": images / seconds if seconds else None,
     }
 
 
-def setting_facts(
+def comparison_with_paper(
     configs: Sequence[TrainConfig], checkpoints: Sequence[Checkpoint], data: PreparedData, split: str
 ) -> tuple[dict[str, Any], dict[int, PaperRow | None]]:
-    """Whether the paper's numbers may stand beside these, why, and which."""
+    """Whether the paper's numbers may stand beside these, what differs from its setting; and its rows by views."""
     plan = data.identity()["plan"]
     same_data = all(checkpoint.data["plan"] == plan for checkpoint in checkpoints)
     release = data.whole_release() if same_data else None
     sixth = [config.model.conv6 is not None for config in configs]
-    # The paper's networks with a sixth layer, and no others, had seen other pictures before.
-    before = [checkpoint.init_from is not None for checkpoint in checkpoints]
+    # In the paper, the networks with a sixth layer, and no others, were trained on the Fall-2011 release before.
+    pretrained = [checkpoint.init_from is not None for checkpoint in checkpoints]
     networks = len(sixth), any(sixth)
-    rows = {views: paper_row(release, split, views, *networks) if before == sixth else None for views in (1, 10)}
+    rows = {views: paper_row(release, split, views, *networks) if pretrained == sixth else None for views in (1, 10)}
     differences: dict[str, None] = {}
     for config, checkpoint in zip(configs, checkpoints, strict=True):
-        lines = setting.differences_from_paper(config, checkpoint, data, release)
+        lines = comparable.differences_from_paper(config, checkpoint, data, release)
         differences |= dict.fromkeys(lines if len(configs) == 1 else (f"{config.run}: {line}" for line in lines))
-    facts = {"release": release, "comparable": any(rows.values()), "differs_from_paper": list(differences)}
-    return facts, rows
+    return {"release": release, "comparable": any(rows.values()), "differs_from_paper": list(differences)}, rows
