@@ -41,7 +41,8 @@ def predict(config: PredictConfig) -> int | None:
         good = [one for one in opened if one.pixels is not None]
         rows: Iterator[np.ndarray] = iter(())
         if good:
-            batch = _batch([one.pixels for one in good if one.pixels is not None])
+            images = torch.from_numpy(np.stack([one.pixels for one in good if one.pixels is not None]))
+            batch = Batch(images, labels=torch.zeros(len(images), dtype=torch.int64))  # which nobody knows
             rows = iter(probabilities_of(forward, [batch], views).average)
         for one in opened:  # in the order in which they were given
             if one.pixels is None:
@@ -102,13 +103,6 @@ def _opened(files: list[Path], size: int, batch_size: int, workers: int) -> Iter
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(files), batch_size):
             yield list(pool.map(lambda file: _open(file, size), files[start : start + batch_size]))
-
-
-def _batch(pictures: list[np.ndarray]) -> Batch:
-    count = len(pictures)
-    zeros = torch.zeros(count, dtype=torch.int64)
-    images = torch.from_numpy(np.stack(pictures))
-    return Batch(images, zeros, zeros, zeros, zeros.bool(), torch.zeros(count, images.shape[-1]))
 
 
 def _labels(probabilities: np.ndarray, checkpoint: Any) -> list[dict[str, Any]]:

@@ -70,10 +70,9 @@ class Watch:
 
     def batch(self, step: int, images: Tensor) -> None:
         """The network's input at `step`, float32 [N, C, H, W]."""
-        rule, start = self._rule, self._rule.margin // 2
-        centre = rule.mean_image[start : start + rule.size, start : start + rule.size]
-        some = images[:BATCH_PICTURES].to("cpu", torch.float32, copy=True) / rule.scale
-        self._background.submit(self._dashboard.batch, step, some, torch.from_numpy(centre).permute(2, 0, 1))
+        some = images[:BATCH_PICTURES].to("cpu", torch.float32, copy=True) / self._rule.scale
+        mean = torch.from_numpy(self._rule.centre_mean).permute(2, 0, 1)
+        self._background.submit(self._dashboard.batch, step, some, mean)
 
     def step(self, step: int, loss: float, within: Within) -> None:
         """After `step`: its loss, and what the epoch has come to with it. Notes in `within` how far entries go."""
