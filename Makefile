@@ -104,7 +104,7 @@ test: $(VENV)/installed-dev  ## run all tests
 gpu-check: $(VENV)/installed-dev  ## what needs a GPU: its tests, and how fast it is; a few minutes
 	$(RUN) -m pytest -rs tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
 	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py
-	$(RUN) tests/gpu/benchmark.py gpu-check.json
+	$(RUN) tests/benchmarks/gpu.py gpu-check.json
 
 # Each is stopped when the time is up, and gone on with by the same command; what is finished is passed over.
 gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9]: long runs on one GPU, in order of value

@@ -1,4 +1,4 @@
-"""python tests/data_prep/speed_benchmark.py FOLDER [ROUNDS]: preparation against the loop that a user would write.
+"""python tests/benchmarks/preparation.py FOLDER [ROUNDS]: preparation against the loop that a user would write.
 
 FOLDER holds pictures, at any depth. Two things are compared, each time one way straight after the other, so that what
 else the machine does strikes both: on one core the plain loop (Pillow: open, convert, resize, crop, save), in a process
