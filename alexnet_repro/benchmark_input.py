@@ -108,8 +108,7 @@ class SideBySide:
 
     def our_inputs(self, data: PreparedData) -> Iterator[Tensor]:
         for b in self.our_patches(data):
-            assert b.draws is not None
-            yield self.transform(b.images, b.draws)
+            yield self.transform(b.images, b.drawn(colour_noise=True))
 
     def their_images(self, floats: bool) -> Iterator[Tensor]:
         for i in self.order:

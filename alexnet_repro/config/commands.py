@@ -144,7 +144,7 @@ class Differences:
 
 @dataclass
 class CompareConfig(Differences):
-    """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same pictures."""
+    """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same images."""
 
     runs: list[str]
 

@@ -27,9 +27,6 @@ class Draws:
     def to(self, device: torch.device, non_blocking: bool = False) -> "Draws":
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def without_colour_noise(self) -> "Draws":
-        return replace(self, colour=None)
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -54,6 +51,11 @@ class Batch:
     def total(self) -> int:
         """Images of the global batch, over all ranks."""
         return self.counted + self.elsewhere
+
+    def drawn(self, colour_noise: bool) -> Draws:
+        """The draws of a training batch, with their colour noise or without."""
+        assert self.draws is not None
+        return self.draws if colour_noise else replace(self.draws, colour=None)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same on `device`; itself if it is there already."""

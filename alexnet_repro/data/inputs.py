@@ -135,11 +135,7 @@ class ColumnInputs:
 
     def of_batches(self, batches: Mapping[torch.device, Batch], noise: bool) -> list[Tensor]:
         """From a copy of a training batch on each device: one float32 [N, C, size, size] a column."""
-        made = {}
-        for device, transform in self._transforms.items():
-            draws = batches[device].draws
-            assert draws is not None
-            made[device] = transform(batches[device].images, draws if noise else draws.without_colour_noise())
+        made = {d: transform(batches[d].images, batches[d].drawn(noise)) for d, transform in self._transforms.items()}
         return [made[device] for device in self.devices]
 
     def of_view(self, images: Mapping[torch.device, Tensor], view: View) -> list[Tensor]:

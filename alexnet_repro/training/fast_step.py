@@ -80,11 +80,7 @@ class FastStepper(Stepper):
         return Outcome(self._numbers, batch.total)
 
     def _step(self, batches: Mapping[torch.device, Batch], noise: bool) -> Tensor:
-        images = []
-        for device, transform in self._transforms.items():
-            draws = batches[device].draws
-            assert draws is not None
-            images.append(transform(batches[device].images, draws if noise else draws.without_colour_noise()))
+        images = [transform(batches[d].images, batches[d].drawn(noise)) for d, transform in self._transforms.items()]
         logits = self.fast(images, self._masks)
         return self.learn(logits, batches[logits.device])
 

@@ -196,7 +196,7 @@ def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatc
     assert isinstance(together, FastStepper)
     apart = FastNetwork(together.model, "fp32", [(CPU, [0]), (torch.device("cpu", 0), [1])])
     batch = batches(67, 7, 1)[0]
-    image = together._transforms[CPU](batch.images, batch.draws.without_colour_noise())
+    image = together._transforms[CPU](batch.images, batch.drawn(colour_noise=False))
     expected = together.fast([image])
     torch.testing.assert_close(apart([image, image]), expected, rtol=1e-5, atol=1e-5)
     assert (expected - together.fast([image.flip(0)])).abs().max() > 1e-2
