@@ -15,12 +15,9 @@ def check_shared(config: object) -> None:
     value makes no sense.
     """
     keys = vars(config)
-    if "split" in keys:
-        require_one_of("split", keys["split"], ("val", "test"))
-    if "views" in keys:
-        require(
-            keys["views"] in (1, 10), "views", keys["views"], "1 (centre) or 10 (corners, centre, and their mirrors)"
-        )
+    views = keys.get("views", 1)
+    require_one_of("split", keys.get("split", "val"), ("val", "test"))
+    require(views in (1, 10), "views", views, "1 (centre) or 10 (corners, centre, and their mirrors)")
     for key, least in (("batch_size", 1), ("steps", 1), ("seed", 0)):
         require(keys.get(key, least) >= least, key, keys.get(key), f"{least} or more")
 
