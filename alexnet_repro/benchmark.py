@@ -4,7 +4,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alexnet_repro import runtime
 from alexnet_repro.config import BenchmarkConfig
-from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, memory_format
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, memory_format
 from alexnet_repro.model import AlexNet, devices_for, initialise, place
 from alexnet_repro.model.response_norm import ResponseNorm
 from alexnet_repro.report.environment import machine
@@ -120,10 +120,12 @@ def fast_step(model: AlexNet, batch_size: int, precision: str) -> Callable[[], O
     batch = Batch(
         images=torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8),
         labels=torch.randint(model.classes, (batch_size,)),
-        top=torch.randint(33, (batch_size,)),
-        left=torch.randint(33, (batch_size,)),
-        mirror=torch.rand(batch_size) < 0.5,
-        colour=torch.randn(batch_size, 3) * 0.1,
+        draws=Draws(
+            top=torch.randint(33, (batch_size,)),
+            left=torch.randint(33, (batch_size,)),
+            mirror=torch.rand(batch_size) < 0.5,
+            colour=torch.randn(batch_size, 3) * 0.1,
+        ),
     )
     batches = {device: batch.to(device) for device in set(model.column_devices())}
     return lambda: stepper(batches, 0, True, False)
@@ -147,18 +149,24 @@ def training_step(
     return step
 
 
-def medians(runs: Runs, repeats: int, devices: Sequence[torch.device]) -> dict[str, float]:
-    """Seconds until all devices are done, the runs taken in turn."""
+def medians(
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    devices: Sequence[torch.device] = (),
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: int = _WARM_UP,
+) -> dict[str, float]:
+    """Seconds until all devices are done, the runs taken in turn, after `warm_up` times that are not counted."""
     gpus = {device for device in devices if device.type == "cuda"}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(_WARM_UP + repeats):
+    for repeat in range(warm_up + repeats):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             for gpu in gpus:
                 torch.cuda.synchronize(gpu)
-            if repeat >= _WARM_UP:
-                times[name].append(time.perf_counter() - started)
+            if repeat >= warm_up:
+                times[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

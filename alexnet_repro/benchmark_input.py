@@ -7,7 +7,6 @@ system's cache, so that there is no disk to wait for.
 
 import contextlib
 import io
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from alexnet_repro import runtime
+from alexnet_repro.benchmark import medians
 from alexnet_repro.config import InputBenchmarkConfig
 from alexnet_repro.data import Batch, InputTransform, Loading, PreparedData, draw_epoch, epoch_batches, shuffled
 from alexnet_repro.report.environment import machine
@@ -101,14 +101,14 @@ class SideBySide:
             batch = rows[start : start + self.config.batch_size]
             patches = np.empty((len(batch), side, side * 3), np.uint8)
             for i, (shard, offset, length, _) in enumerate(batch.tolist()):
-                top, left = self.draws.top[start + i], self.draws.left[start + i]
+                top, left = int(self.draws.top[start + i]), int(self.draws.left[start + i])
                 lines = maps[shard][offset + length - size * size * 3 : offset + length].reshape(size, size * 3)
                 patches[i] = lines[top : top + side, left * 3 : (left + side) * 3]
             yield patches.reshape(-1, side, side, 3)
 
     def our_inputs(self, data: PreparedData) -> Iterator[Tensor]:
         for b in self.our_patches(data):
-            yield self.transform(b.images, b.top, b.left, b.mirror, b.colour)
+            yield self.transform(b.images, b.drawn(colour_noise=True))
 
     def their_images(self, floats: bool) -> Iterator[Tensor]:
         for i in self.order:
@@ -127,9 +127,8 @@ class SideBySide:
 
     def _their_transforms(self, image_size: int) -> tuple[v2.Compose, v2.Compose]:
         """A picture to a uint8 patch, and a uint8 patch to the input, as one would write them with v2."""
-        augment, start = self.config.augment, self.rule.margin // 2
-        central = self.rule.mean_image[start : start + self.side, start : start + self.side]  # as run in 2012
-        mean = torch.from_numpy(np.ascontiguousarray(central.transpose(2, 0, 1)))
+        augment = self.config.augment
+        mean = torch.from_numpy(self.rule.centre_mean).permute(2, 0, 1).contiguous()  # as run in 2012
         components = torch.from_numpy(self.noise.components)
 
         def colour_noise(image: Tensor) -> Tensor:
@@ -170,17 +169,15 @@ def _prepared(src: Path, out: Path, encoding: str) -> PreparedData:
     return PreparedData(out)
 
 
-def _medians(runs: dict[str, Epoch], repeats: int) -> dict[str, float]:
-    """Seconds of processor time for an epoch, the runs taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(1 + repeats):
-        for name, run in runs.items():
-            started = time.process_time()
-            for _ in run():
-                pass
-            if repeat:
-                times[name].append(time.process_time() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
+def _medians(epochs: dict[str, Epoch], repeats: int) -> dict[str, float]:
+    """Seconds of processor time for an epoch, the first not counted."""
+
+    def go_through(epoch: Epoch) -> None:
+        for _ in epoch():
+            pass
+
+    runs = {name: partial(go_through, epoch) for name, epoch in epochs.items()}
+    return medians(runs, repeats, clock=time.process_time, warm_up=1)
 
 
 def _report(seconds: dict[str, float], images: int) -> None:

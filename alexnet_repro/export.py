@@ -22,11 +22,40 @@ from data_prep.common.files import write_atomically
 from data_prep.resize import ENLARGE, SHRINK
 
 
-class Classifier(nn.Module):
-    """Prepared pictures to probabilities: uint8 [N, S, S, C] -> float32 [N, classes].
+def export(config: ExportConfig) -> None:
+    """Writes one file, whole or not at all. RequestError if it cannot be made or written."""
+    out = Path(config.out)
+    if not out.absolute().parent.is_dir():
+        raise RequestError(f"out={out}: its folder does not exist; make it, or name a file elsewhere")
+    if out.exists() and not out.is_file():
+        raise RequestError(f"out={out}: is no plain file; name another")
+    _check_packages(config)
+    checkpoint = RunFolder(config.folder).checkpoint(config.checkpoint)
+    network = network_of(checkpoint)
+    about = _about(config, checkpoint, network)
+    content = _WRITERS[config.format](config, checkpoint, network, about)
+    try:
+        write_atomically(out, lambda file: file.write(content))
+    except OSError as error:
+        raise RequestError(f"out={out}: cannot be written ({error.strerror}); name another file") from None
+    print(f"{out}: {len(content) / 1e6:.1f} MB; " + "; ".join(f"{key}: {about[key]}" for key in ("input", "output")))
 
-    Minus the mean image, cut into views, through the network in test mode, softmax outputs averaged over the views:
-    what `predict.predict` computes batch by batch, without its placement on devices.
+
+def _check_packages(config: ExportConfig) -> None:
+    for package in {"onnx": ("onnx", "onnxscript"), "safetensors": ("safetensors",)}.get(config.format, ()):
+        if importlib.util.find_spec(package) is None:
+            raise RequestError(
+                f"format={config.format}: needs the package {package}; install the project's extra, "
+                "pip install '.[export]'"
+            )
+
+
+class Classifier(nn.Module):
+    """Prepared images to probabilities: uint8 [N, S, S, C] -> float32 [N, classes].
+
+    What `predict` of evaluation/inference.py computes on devices, view by view, as one graph that other runtimes can
+    read: minus the mean image, cut into views, through the network in test mode, softmax outputs averaged over the
+    views.
     """
 
     mean_image: Tensor
@@ -47,71 +76,15 @@ class Classifier(nn.Module):
         return logits.softmax(1).unflatten(0, (len(self.views), -1)).mean(0)
 
     def _patch(self, images: Tensor, view: View) -> Tensor:
-        """float32 [N, side, side, C], without its mean, mirrored if the view is."""
-        side = self.rule.size
-        if self.rule.mean == "at_patch":
-            patch = view.cut(images - self.mean_image, side)
-            return patch.flip(2) if view.mirror else patch
-        patch = view.cut(images, side)
-        start = self.rule.margin // 2
-        centre = self.mean_image[start : start + side, start : start + side]
-        return (patch.flip(2) if view.mirror else patch) - centre
-
-
-def export(config: ExportConfig) -> None:
-    out = Path(config.out)
-    if not out.absolute().parent.is_dir():
-        raise RequestError(f"out={out}: its folder does not exist; make it, or name a file elsewhere")
-    if out.exists() and not out.is_file():
-        raise RequestError(f"out={out}: is no plain file; name another")
-    _check_packages(config)
-    checkpoint = RunFolder(config.folder).checkpoint(config.checkpoint)
-    network = network_of(checkpoint)
-    about = _about(config, checkpoint, network)
-    content = _WRITERS[config.format](config, checkpoint, network, about)
-    try:
-        write_atomically(out, lambda file: file.write(content))
-    except OSError as error:
-        raise RequestError(f"out={out}: cannot be written ({error.strerror}); name another file") from None
-    print(f"{out}: {len(content) / 1e6:.1f} MB; " + "; ".join(f"{key}: {about[key]}" for key in ("input", "output")))
-
-
-def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> dict[str, str]:
-    """What the file says of itself, as text."""
-    size, _, channels = checkpoint.mean_image.shape
-    side, classes = network.config.input_size, network.classes
-    colours = "RGB" if channels == 3 else f"{channels} channel(s)"
-    filters = f"Pillow's {SHRINK.name} to shrink, {ENLARGE.name} to enlarge"
-    prepared = f"{colours}, shorter side resized to {size} ({filters}), central {size}x{size} square, values 0..255"
-    view = f"the central {side}x{side} patch"
-    if config.format == "safetensors":
-        given = f"float32 [N, {channels}, {side}, {side}]"
-        inside = f"outside the network: {_centred('mean_image', view, checkpoint)}, colours first"
-        result = f"logits, float32 [N, {classes}]"
-    else:
-        given = f"images, uint8 [N, {size}, {size}, {channels}]"
-        view = view if config.views == 1 else f"ten {side}x{side} patches (corners, centre, and their mirror images)"
-        averaged = "" if config.views == 1 else ", softmax outputs averaged"
-        inside = f"inside the graph: {_centred('the mean image', view, checkpoint)}{averaged}"
-        result = f"probabilities, float32 [N, {classes}]"
-    return {
-        "model": f"AlexNet, profile {network.config.name}; run {config.run}, {checkpoint.epoch} epochs",
-        "trained_on": checkpoint.data["description"],
-        "input": given,
-        "output": result,
-        "preprocessing": f"{prepared}; {inside}",
-        "classes": json.dumps(checkpoint.classes),
-        "words": json.dumps(checkpoint.words),
-        "configuration": json.dumps(checkpoint.model),
-    }
-
-
-def _centred(mean_image: str, view: str, checkpoint: Checkpoint) -> str:
-    """What comes between a prepared picture and the network, in words."""
-    at_patch = checkpoint.inputs["mean"] == "at_patch"
-    centred = f"minus {mean_image}, then {view}" if at_patch else f"{view}, minus the central patch of {mean_image}"
-    scale = checkpoint.inputs["scale"]
-    return centred if scale == 1 else f"{centred}, times {scale:g}"
+        """As InputTransform, in operations that a graph can hold: float32 [N, side, side, C], not yet scaled."""
+        rule = self.rule
+        at_patch = rule.mean == "at_patch"
+        patch = view.cut(images - self.mean_image if at_patch else images, rule.size)
+        patch = patch.flip(2) if view.mirror else patch
+        if at_patch:
+            return patch
+        centre = View(rule.centre, rule.centre, mirror=False)
+        return patch - centre.cut(self.mean_image[None], rule.size)
 
 
 def _classifier(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> tuple[Classifier, Tensor]:
@@ -161,20 +134,49 @@ def _safetensors(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet,
     return bytes(safetensors.torch.save(tensors, metadata=about))
 
 
-def _check_packages(config: ExportConfig) -> None:
-    for package in {"onnx": ("onnx", "onnxscript"), "safetensors": ("safetensors",)}.get(config.format, ()):
-        if importlib.util.find_spec(package) is None:
-            raise RequestError(
-                f"format={config.format}: needs the package {package}; install the project's extra, "
-                "pip install '.[export]'"
-            )
-
-
 _WRITERS: dict[str, Callable[[ExportConfig, Checkpoint, AlexNet, dict[str, str]], bytes]] = {
     "onnx": _onnx,
     "torchscript": _torchscript,
     "safetensors": _safetensors,
 }
+
+
+def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> dict[str, str]:
+    """What the file says of itself, as text."""
+    size, _, channels = checkpoint.mean_image.shape
+    side, classes = network.config.input_size, network.classes
+    colours = "RGB" if channels == 3 else f"{channels} channel(s)"
+    filters = f"Pillow's {SHRINK.name} to shrink, {ENLARGE.name} to enlarge"
+    prepared = f"{colours}, shorter side resized to {size} ({filters}), central {size}x{size} square, values 0..255"
+    view = f"the central {side}x{side} patch"
+    if config.format == "safetensors":
+        given = f"float32 [N, {channels}, {side}, {side}]"
+        inside = f"outside the network: {_centred('mean_image', view, checkpoint)}, colours first"
+        result = f"logits, float32 [N, {classes}]"
+    else:
+        given = f"images, uint8 [N, {size}, {size}, {channels}]"
+        view = view if config.views == 1 else f"ten {side}x{side} patches (corners, centre, and their mirror images)"
+        averaged = "" if config.views == 1 else ", softmax outputs averaged"
+        inside = f"inside the graph: {_centred('the mean image', view, checkpoint)}{averaged}"
+        result = f"probabilities, float32 [N, {classes}]"
+    return {
+        "model": f"AlexNet, profile {network.config.name}; run {config.run}, {checkpoint.epoch} epochs",
+        "trained_on": checkpoint.data["description"],
+        "input": given,
+        "output": result,
+        "preprocessing": f"{prepared}; {inside}",
+        "classes": json.dumps(checkpoint.classes),
+        "words": json.dumps(checkpoint.words),
+        "configuration": json.dumps(checkpoint.model),
+    }
+
+
+def _centred(mean_image: str, view: str, checkpoint: Checkpoint) -> str:
+    """What comes between a prepared picture and the network, in words."""
+    at_patch = checkpoint.inputs["mean"] == "at_patch"
+    centred = f"minus {mean_image}, then {view}" if at_patch else f"{view}, minus the central patch of {mean_image}"
+    scale = checkpoint.inputs["scale"]
+    return centred if scale == 1 else f"{centred}, times {scale:g}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ def predict(config: PredictConfig) -> int | None:
             chunk = files[start : start + config.batch_size]
             images = list(pool.map(lambda file: _read(file, trained.image_size), chunk))
             readable = [image for image in images if isinstance(image, np.ndarray)]
-            rows = iter(inference.predict(forward, [_batch(readable)], views).average if readable else ())
+            rows: Iterator[np.ndarray] = iter(())
+            if readable:
+                stacked = torch.from_numpy(np.stack(readable))
+                unknown = torch.zeros(len(readable), dtype=torch.int64)  # the labels
+                rows = iter(inference.predict(forward, [Batch(stacked, unknown)], views).average)
             for file, image in zip(chunk, images, strict=True):
                 answer: dict[str, Any] = {"image": str(file)}
                 if isinstance(image, str):
@@ -88,12 +93,6 @@ def _read(file: Path, size: int) -> np.ndarray | str:
     except (OSError, ValueError, MemoryError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         return printable(" ".join(reason.split()))
-
-
-def _batch(images: list[np.ndarray]) -> Batch:
-    """Whole images; the labels are not known, and nothing is drawn."""
-    zeros = torch.zeros(len(images), dtype=torch.int64)
-    return Batch(torch.from_numpy(np.stack(images)), zeros, zeros, zeros, zeros.bool(), torch.zeros(len(images), 3))
 
 
 def _labels(probabilities: np.ndarray, checkpoint: Checkpoint) -> list[dict[str, Any]]:

@@ -10,6 +10,18 @@ from data_prep.common.errors import require, require_one_of
 FIGURES = ("kernels", "curves", "labels", "neighbours", "embedding")
 
 
+def check_shared(config: object) -> None:
+    """Of the keys that mean the same in every command, those that `config` has. RequestError names the first one whose
+    value makes no sense.
+    """
+    keys = vars(config)
+    views = keys.get("views", 1)
+    require_one_of("split", keys.get("split", "val"), ("val", "test"))
+    require(views in (1, 10), "views", views, "1 (centre) or 10 (corners, centre, and their mirrors)")
+    for key, least in (("batch_size", 1), ("steps", 1), ("seed", 0)):
+        require(keys.get(key, least) >= least, key, keys.get(key), f"{least} or more")
+
+
 @dataclass
 class EvaluateConfig:
     """One run, or several as an ensemble."""
@@ -32,6 +44,7 @@ class EvaluateConfig:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
+        check_shared(self)
         require(bool(self.run) or bool(self.runs), "run", self.run, "given: run=NAME, or runs=[a,b,c] for an ensemble")
         require(self.run is None or self.runs is None, "runs", self.runs, "left out where run=NAME is given")
         names = self.names()
@@ -40,9 +53,6 @@ class EvaluateConfig:
         if self.weights is not None:
             require(len(self.weights) == len(names), "weights", self.weights, f"one number a run, {len(names)}")
             require(all(0 < w < float("inf") for w in self.weights), "weights", self.weights, "positive, and finite")
-        require_one_of("split", self.split, ("val", "test"))
-        require(self.views in (1, 10), "views", self.views, "1 (centre) or 10 (corners, centre and their mirrors)")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         require(self.keep is None or self.keep >= 5, "keep", self.keep, "5 or more, or null for all classes")
         both = (self.submission is None) == (self.devkit is None)
         require(
@@ -85,9 +95,8 @@ class PredictConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shared(self)
         require(bool(self.images), "images", self.images, "one picture or more, images=[a.jpg], or a folder of them")
-        require(self.views in (1, 10), "views", self.views, "1 or 10")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
 
 
 @dataclass
@@ -106,15 +115,12 @@ class FiguresConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shared(self)
         require(bool(self.figures), "figures", self.figures, "one or more of " + ", ".join(FIGURES))
         for name in self.figures:
             require_one_of("figures", name, FIGURES)
-        require_one_of("split", self.split, ("val", "test"))
         for key, most in (("pictures", 40), ("queries", 40), ("neighbours", 20), ("embedded", 10_000)):
             require(1 <= getattr(self, key) <= most, key, getattr(self, key), f"1 to {most}")
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
-        require(self.views in (1, 10), "views", self.views, "1 or 10")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
 
 
 @dataclass
@@ -129,15 +135,13 @@ class Differences:
     json: bool
 
     def __post_init__(self) -> None:
-        require_one_of("split", self.split, ("val", "test"))
-        require(self.views in (1, 10), "views", self.views, "1 or 10")
+        check_shared(self)
         require(100 <= self.resamples <= 10_000_000, "resamples", self.resamples, "100 to 10,000,000")
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
 @dataclass
 class CompareConfig(Differences):
-    """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same pictures."""
+    """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same images."""
 
     runs: list[str]
 
@@ -167,8 +171,8 @@ class ExportConfig(RunReference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shared(self)
         require_one_of("format", self.format, ("onnx", "torchscript", "safetensors"))
-        require(self.views in (1, 10), "views", self.views, "1 or 10")
         require(18 <= self.opset <= 22, "opset", self.opset, "18 to 22")
         require(self.format == "onnx" or self.opset == 18, "opset", self.opset, "left out: it is for format=onnx")
         whole = self.format != "safetensors"
@@ -198,8 +202,7 @@ class BenchmarkConfig:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        require(self.steps >= 1, "steps", self.steps, "1 or more")
+        check_shared(self)
 
 
 @dataclass
@@ -213,6 +216,5 @@ class InputBenchmarkConfig:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
+        check_shared(self)
         require(self.images >= 1, "images", self.images, "1 or more")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        require(self.steps >= 1, "steps", self.steps, "1 or more")

@@ -154,7 +154,7 @@ class ScheduleConfig:
 class RuntimeConfig:
     """What changes speed and rounding only. `workers` null: one less than the cores, at most 16; `channels_last` null:
     on the CPU; `fast` null: with all columns on one GPU that it is made for. `data_on_gpu`: a training reads its
-    pictures once, into the memory of the first column's device.
+    images once, into the memory of the first column's device.
     """
 
     workers: int | None

@@ -1,32 +1,17 @@
-"""Section 4.1: random patches, mirror images, colour noise, and the subtraction of the mean image (section 2); by the
-text or as run in 2012, as conf/augment/ says.
+"""Section 4.1: random patches, mirror images and colour noise, by the text or as run in 2012, as conf/augment/ says.
 
-What is drawn for an image is a function of (seed, epoch, position in the epoch): never of processes or timing. The
-arithmetic runs on the device of the column that will see the images, from uint8.
+What is drawn for an image is a function of (seed, epoch, position in the epoch): never of processes or timing.
+inputs.py applies it.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from alexnet_repro.config import AugmentConfig
-
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass
-class Draws:
-    """What is drawn for N images, in the order in which they are shown."""
-
-    top: np.ndarray  # int64 [N]: the patch's first row ...
-    left: np.ndarray  # int64 [N]: ... and column
-    mirror: np.ndarray  # bool [N]
-    colour: np.ndarray  # float32 [N, 3]: a_1, a_2, a_3 of section 4.1
-
-    def __getitem__(self, chosen: slice | np.ndarray) -> "Draws":
-        return Draws(self.top[chosen], self.left[chosen], self.mirror[chosen], self.colour[chosen])
+from alexnet_repro.data.batch import Draws
+from alexnet_repro.data.views import centre_of
 
 
 def shuffled(seed: int, epoch: int, images: int) -> np.ndarray:
@@ -35,18 +20,19 @@ def shuffled(seed: int, epoch: int, images: int) -> np.ndarray:
 
 
 def draw_epoch(config: AugmentConfig, seed: int, epoch: int, images: int, margin: int, channels: int = 3) -> Draws:
-    """Everything random about the pictures of one epoch. `margin`: image side minus patch side, 32 for 256 and 224.
+    """What is drawn for the images of one epoch, in the order in which they are shown.
 
-    Offsets are uniform on 0..margin, both ends included: 33 x 33 patches (the paper counts 32 x 32 x 2 = 2048).
+    margin: image side minus patch side, 32 for 256 and 224. Offsets are uniform on 0..margin, both ends included: 33 x
+    33 patches (the paper counts 32 x 32 x 2 = 2048).
     """
     rng = np.random.default_rng([seed, epoch, 1])
     drawn = -(-images // config.shared_by)
-    centre = np.full((2, drawn), margin // 2, dtype=np.int64)
+    centre = np.full((2, drawn), centre_of(margin), dtype=np.int64)
     top, left = rng.integers(0, margin + 1, (2, drawn)) if config.random_crop else centre
     mirror = rng.random(drawn) < 0.5 if config.mirror else np.zeros(drawn, dtype=bool)
     top, left, mirror = (array.repeat(config.shared_by)[:images] for array in (top, left, mirror))
     colour = rng.standard_normal((images, channels), dtype=np.float32) * np.float32(config.colour_noise)
-    return Draws(top, left, mirror, colour)
+    return Draws(*(torch.from_numpy(array) for array in (top, left, mirror, colour)))
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,74 @@
 """A batch of images and what was drawn for them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
+class Draws:
+    """Where each of N images is cut, and how it is changed (section 4.1)."""
+
+    top: Tensor  # int64 [N]: the patch's first row ...
+    left: Tensor  # int64 [N]: ... and column
+    mirror: Tensor  # bool [N]
+    colour: Tensor | None  # float32 [N, C]: a_1, a_2, a_3 of section 4.1; None: without colour noise
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Draws":
+        return self.map(lambda tensor: tensor[chosen])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        colour = None if self.colour is None else change(self.colour)
+        return Draws(change(self.top), change(self.left), change(self.mirror), colour)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Draws":
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True)
 class Batch:
-    """`images` uint8 [N, side, side, C]; `labels` int64 [N]; what was drawn for them as arrays of N."""
+    """Patches with their draws, for training; or whole images without any, for the test views to cut.
 
-    images: Tensor
-    labels: Tensor
-    top: Tensor
-    left: Tensor
-    mirror: Tensor
-    colour: Tensor
-    counted: int = -1  # pictures of this batch that count: N (-1 on creation), or 0 if it is only a stand-in
-    total: int = -1  # pictures of the global batch, over all ranks; N if it has no other ranks
+    Under torchrun it is one rank's share of a global batch. A rank for which nothing is left still takes the step, with
+    one image that stands in and counts for nothing.
+    """
 
-    def __post_init__(self) -> None:
-        self.counted = len(self.labels) if self.counted < 0 else self.counted
-        self.total = len(self.labels) if self.total < 0 else self.total
+    images: Tensor  # uint8 [N, side, side, C]
+    labels: Tensor  # int64 [N]
+    draws: Draws | None = None
+    elsewhere: int = 0  # images of the global batch that other ranks have
+    stands_in: bool = False
+
+    @property
+    def counted(self) -> int:
+        """Images of this batch that count."""
+        return 0 if self.stands_in else len(self.labels)
+
+    @property
+    def total(self) -> int:
+        """Images of the global batch, over all ranks."""
+        return self.counted + self.elsewhere
+
+    def drawn(self, colour_noise: bool) -> Draws:
+        """The draws of a training batch, with their colour noise or without."""
+        assert self.draws is not None
+        return self.draws if colour_noise else replace(self.draws, colour=None)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same on `device`; itself if it is there already."""
         if all(tensor.device == device for tensor in self.tensors().values()):
             return self
-        return self._with({k: v.to(device, non_blocking=non_blocking) for k, v in self.tensors().items()})
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def copied(self) -> "Batch":
-        """With memory of its own."""
-        return self._with({name: tensor.clone() for name, tensor in self.tensors().items()})
-
-    def pin_memory(self) -> "Batch":
-        return self._with({name: tensor.pin_memory() for name, tensor in self.tensors().items()})
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same with every tensor changed: moved, pinned or copied."""
+        draws = self.draws.map(change) if self.draws else None
+        return replace(self, images=change(self.images), labels=change(self.labels), draws=draws)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-
-    def _with(self, tensors: dict[str, Tensor]) -> "Batch":
-        return Batch(**tensors, counted=self.counted, total=self.total)
+        """By name, those of the draws among them."""
+        fields = {**vars(self), **(vars(self.draws) if self.draws else {})}
+        return {name: value for name, value in fields.items() if isinstance(value, Tensor)}

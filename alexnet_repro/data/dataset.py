@@ -14,7 +14,7 @@ from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 from data_prep.statistics import principal_components
 
 _CLASSES = 1000  # of both releases
-_MAY_LACK = 0.001  # of the training pictures, which a preparation may have rejected
+_MAY_LACK = 0.001  # of the training images, which a preparation may have rejected
 
 
 class PreparedData:
@@ -38,7 +38,7 @@ class PreparedData:
         """Section 4.1's [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T without the a: column k is p_k * l_k, in grey levels.
 
         The l are the eigenvalues of the covariance on the [0, 1] scale (taken at 0..255 they would be 255 times as
-        large again, and the noise would drown the pictures), or, as run in 2012, their square roots.
+        large again, and the noise would drown the images), or, as run in 2012, their square roots.
         """
         values, vectors = principal_components(np.array(self.manifest.statistics["rgb_covariance"]) / 255**2)
         scale = values if config.colour_scale == "eigenvalues" else np.sqrt(values)
@@ -52,7 +52,7 @@ class PreparedData:
         return f"{self.manifest.name} ({len(self.classes)} classes; {counts} images; {self.manifest.source['layout']})"
 
     def identity(self) -> dict[str, str]:
-        """What a checkpoint remembers of its data: two data sets with the same plan have the same pictures."""
+        """What a checkpoint remembers of its data: two data sets with the same plan have the same images."""
         return {"name": self.manifest.name, "description": self.describe(), "plan": self.manifest.preparation["plan"]}
 
     def whole_release(self) -> str | None:

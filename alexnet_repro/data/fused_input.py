@@ -1,4 +1,4 @@
-"""The network's input as one GPU kernel (Triton): what InputTransform in augment.py does step by step, laid out as the
+"""The network's input as one GPU kernel (Triton): what InputTransform in inputs.py does step by step, laid out as the
 fast form of the network reads it (InputLayout in model/fast.py), with the zeros that belong around an image.
 """
 
@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alexnet_repro.data.augment import ColourNoise
+from alexnet_repro.data.batch import Draws
 from alexnet_repro.data.inputs import InputRule
 from alexnet_repro.model.fast import InputLayout
 
@@ -51,30 +52,29 @@ class FusedInputTransform:
         self.divisor = noise.divisor if noise else 1.0
         self.components = torch.from_numpy(noise.components).to(device) if noise else None
 
-    def __call__(self, images: Tensor, top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor | None) -> Tensor:
-        """uint8 [N, side, side, C], int64 [M], int64 [M], bool [M], float32 [M, C] or None -> [M, channels, blocks,
-        blocks], channels-last.
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """uint8 [N, side, side, C] and M draws -> [M, channels, blocks, blocks], channels-last.
 
-        The images are patches of the rule's size, cut at `top` and `left`, or whole, to be cut there. M is a multiple
-        of N: the images are gone through so many times.
+        The images are patches of the rule's size, cut where `draws` says, or whole, to be cut there. M is a multiple of
+        N: the images are gone through so many times.
         """
-        rule, layout, count = self.rule, self.layout, len(top)
+        rule, layout, count = self.rule, self.layout, len(draws.top)
         side, channels = images.shape[1], images.shape[3]
-        zero, centre = torch.zeros_like(top), torch.full_like(top, rule.margin // 2)
-        cut = (zero, zero) if side == rule.size else (top, left)
-        mean_at = (top, left) if rule.mean == "at_patch" else (centre, centre)
-        shift, scale = self.mean, rule.scale
-        if colour is not None:
+        drawn = draws.top, draws.left
+        cut = drawn if side > rule.size else (torch.zeros_like(draws.top),) * 2
+        mean_at = drawn if rule.mean == "at_patch" else (torch.full_like(draws.top, rule.centre),) * 2
+        shift, scale = self.mean, rule.scale  # without noise nothing is read of `shift`
+        if draws.colour is not None:
             assert self.components is not None
-            shift = colour @ self.components.T  # [M, C] grey levels
+            shift = draws.colour @ self.components.T  # [M, C] grey levels
             scale /= self.divisor
         shape = (count, layout.channels, layout.blocks, layout.blocks)
         out = torch.empty(shape, dtype=self.dtype, device=images.device, memory_format=torch.channels_last)
         with torch.cuda.device_of(images):  # Triton launches on the current GPU
             _input[(count, layout.blocks)](
-                images, *cut, self.mean, *mean_at, mirror, shift, out, len(images), scale, side, len(self.mean),
+                images, *cut, self.mean, *mean_at, draws.mirror, shift, out, len(images), scale, side, len(self.mean),
                 rule.size, layout.blocks, CHANNELS=channels, FOLD=layout.fold, STORED=layout.channels,
-                NOISE=colour is not None, MIRROR_MEAN=rule.mean == "at_patch",
+                NOISE=draws.colour is not None, MIRROR_MEAN=rule.mean == "at_patch",
                 WIDTH=triton.next_power_of_2(layout.blocks), DEPTH=triton.next_power_of_2(layout.channels),
             )  # fmt: skip
         return out

@@ -1,5 +1,9 @@
-"""From pictures to the network's input: the mean image subtracted, patches mirrored and colour-shifted (sections 2 and
-4.1), on the device of the column that will see them, from uint8.
+"""From images to the network's input: the mean image subtracted (section 2), patches mirrored and colour-shifted (4.1),
+on the device of the column that will see them, from uint8.
+
+`InputTransform` is the rule, operation by operation. Two other bodies of it exist for speed, are compared with it by
+tests, and give the same numbers: `_image_by_image` below, for CPUs, and the GPU kernel in fused_input.py. A third, in
+export.py, holds the test views alone, as a graph that other runtimes can read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +14,8 @@ import torch
 from torch import Tensor
 
 from alexnet_repro.data.augment import ColourNoise
-from alexnet_repro.data.batch import Batch
+from alexnet_repro.data.batch import Batch, Draws
+from alexnet_repro.data.views import View, centre_of, view_draws
 
 
 def memory_format(device: torch.device, channels_last: bool | None) -> torch.memory_format:
@@ -21,7 +26,7 @@ def memory_format(device: torch.device, channels_last: bool | None) -> torch.mem
 
 @dataclass(frozen=True)
 class InputRule:
-    """What makes pictures the network's input, in training and at test alike; a checkpoint keeps it."""
+    """What makes images the network's input, in training and at test alike; a checkpoint keeps it."""
 
     mean_image: np.ndarray  # float32 [S, S, C], 0..255
     size: int  # of a patch
@@ -30,7 +35,19 @@ class InputRule:
 
     @property
     def margin(self) -> int:
+        """Image side minus patch side."""
         return len(self.mean_image) - self.size
+
+    @property
+    def centre(self) -> int:
+        """First row and column of the centre patch."""
+        return centre_of(self.margin)
+
+    @property
+    def centre_mean(self) -> np.ndarray:
+        """The centre patch of the mean image, float32 [size, size, C]; a view."""
+        centre = slice(self.centre, self.centre + self.size)
+        return self.mean_image[centre, centre]
 
 
 class InputTransform:
@@ -40,66 +57,63 @@ class InputTransform:
         self, rule: InputRule, noise: ColourNoise | None, device: torch.device, channels_last: bool | None
     ) -> None:
         self.rule, self.device = rule, device
-        mean = torch.from_numpy(rule.mean_image).permute(2, 0, 1).contiguous().to(device)  # [C, S, S]
-        if rule.mean == "at_patch":
+        self.memory_format = memory_format(device, channels_last)
+        self.divisor = noise.divisor if noise else 1.0
+        self.components = torch.from_numpy(noise.components).to(device) if noise else None
+        self.line_by_line = device.type == "cpu" and self.memory_format == torch.channels_last
+        mean = torch.from_numpy(rule.mean_image).to(device)  # [S, S, C]
+        if self.line_by_line:
+            self.mean_lines, self.mean_lines_mirrored = mean.flatten(1), mean.flip(1).flatten(1)  # [S, S * C]
+        elif rule.mean == "at_patch":
+            mean = mean.permute(2, 0, 1).contiguous()
             windows = mean.unfold(1, rule.size, 1).unfold(2, rule.size, 1)
             self.mean_patches = windows.permute(1, 2, 0, 3, 4)  # [33, 33, C, size, size], a view
         else:
-            start = rule.margin // 2
-            self.mean_centre = mean[:, start : start + rule.size, start : start + rule.size]
-        self.divisor = noise.divisor if noise else 1.0
-        self.components = torch.from_numpy(noise.components).to(device) if noise else None
-        self.memory_format = memory_format(device, channels_last)
-        self.mean_lines, self.mean_lines_mirrored = (m.permute(1, 2, 0).flatten(1) for m in (mean, mean.flip(-1)))
+            self.mean_centre = torch.from_numpy(rule.centre_mean).to(device).permute(2, 0, 1).contiguous()
 
-    def __call__(self, patches: Tensor, top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor | None) -> Tensor:
-        """uint8 [N, size, size, C], int64 [N], int64 [N], bool [N], float32 [N, C] -> float32 [N, C, size, size].
+    def __call__(self, patches: Tensor, draws: Draws) -> Tensor:
+        """uint8 [N, size, size, C], already cut where `draws` says -> float32 [N, C, size, size].
 
-        `colour` None: no noise, and nothing is divided for it.
+        Without colour noise in `draws`, nothing is divided for it either.
         """
-        device = self.device
-        if device.type == "cpu" and self.memory_format == torch.channels_last:
-            return self._image_by_image(patches, top, left, mirror, colour)
-        x = patches.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        scale, shift = self.rule.scale, None
+        draws = draws.to(self.device, non_blocking=True)
+        if draws.colour is not None:
+            assert self.components is not None
+            shift = draws.colour @ self.components.T  # [N, C] grey levels
+            scale /= self.divisor
+        if self.line_by_line:
+            return self._image_by_image(patches, draws, shift, scale)
+        x = patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         x = x.to(torch.float32, memory_format=self.memory_format)
-        mirror = mirror.to(device, non_blocking=True)[:, None, None, None]
-        if self.rule.mean == "at_patch":  # mirrored with the patch
-            x -= self.mean_patches[top.to(device, non_blocking=True), left.to(device, non_blocking=True)]
+        mirror = draws.mirror[:, None, None, None]
+        if self.rule.mean == "at_patch":  # the mean image is mirrored with the patch
+            x -= self.mean_patches[draws.top, draws.left]
             x = torch.where(mirror, x.flip(-1), x)
         else:
             x = torch.where(mirror, x.flip(-1), x).sub_(self.mean_centre)
-        scale = self.rule.scale
-        if colour is not None:
-            assert self.components is not None
-            shift = colour.to(device, non_blocking=True) @ self.components.T  # [N, C] grey levels
+        if shift is not None:
             x += shift[:, :, None, None]
-            scale /= self.divisor
         return x if scale == 1 else x.mul_(scale)
 
-    def _image_by_image(
-        self, patches: Tensor, top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor | None
-    ) -> Tensor:
+    def _image_by_image(self, patches: Tensor, draws: Draws, shift: Tensor | None, scale: float) -> Tensor:
         """The same to the bit on a CPU, five times as fast: each image stays in the cache from one operation to the
         next, and is a matrix of whole lines, [size, size * C], for all of them.
         """
         count, size, _, channels = patches.shape
         x = torch.empty(count, size, size, channels)
-        scale, shift = self.rule.scale, None
-        if colour is not None:
-            assert self.components is not None
-            shift = (colour @ self.components.T).repeat(1, size)  # [N, size * C]: one line
-            scale /= self.divisor
-        places = zip(top.tolist(), left.tolist(), mirror.tolist(), strict=True)
+        shifts = None if shift is None else shift.repeat(1, size)  # [N, size * C]: one line
+        places = zip(draws.top.tolist(), draws.left.tolist(), draws.mirror.tolist(), strict=True)
         for i, (row, column, mirrored) in enumerate(places):
             x[i].copy_(patches[i].flip(1) if mirrored else patches[i])
             lines, mean = x[i].flatten(1), self.mean_lines
             if self.rule.mean == "centre":
-                row = column = self.rule.margin // 2
+                row = column = self.rule.centre
             elif mirrored:
                 mean, column = self.mean_lines_mirrored, self.rule.margin - column
             lines -= mean[row : row + size, column * channels : (column + size) * channels]
-            if shift is not None:
-                lines += shift[i]
+            if shifts is not None:
+                lines += shifts[i]
             if scale != 1:
                 lines *= scale
         return x.permute(0, 3, 1, 2)
@@ -119,19 +133,17 @@ class ColumnInputs:
         self.devices = list(devices)
         self._transforms = {device: InputTransform(rule, noise, device, channels_last) for device in set(devices)}
 
-    def __call__(
-        self, patches: Mapping[torch.device, Tensor], top: Tensor, left: Tensor, mirror: Tensor, colour: Tensor | None
-    ) -> list[Tensor]:
-        """As InputTransform, from the patches on each device; one float32 [N, C, size, size] a column."""
-        made = {d: transform(patches[d], top, left, mirror, colour) for d, transform in self._transforms.items()}
+    def of_batches(self, batches: Mapping[torch.device, Batch], noise: bool) -> list[Tensor]:
+        """From a copy of a training batch on each device: one float32 [N, C, size, size] a column."""
+        made = {d: transform(batches[d].images, batches[d].drawn(noise)) for d, transform in self._transforms.items()}
         return [made[device] for device in self.devices]
 
-    def of_batches(self, batches: Mapping[torch.device, "Batch"], noise: bool) -> list[Tensor]:
-        """The same from a copy of the batch on each device."""
+    def of_view(self, images: Mapping[torch.device, Tensor], view: View) -> list[Tensor]:
+        """The same of one test view, from whole images on each device (`spread`)."""
         made = {}
         for device, transform in self._transforms.items():
-            b = batches[device]
-            made[device] = transform(b.images, b.top, b.left, b.mirror, b.colour if noise else None)
+            draws = view_draws([view], len(images[device]), device)
+            made[device] = transform(view.cut(images[device], self.rule.size), draws)
         return [made[device] for device in self.devices]
 
     def spread(self, images: Tensor) -> dict[torch.device, Tensor]:

@@ -12,14 +12,11 @@ import numpy as np
 import torch
 
 from alexnet_repro.config import RuntimeConfig
-from alexnet_repro.data.augment import Draws
-from alexnet_repro.data.batch import Batch
+from alexnet_repro.data.batch import Batch, Draws
 from alexnet_repro.data.resident import ResidentSplit
-from alexnet_repro.data.workers import LoaderError, Loading, Request, patches_of
+from alexnet_repro.data.workers import Loading, Request, patches_of
 from data_prep.common.progress import progress_bar
 from data_prep.reader import SplitReader
-
-__all__ = ["Batch", "LoaderError", "Loading", "epoch_batches", "whole_images"]
 
 
 def epoch_batches(
@@ -36,19 +33,20 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The global batches first, first + 1, ... of an epoch; of each the contiguous share of `rank` among `ranks`.
 
-    order: int64 [M], the pictures of the epoch; draws: what was drawn for each, M too. Each is cut to `side` at its
-    draw. The last batch may be short; a rank that would get nothing of it gets the batch's first picture, not counted.
-    RunError, naming the shard, if a picture cannot be read; LoaderError if a worker process died or was too slow.
+    order: int64 [M], the images of the epoch; draws: what was drawn for each, M too. Each is cut to `side` at its draw.
+    The last batch may be short; a rank that would get nothing of it gets the batch's first image, not counted.
+    RunError, naming the shard, if an image cannot be read; LoaderError if a worker process died or was too slow.
     Of a ResidentSplit they are cut on its device, whatever `loading` says.
     """
-    shares = []
+    parts = []
     for start in range(first * batch_size, len(order), batch_size):
-        stop = min(start + batch_size, len(order))
-        begin, end = share(stop - start, rank, ranks)
-        counted = end - begin
-        chosen = slice(start + begin, start + end) if counted else slice(start, start + 1)
-        shares.append(_Share(chosen, counted, stop - start))
-    return _batches(reader, order, draws, side, shares, loading)
+        count = min(batch_size, len(order) - start)
+        begin, end = share(count, rank, ranks)
+        if begin < end:
+            parts.append(_Part(slice(start + begin, start + end), elsewhere=count - (end - begin)))
+        else:
+            parts.append(_Part(slice(start, start + 1), elsewhere=count, stands_in=True))
+    return _batches(reader, order, draws, side, parts, loading)
 
 
 def whole_images(
@@ -60,19 +58,13 @@ def whole_images(
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[Batch]:
-    """Every picture of a split exactly once over all ranks, uncut, as the test views need them.
+    """Every image of a split exactly once over all ranks, uncut, as the test views need them.
 
-    side: of the pictures. A rank gets a contiguous share, in order; it may be empty. Errors as `epoch_batches`.
+    side: of the images. A rank gets a contiguous share, in order; it may be empty. Errors as `epoch_batches`.
     """
-    count = len(reader)
-    zeros = np.zeros(count, np.int64)
-    draws = Draws(zeros, zeros, np.zeros(count, bool), np.zeros((count, reader.channels), np.float32))
-    begin, end = share(count, rank, ranks)
-    shares = []
-    for start in range(begin, end, batch_size):
-        stop = min(start + batch_size, end)
-        shares.append(_Share(slice(start, stop), stop - start, stop - start))
-    return _batches(reader, np.arange(count), draws, side, shares, loading)
+    begin, end = share(len(reader), rank, ranks)
+    parts = [_Part(slice(start, min(start + batch_size, end))) for start in range(begin, end, batch_size)]
+    return _batches(reader, np.arange(len(reader)), None, side, parts, loading)
 
 
 def share(count: int, rank: int, ranks: int) -> tuple[int, int]:
@@ -83,61 +75,57 @@ def share(count: int, rank: int, ranks: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class _Share:
-    chosen: slice  # of the epoch
-    counted: int
-    total: int
+class _Part:
+    """One batch: which of the epoch's images, and Batch's own fields."""
+
+    chosen: slice
+    elsewhere: int = 0
+    stands_in: bool = False
 
 
 def _batches(
     reader: SplitReader | ResidentSplit,
     order: np.ndarray,
-    draws: Draws,
+    draws: Draws | None,
     side: int,
-    shares: list[_Share],
+    parts: list[_Part],
     loading: Loading,
 ) -> Iterator[Batch]:
+    """The parts of `order` as batches, cut to `side`: at `draws`, or whole."""
     if isinstance(reader, ResidentSplit):
-        return _cut_on_device(reader, order, draws, side, shares)
-    return _read(reader, order, draws, side, shares, loading)
+        return _cut_on_device(reader, order, draws, side, parts)
+    return _read(reader, order, draws, side, parts, loading)
 
 
 def _cut_on_device(
-    split: ResidentSplit, order: np.ndarray, draws: Draws, side: int, shares: list[_Share]
+    split: ResidentSplit, order: np.ndarray, draws: Draws | None, side: int, parts: list[_Part]
 ) -> Iterator[Batch]:
     """Order and draws are copied to the device once. A batch is slices of them, and one kernel that cuts its patches on
     the current stream: the host neither copies nor waits.
     """
-    arrays = (order, draws.top, draws.left, draws.mirror, draws.colour)
-    numbers, top, left, mirror, colour = (torch.from_numpy(array).to(split.images.device) for array in arrays)
+    numbers = torch.from_numpy(order).to(split.images.device)
+    draws = draws.to(split.images.device) if draws else None
     labels, patches = split.labels[numbers], split.patches(side)
-    for part in shares:
-        c = part.chosen
-        images = patches[numbers[c], top[c], left[c]]
-        yield Batch(images, labels[c], top[c], left[c], mirror[c], colour[c], part.counted, part.total)
+    for part in parts:
+        c, drawn = part.chosen, draws[part.chosen] if draws else None
+        images = patches[numbers[c], drawn.top, drawn.left] if drawn else patches[numbers[c], 0, 0]
+        yield Batch(images, labels[c], drawn, part.elsewhere, part.stands_in)
 
 
 def _read(
-    reader: SplitReader, order: np.ndarray, draws: Draws, side: int, shares: list[_Share], loading: Loading
+    reader: SplitReader, order: np.ndarray, draws: Draws | None, side: int, parts: list[_Part], loading: Loading
 ) -> Iterator[Batch]:
-    def request(batch: int) -> Request:
-        numbers, drawn = order[shares[batch].chosen], draws[shares[batch].chosen]
-        return Request(batch, numbers, reader.index[numbers], drawn.top, drawn.left)
+    def request(batch: int, chosen: slice) -> Request:
+        numbers = order[chosen]
+        top, left = (draws.top[chosen].numpy(), draws.left[chosen].numpy()) if draws else [np.zeros_like(numbers)] * 2
+        return Request(batch, numbers, reader.index[numbers], top, left)
 
-    requests = (request(batch) for batch in range(len(shares)))
-    for part, images in zip(shares, patches_of(reader.shards, side, requests, len(shares), loading), strict=True):
-        drawn = draws[part.chosen]
-        batch = Batch(
-            images=images,
-            labels=torch.from_numpy(reader.labels[order[part.chosen]]),
-            top=torch.from_numpy(drawn.top),
-            left=torch.from_numpy(drawn.left),
-            mirror=torch.from_numpy(drawn.mirror),
-            colour=torch.from_numpy(drawn.colour),
-            counted=part.counted,
-            total=part.total,
-        )
-        yield batch.pin_memory() if loading.pin else batch
+    requests = (request(batch, part.chosen) for batch, part in enumerate(parts))
+    for part, images in zip(parts, patches_of(reader.shards, side, requests, len(parts), loading), strict=True):
+        labels = torch.from_numpy(reader.labels[order[part.chosen]])
+        drawn = draws[part.chosen] if draws else None
+        batch = Batch(images, labels, drawn, part.elsewhere, part.stands_in)
+        yield batch.map(torch.Tensor.pin_memory) if loading.pin else batch
 
 
 def with_progress(batches: Iterable[Batch], images: int, what: str) -> Iterator[Batch]:

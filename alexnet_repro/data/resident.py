@@ -1,18 +1,15 @@
-"""A split that lies in the memory of a device, every picture read and decoded once (runtime.data_on_gpu)."""
+"""A split that lies in the memory of a device, every image read and decoded once (runtime.data_on_gpu)."""
 
 import gc
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from alexnet_repro.data.batch import Batch
 from data_prep.common.errors import RequestError
 from data_prep.reader import SplitReader
-
-if TYPE_CHECKING:
-    from alexnet_repro.data.batch import Batch
 
 _FOR_TRAINING = 3 * 2**30  # bytes left for the network, its maps and cuDNN: an estimate, of batches of 128
 
@@ -23,9 +20,8 @@ class ResidentSplit:
     images: uint8 [M, S, S, C]; labels: int64 [M].
     """
 
-    def __init__(self, reader: SplitReader, whole: Iterable["Batch"], device: torch.device) -> None:
-        """`whole`: all pictures of the split, in its order. From pinned memory nothing waits for their copies."""
-        self.channels = reader.channels
+    def __init__(self, reader: SplitReader, whole: Iterable[Batch], device: torch.device) -> None:
+        """`whole`: all images of the split, in its order. From pinned memory nothing waits for their copies."""
         self.images = torch.empty((len(reader), *reader.shards.shape), dtype=torch.uint8, device=device)
         self.labels = torch.from_numpy(reader.labels).to(device)
         done = 0
@@ -38,7 +34,7 @@ class ResidentSplit:
         return len(self.images)
 
     def patches(self, side: int) -> Tensor:
-        """Every patch of every picture, uint8 [M, S - side + 1, S - side + 1, side, side, C], without a copy: indexed
+        """Every patch of every image, uint8 [M, S - side + 1, S - side + 1, side, side, C], without a copy: indexed
         with [numbers, top, left] it is a batch, made by one kernel.
         """
         return self.images.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
@@ -51,9 +47,9 @@ def refuse_larger_than_memory(readers: Sequence[SplitReader], device: torch.devi
     gc.collect()  # what a run before this one in the process has left
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    pictures = sum(len(reader) * math.prod(reader.shards.shape) for reader in readers)
-    if pictures + _FOR_TRAINING > free:
+    images = sum(len(reader) * math.prod(reader.shards.shape) for reader in readers)
+    if images + _FOR_TRAINING > free:
         raise RequestError(
-            f"runtime.data_on_gpu=true: the pictures take {pictures / 1e9:.1f} GB, training about "
+            f"runtime.data_on_gpu=true: the images take {images / 1e9:.1f} GB, training about "
             f"{_FOR_TRAINING / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free; give runtime.data_on_gpu=false"
         )

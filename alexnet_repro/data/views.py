@@ -2,9 +2,13 @@
 horizontal reflection of each.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from alexnet_repro.data.batch import Draws
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,27 @@ class View:
         return images[:, self.top : self.top + side, self.left : self.left + side]
 
 
+def centre_of(margin: int) -> int:
+    """First row and column of the centre patch, for a margin (image side minus patch side) of 0 or more."""
+    return margin // 2
+
+
 def views_of(views: int, margin: int) -> list[View]:
     """The centre patch alone (views=1), or the ten of the paper, the centre patch first.
 
     `margin`: image side minus patch side; the corners are (0, 0) ... (margin, margin).
     """
-    centre = margin // 2
+    centre = centre_of(margin)
     if views == 1:
         return [View(centre, centre, False)]
     places = [(centre, centre), (0, 0), (0, margin), (margin, 0), (margin, margin)]
     return [View(top, left, mirror) for mirror in (False, True) for top, left in places]
+
+
+def view_draws(views: Sequence[View], images: int, device: torch.device) -> Draws:
+    """The views as draws on `device`, without colour noise: the first view of all `images`, then the second, ..."""
+    top, left, mirror = (
+        torch.cat([torch.full((images,), getattr(view, key), device=device) for view in views])
+        for key in ("top", "left", "mirror")
+    )
+    return Draws(top, left, mirror, colour=None)

@@ -45,10 +45,10 @@ class Loading:
 
 @dataclass
 class Request:
-    """One batch: N pictures and where to cut them."""
+    """One batch: N images and where to cut them."""
 
     batch: int  # its place in the order of requests
-    numbers: np.ndarray  # int64 [N]: which pictures, for messages
+    numbers: np.ndarray  # int64 [N]: which images, for messages
     rows: np.ndarray  # of the index, [N]
     top: np.ndarray  # int64 [N]
     left: np.ndarray  # int64 [N]
@@ -94,7 +94,7 @@ def patches_of(
 ) -> Iterator[Tensor]:
     """The patches of `count` requests in their order, each uint8 [N, side, side, C].
 
-    RunError if a picture cannot be read, LoaderError if a worker died or the wait was longer than loading.timeout;
+    RunError if an image cannot be read, LoaderError if a worker died or the wait was longer than loading.timeout;
     both name the shard.
     """
     if count == 0:

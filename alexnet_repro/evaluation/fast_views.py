@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from alexnet_repro.data import Batch, InputRule, View
+from alexnet_repro.data import Batch, InputRule, View, view_draws
 from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.model import AlexNet, Watcher
 from alexnet_repro.model.fast import FastNetwork
@@ -50,9 +50,5 @@ class FastViews:
         inputs = []
         for device, transform in zip(self.network.devices, self._transforms, strict=True):
             whole = images.to(device, non_blocking=True)
-            top, left, mirror = (
-                torch.tensor([getattr(view, key) for view in views], device=device).repeat_interleave(len(images))
-                for key in ("top", "left", "mirror")
-            )
-            inputs.append(transform(whole, top, left, mirror, None))
+            inputs.append(transform(whole, view_draws(views, len(images), device)))
         return self.network(inputs, watch=watch).float().softmax(1)

@@ -67,21 +67,12 @@ def _view_by_view(
     centre = total = None
     with runtime.autocast(precision, inputs.devices):
         for view in views:
-            logits = model(view_inputs(batch, images, view, model.config.input_size, inputs))
+            logits = model(inputs.of_view(images, view))
             probabilities = logits.float().softmax(dim=1)
             centre = probabilities if centre is None else centre
             total = probabilities if total is None else total + probabilities
     assert centre is not None and total is not None
     return centre, total / len(views)
-
-
-def view_inputs(
-    batch: Batch, images: dict[torch.device, Tensor], view: View, side: int, inputs: ColumnInputs
-) -> list[Tensor]:
-    """One view of a batch as the network's input, column by column; `images`: the batch's, on every device."""
-    patches = {device: view.cut(whole, side) for device, whole in images.items()}
-    top, left, mirror = (torch.full_like(batch.top, value) for value in (view.top, view.left, view.mirror))
-    return inputs(patches, top, left, mirror.bool(), None)
 
 
 class Ensemble:
@@ -116,7 +107,6 @@ def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int) -> I
     loading = loading_for(trained.runtime, inputs.use_gpu)
     for batch in whole_images(split, trained.image_size, batch_size, loading):
         with torch.inference_mode(), runtime.autocast(trained.runtime.precision, inputs.devices):
-            images = inputs.spread(batch.images)
-            columns = model.hidden(view_inputs(batch, images, centre, model.config.input_size, inputs))
+            columns = model.hidden(inputs.of_view(inputs.spread(batch.images), centre))
             features = torch.cat([column.float().cpu() for column in columns], dim=1)
         yield features.numpy()

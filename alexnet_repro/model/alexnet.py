@@ -1,4 +1,4 @@
-"""The network of Figure 2, column by column.
+"""The network of Figure 2 (section 3.5), column by column: `AlexNet.hidden` is the figure from left to right.
 
 Names: conv1 ... conv5, fc6 ... fc8 are the paper's layers; column a is the upper half of Figure 2 (the first GPU), b
 the lower. Parameters are `conv3.a.weight` and so on, whatever devices the columns live on.
@@ -82,18 +82,20 @@ class AlexNet(nn.Module):
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """What fc8 reads, a tensor a column: the last hidden layer (fc7), the feature of Figure 4, right."""
+        # What a column reads of each layer (3.2), and makes. All layers but fc8 have ReLUs (3.1); fc6 and fc7 have
+        # dropout (4.2).
         pad = self.config.pad_right_bottom
         x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
         x = [F.pad(image, (0, pad, 0, pad)) for image in x]  # [N, 3, 227, 227]
-        x = self.conv1(x)  # own image     48 x 55 x 55, normalised and pooled to 48 x 27 x 27
+        x = self.conv1(x)  # the image    48 x 55 x 55, normalised (3.3) and pooled (3.4) to 48 x 27 x 27
         x = self.conv2(x)  # own column   128 x 27 x 27, normalised and pooled to 128 x 13 x 13
         x = self.conv3(x)  # both columns 192 x 13 x 13
         x = self.conv4(x)  # own column   192 x 13 x 13
         x = self.conv5(x)  # own column   128 x 13 x 13, pooled to 128 x 6 x 6
-        x = self.conv6(x)  # only in CNN*
+        x = self.conv6(x)  # only in CNN* (section 6)
         x = [maps.flatten(1) for maps in x]  # 4608
-        x = self.fc6(x)  # both columns 2048
-        x = self.fc7(x)  # both columns 2048
+        x = self.fc6(x)  # both columns   2048
+        x = self.fc7(x)  # both columns   2048
         return x
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
@@ -116,7 +118,7 @@ class AlexNet(nn.Module):
 
 
 class _Builder:
-    """Walks down the layers, keeping the shape of one column's maps, and refuses what does not fit."""
+    """Builds the layers first to last, keeping the shape of one column's maps. RequestError for what does not fit."""
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
         self.config = config

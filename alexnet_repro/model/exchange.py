@@ -1,4 +1,11 @@
-"""Where the columns talk (section 3.2): the only file of the network in which a tensor changes device."""
+"""Where the columns talk (section 3.2): the only file of the network in which a tensor changes device.
+
+A GPU works through queues, called streams, and what waits in one stream does not hold up the others. Each GPU computes
+on its current stream, and has two more here that do nothing but copy: one for what leaves it, one for what arrives. So
+that nothing is read before it is written, a copy waits for what its source has been given to compute so far, and the
+target's computing stream waits for the copy. So that no memory is given away too early, PyTorch is told which stream
+still reads a tensor (`record_stream`).
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -43,7 +50,7 @@ def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> li
     return [moved[i] if i in moved else _to_device(tensor, device) for i, (tensor, device) in enumerate(pairs)]
 
 
-@torch.compiler.disable  # streams of its own are nothing that a compiled graph could hold
+@torch.compiler.disable  # a compiled graph cannot hold streams
 def _copies(targets: Sequence[torch.device], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     copies: tuple[Tensor, ...] = _PeerCopies.apply(targets, *tensors)
     return copies
@@ -87,18 +94,19 @@ def peer_copies(
     given to do after this call waits. On the main streams, each copy would hold up both of its GPUs. (PyTorch copies on
     the source's current stream, and has the target's current stream wait before and after.)
     """
-    for tensor in tensors:  # before any stream below is told to wait: what was computed so far is what a copy needs
+    # First all sources: a copy waits for what its source has computed so far, and for no copy that is begun below.
+    for tensor in tensors:
         _copy_stream(tensor.device, "out").wait_stream(streams[tensor.device])
     copies = []
     for tensor, target in zip(tensors, targets, strict=True):
         out, into = _copy_stream(tensor.device, "out"), _copy_stream(target, "in")
         with torch.cuda.stream(out), torch.cuda.stream(into):
             copies.append(tensor.to(target, non_blocking=True, copy=True))
-        tensor.record_stream(out)  # its memory is given to nobody else before it is copied
+        tensor.record_stream(out)  # its memory is not given away before it is copied
     for copy, target in zip(copies, targets, strict=True):
         reader = streams[target]
         reader.wait_stream(_copy_stream(target, "in"))
-        copy.record_stream(reader)  # nor the copy's before it is read
+        copy.record_stream(reader)  # nor is the copy's before it is read
     return tuple(copies)
 
 

@@ -3,7 +3,7 @@ kernels.
 
 - Columns that share a device are computed as one where they read the same: one convolution or dense layer with the
   weights of both. Where each reads its own maps, each is computed by itself, and its maps lie by themselves.
-- What follows a convolution is one kernel (fused.py).
+- What follows a convolution is one kernel (fused.py; fused_same_map.py).
 - conv1 reads an image folded by its stride: 4 x 4 places of 3 channels are one place of 48, and 11 x 11 kernels of
   stride 4 are 3 x 3 kernels of stride 1 (zeros in the twelfth row and column), which the matrix units read whole.
 - Maps are channels-last, and in bfloat16 where the precision is bf16; weights stay float32, rounded in each step.
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import ModelConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.alexnet import AlexNet, Layer, Watcher
-from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WIDEST_WINDOW, after_conv, same_map_norm
+from alexnet_repro.model.alexnet import AlexNet, Layer, Watcher, Weights
+from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WIDEST_WINDOW, after_conv
+from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.model.response_norm import ResponseNorm
 
 Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, 0 or 1
+Kernel = dict[str, Any]  # which steps one kernel does, as arguments of after_conv
 
 
 @dataclass(frozen=True)
@@ -45,28 +47,45 @@ class InputLayout:
         return cls(fold, side, -(-fold * fold * channels // 8) * 8)
 
 
+@dataclass(frozen=True)
+class _FastLayer:
+    """A layer of the network as FastNetwork needs it."""
+
+    name: str
+    config: Any  # ConvConfig, DenseConfig or OutputConfig
+    parts: Sequence[Weights]  # column by column
+    steps: Sequence[Kernel | str]  # what follows the weights
+    apart: bool  # whether the next layer reads each column by itself
+
+
 class FastNetwork:
     """`model` as a function. It holds no parameters of its own."""
 
-    def __init__(self, model: AlexNet, precision: str) -> None:
-        """`precision` as in RuntimeConfig."""
+    def __init__(
+        self, model: AlexNet, precision: str, shares: Sequence[tuple[torch.device, list[int]]] | None = None
+    ) -> None:
+        """`precision` as in RuntimeConfig. `shares`: devices, and which columns are computed on each; by default those
+        whose weights lie there.
+        """
         self.model, self.precision = model, precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         weight = model.conv1.parts()[0].weight
         image_channels = weight.shape[1] if weight.dim() == 4 else 0
         self.layout = InputLayout.of(model.config, image_channels)
-        devices = model.column_devices()
-        self.devices = list(dict.fromkeys(devices))
-        self.together = len(self.devices) == 1
-        columns = list(range(len(devices)))
-        self.shares = [columns] if self.together else [[column] for column in columns]  # of columns, one a device
-        self._layers = model.layers()
-        configs = [getattr(model.config, name) for name in self._layers]
-        self._apart = {  # layers whose output is one tensor a column, since the next layer reads its own column
-            name: following.reads == "own" for name, following in zip(self._layers, configs[1:], strict=False)
-        }
-
-        largest = max(math.prod(layer.map_shape) * len(self.shares[0]) for layer in self._layers.values())
+        if shares is None:
+            placed = list(enumerate(model.column_devices()))
+            distinct = dict.fromkeys(device for _, device in placed)
+            shares = [(device, [column for column, own in placed if own == device]) for device in distinct]
+        self.devices = [device for device, _ in shares]
+        self._columns = [columns for _, columns in shares]
+        self.together = len(shares) == 1
+        configs = {name: getattr(model.config, name) for name in model.layers()}
+        next_reads = [config.reads for config in list(configs.values())[1:]] + ["both"]
+        self._layers = [
+            _FastLayer(name, configs[name], layer.parts(), self._steps(name, layer), reads == "own")
+            for (name, layer), reads in zip(model.layers().items(), next_reads, strict=True)
+        ]
+        largest = max(math.prod(layer.map_shape) * len(self._columns[0]) for layer in model.layers().values())
         self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
     def __call__(self, images: Sequence[Tensor], masks: Masks | None = None, watch: Watcher | None = None) -> Tensor:
@@ -74,52 +93,53 @@ class FastNetwork:
 
         `masks`: of the dropout in training; None is test mode. `watch`: see Watcher.
         """
-        shares = [[image] for image in images]  # on each device, the maps of all its columns, or of each
-        for name, layer in self._layers.items():
-            config: Any = getattr(self.model.config, name)
-            if isinstance(layer.parts()[0], nn.Linear):
-                shares = [[maps.flatten(1) for maps in share] for share in shares]
-            if config.reads == "both":
-                whole = [share[0] if len(share) == 1 else torch.cat(share, 1) for share in shares]
-                readers = self.devices[: len(layer.parts())]  # fc8 lives in the first column only
-                shares = [[maps] for maps in (whole if self.together else exchange.gather(whole, readers))]
-            if name == "fc8":
-                return self._linear(shares[0][0], layer.parts())
-            shares = [
-                self._layer(name, config, layer, columns, share, masks)
-                for columns, share in zip(self.shares, shares, strict=True)
+        *hidden, fc8 = self._layers
+        maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
+        for layer in hidden:
+            maps = [
+                self._layer(layer, columns, inputs, masks)
+                for columns, inputs in zip(self._columns, self._inputs(layer, maps), strict=True)
             ]
-            if watch is not None and "activation" in config.then and self.model.config.activation == "relu":
-                count = len(self.shares[0])
-                watch(name, [part for share in shares for x in share for part in x.chunk(count // len(share), 1)])
-        raise AssertionError("a network ends with fc8")
+            if watch is not None and "activation" in layer.config.then and self.model.config.activation == "relu":
+                count = len(self._columns[0])
+                watch(layer.name, [part for share in maps for x in share for part in x.chunk(count // len(share), 1)])
+        return self._linear(self._inputs(fc8, maps)[0][0], fc8.parts)
 
-    def _layer(
-        self, name: str, config: Any, layer: Layer, columns: list[int], inputs: list[Tensor], masks: Masks | None
-    ) -> list[Tensor]:
+    def _inputs(self, layer: _FastLayer, maps: list[list[Tensor]]) -> list[list[Tensor]]:
+        """What a layer reads on each device, from the maps of the layer before it."""
+        if isinstance(layer.parts[0], nn.Linear):
+            maps = [[x.flatten(1) for x in share] for share in maps]
+        if layer.config.reads == "own":
+            return maps
+        whole = [share[0] if len(share) == 1 else torch.cat(share, 1) for share in maps]
+        readers = self.devices[: len(layer.parts)]  # fc8 lives in the first column only
+        return [[x] for x in (whole if self.together else exchange.gather(whole, readers))]
+
+    def _layer(self, layer: _FastLayer, columns: list[int], inputs: list[Tensor], masks: Masks | None) -> list[Tensor]:
         """The columns of a layer on one device, from the maps of all of them or of each."""
         sets = [columns]  # of columns that are computed as one
-        if config.reads == "own" and name != "conv1":  # conv1's columns read the same image
+        if layer.config.reads == "own" and layer.name != "conv1":  # conv1's columns read the same image
             sets = [[column] for column in columns]
             inputs = inputs if len(inputs) == len(sets) else list(inputs[0].chunk(len(sets), 1))
         outputs = []
-        for one, x in zip(sets, inputs, strict=True):
-            parts: list[Any] = [layer.parts()[column] for column in one]
-            bias = None
-            if isinstance(parts[0], nn.Conv2d):
-                weight = [part.weight for part in parts]
-                if name == "conv1":
-                    weight = [folded(part, self.layout) for part in weight]
-                stride = 1 if name == "conv1" and self.layout.fold > 1 else config.stride
-                x = self._convolution(x, joined(weight, self.dtype), stride, config.padding)
-                bias = torch.cat([part.bias for part in parts])
-            elif isinstance(parts[0], LocalConv2d):
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                    x = torch.cat([part(x) for part in parts], 1).to(self.dtype)  # its bias is float32
-            else:
-                x = self._linear(x, parts)
-            outputs += self._then(name, config, layer, one, x, bias, masks)
+        for chosen, x in zip(sets, inputs, strict=True):
+            outputs += self._then(layer, chosen, *self._weigh(layer, chosen, x), masks)
         return outputs
+
+    def _weigh(self, layer: _FastLayer, columns: list[int], x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The weights of `columns`, as of one layer, applied to x; and the bias, where it is still to be added."""
+        parts: list[Any] = [layer.parts[column] for column in columns]
+        if isinstance(parts[0], nn.Linear):
+            return self._linear(x, parts), None
+        if isinstance(parts[0], LocalConv2d):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                return torch.cat([part(x) for part in parts], 1).to(self.dtype), None  # its bias is float32
+        weights, stride = [part.weight for part in parts], layer.config.stride
+        if layer.name == "conv1":
+            weights = [folded(weight, self.layout) for weight in weights]
+            stride = 1 if self.layout.fold > 1 else stride
+        x = self._convolution(x, joined(weights, self.dtype), stride, layer.config.padding)
+        return x, torch.cat([part.bias for part in parts])
 
     def _convolution(self, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         if self.precision == "fp32" and stride == 1 and padding < weight.shape[2] and x.requires_grad:
@@ -132,53 +152,67 @@ class FastNetwork:
         return F.linear(x, weight, bias)
 
     def _then(
-        self, name: str, config: Any, layer: Layer, columns: list[int], x: Tensor, bias: Tensor | None,
-        masks: Masks | None,
-    ) -> list[Tensor]:  # fmt: skip
-        """What follows the weights of `columns`, which lie side by side in x."""
-        steps = list(config.then)
-        pieces, apart = [x], len(columns) if self._apart[name] else 1
-        while steps or bias is not None:
-            fused = self._leading(steps) if x.dim() == 4 else {}
-            count = len(columns) // len(pieces)  # columns in a piece
-            if bias is not None or fused:
-                cut = apart if len(pieces) == 1 else 1
-                pieces = [out for piece in pieces for out in after_conv(piece, bias, count, cut, **fused)]
-                bias = None
-            else:
-                step = steps.pop(0)
+        self, layer: _FastLayer, columns: list[int], x: Tensor, bias: Tensor | None, masks: Masks | None
+    ) -> list[Tensor]:
+        """What follows the weights of `columns`, whose maps lie side by side in x. The first kernel adds the bias, and
+        writes each column's maps apart if the next layer reads them so; from then on there is one piece a column.
+        """
+        pieces = [x]
+        for step in layer.steps:
+            each = len(columns) // len(pieces)  # columns in a piece
+            if isinstance(step, str):
                 pieces = [
-                    self._step(name, step, layer, columns[i * count : (i + 1) * count], piece, masks)
+                    self._step(layer, step, columns[i * each : (i + 1) * each], piece, masks)
                     for i, piece in enumerate(pieces)
                 ]
+            else:
+                cut = len(columns) if layer.apart and len(pieces) == 1 else 1
+                pieces = [out for piece in pieces for out in after_conv(piece, bias, each, cut, **step)]
+                bias = None
         return pieces
 
-    def _leading(self, steps: list[str]) -> dict[str, Any]:
-        """Takes from `steps` what one kernel does, as arguments of after_conv."""
+    def _steps(self, name: str, layer: Layer) -> list[Kernel | str]:
+        """What follows the weights of a layer, in order: as many steps together as one kernel can do, or one alone. A
+        convolution's bias needs a kernel, be it for the bias alone.
+        """
+        if name == "fc8":
+            return []
+        part, rest = layer.parts()[0], list(getattr(self.model.config, name).then)
+        bias = isinstance(part, nn.Conv2d)
+        steps: list[Kernel | str] = []
+        while rest or (bias and not steps):
+            kernel = {} if isinstance(part, nn.Linear) else self._leading(rest)
+            steps.append(kernel if kernel or (bias and not steps) else rest.pop(0))
+        return steps
+
+    def _leading(self, steps: list[str]) -> Kernel:
+        """Takes from `steps` what one kernel does."""
         config = self.model.config
         relu = config.activation == "relu"
-        fused: dict[str, Any] = {}
+        kernel: Kernel = {}
         if steps[:1] == ["activation"] and relu:
-            fused["relu"] = bool(steps.pop(0))
+            steps.pop(0)
+            kernel["relu"] = True
         if steps[:1] == ["norm"] and config.norm.size <= WIDEST_WINDOW:
             steps.pop(0)
-            fused["norm"] = config.norm
+            kernel["norm"] = config.norm
         if steps[:1] == ["pool"] and config.pool.size <= WIDEST_POOL:
             steps.pop(0)
-            fused["pool"] = (config.pool.size, config.pool.stride)
+            kernel["pool"] = (config.pool.size, config.pool.stride)
             if steps[:1] == ["activation"] and relu and config.pool.size > 1:
-                fused["relu_last"] = bool(steps.pop(0))
-        return fused
+                steps.pop(0)
+                kernel["relu_last"] = True
+        return kernel
 
-    def _step(self, name: str, step: str, layer: Layer, columns: list[int], x: Tensor, masks: Masks | None) -> Tensor:
-        """One that is no part of a larger kernel."""
+    def _step(self, layer: _FastLayer, step: str, columns: list[int], x: Tensor, masks: Masks | None) -> Tensor:
+        """One that is no part of a kernel."""
         config = self.model.config
         if step == "activation":
             return x.relu() if config.activation == "relu" else x.tanh()
         if step == "dropout":
             if masks is None:
                 return x * (1 - config.dropout)
-            return x * torch.cat([masks[name][column] for column in columns], 1)
+            return x * torch.cat([masks[layer.name][column] for column in columns], 1)
         if step == "same_map_norm":
             assert config.same_map_norm is not None
             return same_map_norm(x, config.same_map_norm)

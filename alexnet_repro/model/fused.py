@@ -23,7 +23,7 @@ from alexnet_repro.config import NormConfig
 WIDEST_WINDOW = 5  # of section 3.3
 WIDEST_POOL = 11  # whose places are counted in 8 bits
 _ELEMENTS = 4096  # of one tile, places x maps
-_WARPS = 8
+WARPS = 8
 _PROGRAMS = 132 * 4  # that share the tiles of a backward pass, each with a partial sum of the bias's gradient
 LARGEST = 2**31  # elements of a tensor: offsets are computed in 32 bits
 
@@ -66,7 +66,7 @@ def _window_sums(x, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _powers(d, beta, THREE_QUARTERS: tl.constexpr):  # type: ignore[no-untyped-def]
+def powers(d, beta, THREE_QUARTERS: tl.constexpr):  # type: ignore[no-untyped-def]
     """d^-beta and 1 / d."""
     if THREE_QUARTERS:  # the paper's, by two roots
         root = tl.rsqrt(d)
@@ -106,7 +106,7 @@ def _forward(  # type: ignore[no-untyped-def]
         if RELU:
             a = tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)
         if NORM:
-            power, _ = _powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
+            power, _ = powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
             a *= power
         if OVER_THE_EDGE:
             a = tl.where(there, a, float("-inf"))
@@ -164,7 +164,7 @@ def _backward(  # type: ignore[no-untyped-def]
                     took = tl.load(taken_ptr + out_at, mask=read, other=-1) == (down * POOL + right)[:, None, None]
                     g += tl.where(took, tl.load(grad_ptr + out_at, mask=read, other=0.0).to(tl.float32), 0.0)
         if NORM:
-            power, inverse = _powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
+            power, inverse = powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
             g *= power
             g -= 2 * alpha * beta * a * _window_sums(g * a * inverse, HALF)
         if RELU:
@@ -174,55 +174,19 @@ def _backward(  # type: ignore[no-untyped-def]
     tl.store(bias_sums_ptr + tl.program_id(0) * CHANNELS + first + channel, tl.sum(bias_sums, axis=0), mask=valid)
 
 
-@triton.jit
-def _same_map(  # type: ignore[no-untyped-def]
-    x_ptr, grad_ptr, products_ptr, out_ptr, places, alpha, beta, k,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, HALF: tl.constexpr,
-    THREE_QUARTERS: tl.constexpr, STAGE: tl.constexpr, BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
-):  # fmt: skip
-    """y = x d^-beta, with d = k + alpha * sum of x^2 over a window of the same map (as run in 2012).
-
-    STAGE 0 writes y; 1, given the gradient g of y, the products g x d^(-beta - 1); 2, given them too, the gradient of
-    x: g d^-beta - 2 alpha beta x * sum of the products over the window.
-    """
-    place = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    within = place % (HEIGHT * WIDTH)
-    row, column = within // WIDTH, within % WIDTH
-    channel = tl.program_id(1) * (CHUNKS * 8) + tl.arange(0, CHUNKS * 8)
-    inside = (place < places)[:, None] & (channel < CHANNELS)[None, :]
-    squares = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
-    products = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
-    for down in range(-HALF, HALF + 1):
-        for right in range(-HALF, HALF + 1):
-            there = (row + down >= 0) & (row + down < HEIGHT) & (column + right >= 0) & (column + right < WIDTH)
-            near = (place + down * WIDTH + right)[:, None] * CHANNELS + channel[None, :]
-            x = tl.load(x_ptr + near, mask=inside & there[:, None], other=0.0).to(tl.float32)
-            squares += x * x
-            if STAGE == 2:
-                products += tl.load(products_ptr + near, mask=inside & there[:, None], other=0.0)
-    at = place[:, None] * CHANNELS + channel[None, :]
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    power, inverse = _powers(k + alpha * squares, beta, THREE_QUARTERS)
-    if STAGE == 0:
-        result = x * power
-    else:
-        direct = tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32) * power
-        result = direct * x * inverse if STAGE == 1 else direct - 2 * alpha * beta * x * products
-    tl.store(out_ptr + at, result.to(out_ptr.dtype.element_ty), mask=inside)
-
-
 def pooled_side(side: int, pool: int, stride: int) -> int:
     """Rounded up, as in 2012."""
     return -((pool - side) // stride) + 1
 
 
-def _tile(maps: int) -> dict[str, int]:
+def tile_of(maps: int) -> dict[str, int]:
+    """How many places and chunks of 8 maps a tile has, for so many maps a tile: arguments of a kernel."""
     chunks = triton.next_power_of_2(triton.cdiv(maps, 8))
     return {"MAPS": maps, "BLOCK_P": max(1, _ELEMENTS // (8 * chunks)), "CHUNKS": chunks}
 
 
-def _places(x: Tensor) -> Tensor:
-    """[N, C, H, W] as it lies in memory in channels-last."""
+def dense_places(x: Tensor) -> Tensor:
+    """[N, C, H, W] in channels-last, as the kernels read it: place by place, each with all its maps."""
     if x.numel() >= LARGEST:
         raise ValueError(f"maps of {tuple(x.shape)}: 2^31 elements or more; compute fewer images at a time")
     return x.contiguous(memory_format=torch.channels_last)
@@ -245,10 +209,10 @@ def _after_conv(
     x: Tensor, bias: Tensor, groups: int, pieces: int, relu: bool, size: int, alpha: float, beta: float, k: float,
     pool: int, stride: int, relu_last: bool,
 ) -> list[Tensor]:  # fmt: skip
-    x = _places(x)
+    x = dense_places(x)
     outputs = _outputs(x, pieces, pool, stride)
     channels = x.shape[1] // pieces
-    tile = _tile(x.shape[1] // groups if size else min(channels, 128))
+    tile = tile_of(x.shape[1] // groups if size else min(channels, 128))
     for piece in range(pieces):
         out, taken = outputs[piece], outputs[pieces + piece]
         places = out.numel() // channels
@@ -256,7 +220,7 @@ def _after_conv(
             _forward[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, tile["MAPS"]))](
                 x, bias, out, taken, places, piece * channels, alpha, beta, k, *x.shape[2:], *out.shape[2:],
                 CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu, NORM=size > 0,
-                THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, RELU_LAST=relu_last, **tile, num_warps=_WARPS,
+                THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, RELU_LAST=relu_last, **tile, num_warps=WARPS,
             )  # fmt: skip
     return outputs
 
@@ -266,10 +230,10 @@ def _after_conv_backward(
     grads: list[Tensor], taken: list[Tensor], x: Tensor, bias: Tensor, groups: int, relu: bool, size: int, alpha: float,
     beta: float, k: float, pool: int, stride: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    x = _places(x)
+    x = dense_places(x)
     result = torch.empty_like(x)
     channels = x.shape[1] // len(grads)
-    tile = _tile(x.shape[1] // groups if size else min(channels, 128))
+    tile = tile_of(x.shape[1] // groups if size else min(channels, 128))
     places = x.numel() // x.shape[1]
     tiles = triton.cdiv(places, tile["BLOCK_P"])
     programs = min(tiles, _PROGRAMS)
@@ -277,9 +241,10 @@ def _after_conv_backward(
     for piece, grad in enumerate(grads):
         with torch.cuda.device_of(x):
             _backward[(programs, triton.cdiv(channels, tile["MAPS"]))](
-                _places(grad), taken[piece], x, bias, result, bias_sums, places, tiles, piece * channels, alpha, beta,
-                k, *x.shape[2:], *grad.shape[2:], CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2, RELU=relu,
-                NORM=size > 0, THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, **tile, num_warps=_WARPS,
+                dense_places(grad), taken[piece], x, bias, result, bias_sums, places, tiles, piece * channels, alpha,
+                beta, k, *x.shape[2:], *grad.shape[2:], CHANNELS=x.shape[1], OUT_CHANNELS=channels, HALF=size // 2,
+                RELU=relu, NORM=size > 0, THREE_QUARTERS=beta == 0.75, POOL=pool, STRIDE=stride, **tile,
+                num_warps=WARPS,
             )  # fmt: skip
     return result, bias_sums.sum(0)
 
@@ -329,59 +294,3 @@ def after_conv(
     constants = (norm.size, norm.alpha, norm.beta, norm.k) if norm else (0, 0.0, 0.0, 1.0)
     outputs: list[Tensor] = _after_conv(x, bias, groups, pieces, relu, *constants, *pool, relu_last)
     return outputs[:pieces]
-
-
-@custom_op("alexnet_repro::same_map_norm", mutates_args=())
-def _same_map_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    x = _places(x)
-    return _same_map_pass(0, x, x, x, torch.empty_like(x), size, alpha, beta, k)
-
-
-@custom_op("alexnet_repro::same_map_norm_backward", mutates_args=())
-def _same_map_norm_backward(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    x, grad = _places(x), _places(grad)
-    products = torch.empty_like(x, dtype=torch.float32)
-    _same_map_pass(1, x, grad, x, products, size, alpha, beta, k)
-    return _same_map_pass(2, x, grad, products, torch.empty_like(x), size, alpha, beta, k)
-
-
-def _same_map_pass(
-    stage: int, x: Tensor, grad: Tensor, products: Tensor, out: Tensor, size: int, alpha: float, beta: float, k: float
-) -> Tensor:
-    """Fills `out` and returns it; see _same_map."""
-    channels, places = x.shape[1], x.numel() // x.shape[1]
-    tile = _tile(min(channels, 128))
-    del tile["MAPS"]
-    with torch.cuda.device_of(x):
-        _same_map[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, 8 * tile["CHUNKS"]))](
-            x, grad, products, out, places, alpha, beta, k, *x.shape[2:], CHANNELS=channels, HALF=size // 2,
-            THREE_QUARTERS=beta == 0.75, STAGE=stage, **tile, num_warps=_WARPS,
-        )  # fmt: skip
-    return out
-
-
-@_same_map_norm.register_fake
-def _(x, *constants):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x, memory_format=torch.channels_last)
-
-
-@_same_map_norm_backward.register_fake
-def _(grad, x, *constants):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x, memory_format=torch.channels_last)
-
-
-def _keep_input(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    x, *ctx.constants = inputs
-    ctx.save_for_backward(x)
-
-
-_same_map_norm.register_autograd(
-    lambda ctx, grad: (_same_map_norm_backward(grad, *ctx.saved_tensors, *ctx.constants), *[None] * 4),
-    setup_context=_keep_input,
-)
-
-
-def same_map_norm(x: Tensor, norm: NormConfig) -> Tensor:
-    """As layers.SameMapNorm; [N, C, H, W] float32 or bfloat16, channels-last out."""
-    result: Tensor = _same_map_norm(x, norm.size, norm.alpha, norm.beta, norm.k)
-    return result

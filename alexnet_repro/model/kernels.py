@@ -1,4 +1,4 @@
-"""The kernels of conv1 as pictures (Figure 3)."""
+"""The kernels of conv1 as images (Figure 3)."""
 
 from collections.abc import Sequence
 

@@ -1,11 +1,10 @@
-"""Response normalisation over neighbouring maps (section 3.3), forward and backward, near the cost of memory.
+"""Response normalisation over neighbouring maps (section 3.3).
+
+`response_norm` is the formula, and what exported graphs hold. Everything after it is the same function and its gradient
+made fast, near the cost of reading and writing the maps once. (On GPUs, model/fused.py joins it with its neighbours.)
 
 It works within one column: a column's maps are the whole layer to it. The paper's sum over "N kernels in the layer"
 would, across two GPUs, need the neighbour's maps at the seam; the code of 2012 never fetched them.
-
-A tensor is taken as it lies in memory, [rows, maps, inner]: rows are images and inner the places of a map, or, in
-channels-last, rows are places and inner is 1. On a CPU the work goes block by block, so that its passes stay in the
-cache; only the input is kept for the backward pass.
 """
 
 from collections.abc import Iterator
@@ -15,6 +14,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_repro.config import NormConfig
+
+
+def response_norm(a: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """Section 3.3: b_i = a_i / (k + alpha * sum_j a_j^2)^beta, the sum over the `size` maps around i, as far as there
+    are so many: j = i - size // 2 ... i + size // 2.
+
+    [N, maps, ...] -> the same. `alpha` multiplies the plain sum (`torch.nn.LocalResponseNorm` divides it by the size).
+    """
+    maps, beyond = a.shape[1], size // 2
+    squares = F.pad(a * a, (0, 0) * (a.dim() - 2) + (beyond, beyond))  # zeros before the first map and after the last
+    sums = squares[:, :maps]
+    for shift in range(1, size):
+        sums = sums + squares[:, shift : shift + maps]
+    return a * (k + alpha * sums) ** -beta
+
+
+class ResponseNorm(nn.Module):
+    """`response_norm` as a layer, in its fast form.
+
+    [N, C, ...] -> [N, C, ...] in the same dtype, channels-last if the input is and contiguous otherwise; float16 and
+    bfloat16 are computed in float32.
+    """
+
+    def __init__(self, config: NormConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    # torch.compile would fuse the powers into every window that they are in, and take minutes for a step on a CPU.
+    @torch.compiler.disable
+    def forward(self, a: Tensor) -> Tensor:
+        c = self.config
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # for export: a graph holds no loop over blocks
+            wide = a.to(torch.promote_types(a.dtype, torch.float32))
+            return response_norm(wide, c.size, c.alpha, c.beta, c.k).to(a.dtype)
+        result: Tensor = _ResponseNorm.apply(a, c.size, c.alpha, c.beta, c.k)
+        return result
+
+    def extra_repr(self) -> str:
+        return str(self.config)
+
+
+# The fast form. A tensor is taken as it lies in memory, [rows, maps, inner]: rows are images and inner the places of a
+# map, or, in channels-last, rows are places and inner is 1. The work goes block by block, so that on a CPU its passes
+# stay in the cache, and on a GPU its scratch memory stays small. Only the input is kept for the backward pass.
 
 _CPU_BLOCK_BYTES = 2 << 20  # of one buffer; a few of them fit into the caches of today's processors
 _GPU_BLOCK_BYTES = 64 << 20  # large enough to hide the launches, small enough that scratch memory does not count
@@ -38,12 +81,14 @@ def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
 class _Windows:
     """Sums over windows of `size` neighbouring maps, for one block of rows after another.
 
-    A buffer has size // 2 more maps at each end of a row, so that no window needs clipping. For size 3, and maps 0 1 2:
+    The rows of a block lie in a buffer without gaps, each with size // 2 maps of padding (-) at either end. So all sums
+    of the block are size - 1 additions of the buffer to itself, moved by one map more each time: long runs of memory,
+    and no window to be clipped at the end of a row. For size 3, and maps 0 1 2:
 
-        buffer     - 0 1 2 -   - 0 1 2 -   ...    one row after the other without gaps, a map every `inner` numbers
-        shifted      0 1 2 -   - 0 1 2 -   ...
-        shifted      1 2 -   - 0 1 2 -     ...
-        sums       0 1 2 . .   0 1 2 . .   ...    of the column above: the sum around each map, at the row's beginning
+        buffer         - 0 1 2 -   - 0 1 2 -   ...    a map every `inner` numbers
+        moved by 1     0 1 2 -   - 0 1 2 -     ...
+        moved by 2     1 2 -   - 0 1 2 -       ...
+        sums           0 1 2 . .   0 1 2 . .   ...    of what stands above: the sum around map 0, around map 1, ...
 
     Where two rows meet (.), the sums mean nothing, and are never read.
     """
@@ -150,29 +195,3 @@ class _ResponseNorm(torch.autograd.Function):
             windows.add_up(products, n, out=sums)
             torch.addcmul(direct, windows.sums(sums, n), x, value=-2 * alpha * beta, out=r_block)
         return result, None, None, None, None
-
-
-class ResponseNorm(nn.Module):
-    """b_i = a_i / (k + alpha * sum_{|i-j| <= size/2} a_j^2)^beta over neighbouring maps of the column (section 3.3).
-
-    [N, C, ...] -> [N, C, ...] in the same dtype, channels-last if the input is and contiguous otherwise; float16 and
-    bfloat16 are computed in float32. `alpha` multiplies the plain sum (`torch.nn.LocalResponseNorm` divides it by the
-    size).
-    """
-
-    def __init__(self, config: NormConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    # torch.compile would fuse the powers into every window that they are in, and take minutes for a step on a CPU.
-    @torch.compiler.disable
-    def forward(self, a: Tensor) -> Tensor:
-        c = self.config
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # for export: a graph holds no loop over blocks
-            wide = a.to(torch.promote_types(a.dtype, torch.float32))
-            return F.local_response_norm(wide, c.size, c.torch_alpha, c.beta, c.k).to(a.dtype)
-        result: Tensor = _ResponseNorm.apply(a, c.size, c.alpha, c.beta, c.k)
-        return result
-
-    def extra_repr(self) -> str:
-        return str(self.config)

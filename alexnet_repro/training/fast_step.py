@@ -80,20 +80,17 @@ class FastStepper(Stepper):
         return Outcome(self._numbers, batch.total)
 
     def _step(self, batches: Mapping[torch.device, Batch], noise: bool) -> Tensor:
-        images = []
-        for device, transform in self._transforms.items():
-            b = batches[device]
-            images.append(transform(b.images, b.top, b.left, b.mirror, b.colour if noise else None))
+        images = [transform(batches[d].images, batches[d].drawn(noise)) for d, transform in self._transforms.items()]
         logits = self.fast(images, self._masks)
         return self.learn(logits, batches[logits.device])
 
     def _keep(self, batch: Batch) -> None:
         """Copies the batch to where the graph reads it."""
         if self._batch is None:
-            self._batch = batch.copied()
+            self._batch = batch.map(torch.clone)
             return
-        for name, tensor in batch.tensors().items():
-            getattr(self._batch, name).copy_(tensor, non_blocking=True)
+        for kept, tensor in zip(self._batch.tensors().values(), batch.tensors().values(), strict=True):
+            kept.copy_(tensor, non_blocking=True)
 
     def _capture(self, noise: bool) -> None:
         """Changes nothing of the network: `found_inf` holds back the updates of the steps before the capture."""

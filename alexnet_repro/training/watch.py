@@ -62,10 +62,9 @@ class Watch:
 
     def batch(self, images: Tensor) -> None:
         """The network's input at the step just done, float32 [N, C, H, W]."""
-        rule, start = self._rule, self._rule.margin // 2
-        centre = rule.mean_image[start : start + rule.size, start : start + rule.size]
-        some = images[:BATCH_IMAGES].to("cpu", torch.float32, copy=True) / rule.scale
-        self._background.submit(self._dashboard.batch, self.state.step, some, torch.from_numpy(centre).permute(2, 0, 1))
+        some = images[:BATCH_IMAGES].to("cpu", torch.float32, copy=True) / self._rule.scale
+        mean = torch.from_numpy(self._rule.centre_mean).permute(2, 0, 1)
+        self._background.submit(self._dashboard.batch, self.state.step, some, mean)
 
     def step(self, loss: float) -> None:
         """After a step: its loss; `state` counts it already."""

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from alexnet_repro.data import fused_input
-from alexnet_repro.model import fused
+from alexnet_repro.model import fused, fused_same_map
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _NUMBERS = {"places": "i32", "tiles": "i32", "first": "i32", "alpha": "fp32", "beta": "fp32", "k": "fp32"}
@@ -29,7 +29,7 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], capa
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = [i for i, (name, kind) in enumerate(signature.items()) if kind[0] == "*" or name == "first"]
     source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": fused._WARPS})
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": fused.WARPS})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -46,7 +46,7 @@ def main() -> None:
     results = {}
     for capability in (80, 90):
         for layer, geometry, kind in (("conv1", _CONV1, "bf16"), ("conv2", _CONV2, "fp32")):
-            tile = fused._tile(geometry["MAPS"])
+            tile = fused.tile_of(geometry["MAPS"])
             pointers = {f"{name}_ptr": f"*{kind}" for name in ("x", "out", "grad", "grad_x")}
             types = {**_NUMBERS, **pointers, "bias_ptr": "*fp32", "bias_sums_ptr": "*fp32", "taken_ptr": "*i8"}
             constants = {**geometry, **_STEPS, **tile}
@@ -55,8 +55,8 @@ def main() -> None:
             results[f"backward, {name}"] = compiled(fused._backward, types, constants, capability)
     geometry = {"HEIGHT": 27, "WIDTH": 27, "CHANNELS": 256, "HALF": 2, "THREE_QUARTERS": True, "STAGE": 2}
     types = {**_NUMBERS, **dict.fromkeys(("x_ptr", "grad_ptr", "out_ptr"), "*bf16"), "products_ptr": "*fp32"}
-    tile = {key: value for key, value in fused._tile(128).items() if key != "MAPS"}
-    results["same map, 9.0"] = compiled(fused._same_map, types, {**geometry, **tile}, 90)
+    tile = {key: value for key, value in fused.tile_of(128).items() if key != "MAPS"}
+    results["same map, 9.0"] = compiled(fused_same_map._same_map, types, {**geometry, **tile}, 90)
     numbers = dict.fromkeys(("images", "image_side", "mean_side", "size", "blocks"), "i32")
     pointers = {name: "*i64" for name in fused_input._input.arg_names if re.search("(rows|columns)_ptr", name)}
     types = {"images_ptr": "*u8", "mean_ptr": "*fp32", "mirror_ptr": "*i1", "shift_ptr": "*fp32", "out_ptr": "*bf16"}

@@ -1,6 +1,6 @@
 """Figure 2 on one device, written independently of alexnet_repro.model: grouped convolutions and whole dense layers.
 
-The tests compare the two-column network with it; grouped_benchmark.py compares their speed.
+The tests compare the two-column network with it; tests/benchmarks/grouped_convolutions.py compares their speed.
 """
 
 from collections.abc import Sequence

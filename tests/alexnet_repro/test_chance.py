@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import pytest
-import start_benchmark
 from conftest import SMALL
 from evidence import EPOCH_ROW
 
@@ -22,6 +21,7 @@ from alexnet_repro.training.chance import (
 from alexnet_repro.training.schedule import phase_after
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
+from tests.benchmarks import start_of_training
 
 CHANCE = math.log(200)
 
@@ -150,6 +150,6 @@ def test_a_run_says_and_logs_it(prepared: Path, tmp_path: Path, capsys: pytest.C
     assert "counts for no plateau yet\n" in capsys.readouterr().out
     (row,) = read_metrics(tmp_path / "r" / "metrics.jsonl", "epoch")
     assert row["chance_loss"] == pytest.approx(math.log(10))
-    start_benchmark.main([str(tmp_path / "r")])
+    start_of_training.main([str(tmp_path / "r")])
     told = capsys.readouterr().out
     assert told.startswith(f"{tmp_path / 'r'}: still at ln(10) at step 4; paper, width 1, input 67, batch 16, rate 0, ")

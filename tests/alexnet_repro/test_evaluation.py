@@ -143,8 +143,7 @@ def test_five_of_ten_views_are_mirrored_and_the_softmax_outputs_averaged() -> No
 
     assert_sensitive(centre, images, mean, tolerance)
     inputs = ColumnInputs(InputRule(mean, 67, "at_patch", 1.0), [torch.device("cpu")] * 2, None)
-    zeros = torch.zeros(5, dtype=torch.int64)
-    batch = Batch(torch.from_numpy(images), torch.arange(5), zeros, zeros, zeros.bool(), torch.zeros(5, 3))
+    batch = Batch(torch.from_numpy(images), torch.arange(5))
     plain = load("train", TrainConfig, ["data.path=none", "runtime.fast=false"]).runtime
     got = predict(forward_for(model, inputs, plain), [batch], views_of(10, 8))
     np.testing.assert_allclose(got.centre, centre(images, mean), rtol=0, atol=tolerance)

@@ -17,13 +17,13 @@ from forms import CASES, conv_steps, error, run_steps
 from networks import SMALL_MODEL
 
 from alexnet_repro.config import NormConfig, TrainConfig
-from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, InputTransform
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, InputTransform
 from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.evaluation.fast_views import FastViews
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, exchange, initialise
 from alexnet_repro.model.fast import FastNetwork, InputLayout
-from alexnet_repro.model.fused import same_map_norm
+from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import SameMapNorm
 from alexnet_repro.training.fast_step import FastStepper
 from alexnet_repro.training.health import DeadUnits
@@ -78,13 +78,13 @@ def test_the_input_is_the_plain_one_to_the_bit(mean: str, noise: bool) -> None:
     patches = torch.stack([image[t : t + 19, c : c + 19] for image, t, c in zip(whole, top, left, strict=True)])
     rule = InputRule(rng.random((23, 23, 3)).astype(np.float32) * 255, 19, mean, 0.5)
     colour_noise = ColourNoise(rng.standard_normal((3, 3)).astype(np.float32), 1.1)
-    colour = torch.randn(3, 3) if noise else None
-    plain = InputTransform(rule, colour_noise, CPU, False)(patches, top, left, mirror, colour)
+    draws = Draws(top, left, mirror, torch.randn(3, 3) if noise else None)
+    plain = InputTransform(rule, colour_noise, CPU, False)(patches, draws)
     layout = InputLayout(4, 6, 48)
     transform = FusedInputTransform(rule, colour_noise, CPU, layout, torch.float32)
     expected = F.pad(plain, (0, 5, 0, 5)).reshape(3, 3, 6, 4, 6, 4).permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
     for images in (patches, whole):
-        assert torch.equal(transform(images, top, left, mirror, colour), expected)
+        assert torch.equal(transform(images, draws), expected)
 
 
 VARIANTS = [
@@ -99,10 +99,12 @@ def batches(size: int, classes: int, count: int, images: int = 4) -> list[Batch]
         Batch(
             images=torch.randint(0, 256, (images, size, size, 3), generator=g, dtype=torch.uint8),
             labels=torch.randint(0, classes, (images,), generator=g),
-            top=torch.randint(0, 9, (images,), generator=g),
-            left=torch.randint(0, 9, (images,), generator=g),
-            mirror=torch.rand(images, generator=g) < 0.5,
-            colour=torch.randn(images, 3, generator=g) * 0.1,
+            draws=Draws(
+                top=torch.randint(0, 9, (images,), generator=g),
+                left=torch.randint(0, 9, (images,), generator=g),
+                mirror=torch.rand(images, generator=g) < 0.5,
+                colour=torch.randn(images, 3, generator=g) * 0.1,
+            ),
         )
         for _ in range(count)
     ]
@@ -192,10 +194,9 @@ def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatc
     )
     _, together = steppers(overrides_of(variant))
     assert isinstance(together, FastStepper)
-    apart = FastNetwork(together.model, "fp32")
-    apart.together, apart.shares, apart.devices = False, [[0], [1]], [CPU, torch.device("cpu", 0)]
+    apart = FastNetwork(together.model, "fp32", [(CPU, [0]), (torch.device("cpu", 0), [1])])
     batch = batches(67, 7, 1)[0]
-    image = together._transforms[CPU](batch.images, batch.top, batch.left, batch.mirror, None)
+    image = together._transforms[CPU](batch.images, batch.drawn(colour_noise=False))
     expected = together.fast([image])
     torch.testing.assert_close(apart([image, image]), expected, rtol=1e-5, atol=1e-5)
     assert (expected - together.fast([image.flip(0)])).abs().max() > 1e-2

@@ -54,7 +54,8 @@ def train(folder: Path) -> SplitReader:
 def drawn(count: int) -> Draws:
     rng = np.random.default_rng(0)
     top, left = rng.integers(0, MARGIN + 1, (2, count))
-    return Draws(top, left, rng.random(count) < 0.5, rng.standard_normal((count, 3), dtype=np.float32))
+    mirror, colour = rng.random(count) < 0.5, rng.standard_normal((count, 3), dtype=np.float32)
+    return Draws(*map(torch.from_numpy, (top, left, mirror, colour)))
 
 
 def in_order(reader: SplitReader, loading: Loading, batch_size: int = 16, first: int = 0) -> Iterator[Batch]:
@@ -78,7 +79,7 @@ def test_every_picture_once_and_cut_where_drawn(
         np.testing.assert_array_equal(images[position], pixels[top : top + SIDE, left : left + SIDE])
         assert batches[position // 16].labels[position % 16] == label
     for name in ("top", "left", "mirror", "colour"):
-        np.testing.assert_array_equal(torch.cat([getattr(b, name) for b in batches]).numpy(), getattr(draws, name))
+        assert torch.equal(torch.cat([b.tensors()[name] for b in batches]), getattr(draws, name))
 
 
 def test_a_raw_picture_is_what_numpy_loads(prepared_raw: Path) -> None:
@@ -117,7 +118,8 @@ def test_ranks_share_each_global_batch(prepared_raw: Path, ranks: int, first: in
             assert (batch.counted, batch.total) == (len(mine), len(whole))
             shown = mine if len(mine) else whole[:1]
             np.testing.assert_array_equal(batch.labels.numpy(), reader.labels[order[shown]])
-            np.testing.assert_array_equal(batch.colour.numpy(), draws.colour[shown])
+            assert batch.draws and batch.draws.colour is not None and draws.colour is not None
+            assert torch.equal(batch.draws.colour, draws.colour[shown])
             top, left = draws.top[shown[-1]], draws.left[shown[-1]]
             last = reader[order[shown[-1]]][0][top : top + SIDE, left : left + SIDE]
             np.testing.assert_array_equal(batch.images[-1].numpy(), last)
@@ -140,6 +142,7 @@ def test_evaluation_sees_every_picture_once(prepared: Path, ranks: int) -> None:
         for batch in whole_images(reader, 75, 7, Loading(0), rank=rank, ranks=ranks):
             seen += list(batch.images.numpy())
             labels += batch.labels.tolist()
+            assert batch.draws is None
             assert batch.counted == len(batch.labels)
     assert labels == reader.labels.tolist()
     np.testing.assert_array_equal(seen, [reader[i][0] for i in range(30)])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from alexnet_repro.data import Batch, on_devices, prefetch
+from alexnet_repro.data import Batch, Draws, on_devices, prefetch
 from data_prep.common.errors import RunError
 
 CPU, META, GPU = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
@@ -15,8 +15,9 @@ def batches(count: int, fail: bool = False, pin: bool = False) -> Iterator[Batch
     for number in range(count):
         images = torch.full((32, 64, 64, 3), number, dtype=torch.uint8)
         n = torch.full((32,), number)
-        batch = Batch(images, n, n, n, n > 3, torch.full((32, 3), float(number)), counted=0, total=number)
-        yield batch.pin_memory() if pin else batch
+        draws = Draws(n, n, n > 3, torch.full((32, 3), float(number)))
+        batch = Batch(images, n, draws, elsewhere=number, stands_in=True)
+        yield batch.map(torch.Tensor.pin_memory) if pin else batch
     if fail:
         raise RunError("the disk is gone")
 

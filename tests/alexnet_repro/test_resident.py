@@ -121,7 +121,7 @@ def test_a_run_asked_to_stop_while_it_reads_stops(
     assert RunFolder(tmp_path / "r").checkpoint("last").step == 8
 
 
-def test_pictures_larger_than_the_memory_are_refused(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_larger_than_the_memory_are_refused(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = PreparedData(prepared)
     readers = [data.split("train"), data.split("val")]
     size = 90 * 75 * 75 * 3
@@ -129,7 +129,7 @@ def test_pictures_larger_than_the_memory_are_refused(prepared: Path, monkeypatch
     missing = 0
     refuse_larger_than_memory(readers, torch.device("cuda", 1))
     missing = 1
-    with pytest.raises(RequestError, match=r"pictures take 0\.0 GB.* cuda:1 has 3\.2 GB free; give runtime\.data_on_g"):
+    with pytest.raises(RequestError, match=r"images take 0\.0 GB.* cuda:1 has 3\.2 GB free; give runtime\.data_on_g"):
         refuse_larger_than_memory(readers, torch.device("cuda", 1))
     refuse_larger_than_memory(readers, torch.device("cpu"))
 

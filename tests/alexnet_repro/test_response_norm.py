@@ -73,6 +73,8 @@ def test_it_is_the_formula_and_its_gradient(
         b.backward(grad)
     expected = by_loops(a.detach().double().numpy(), c)
     np.testing.assert_allclose(b.detach().double().numpy(), expected, rtol=TOLERANCE[dtype], atol=0)
+    formula = response_norm.response_norm(a.detach().double(), c.size, c.alpha, c.beta, c.k)
+    np.testing.assert_allclose(formula.numpy(), expected, rtol=TOLERANCE[torch.float64], atol=0)
     theirs = torch_gradient(a, grad, c)
     assert a.grad is not None and a.grad.dtype == b.dtype == dtype
     # The gradient is a difference of two terms, so its error is relative to the larger: grad / k^beta at most.
@@ -148,7 +150,7 @@ def test_under_autocast_and_without_a_batch() -> None:
 
 
 def test_compiled_graphs_get_the_same_function() -> None:
-    """torch.export, torch.compile and ONNX cannot hold the loop over blocks and are given PyTorch's own norm."""
+    """torch.export, torch.compile and ONNX cannot hold the loop over blocks and are given the formula."""
     a = torch.randn(3, 20, 4, 5) * 50
     graph = torch.export.export(torch.nn.Sequential(ResponseNorm(PAPER)), (a,)).module()
     torch.testing.assert_close(graph(a), ResponseNorm(PAPER)(a), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The kernels of model/fused.py and data/fused_input.py on a GPU, against PyTorch's own functions in float64."""
+"""The kernels of fused.py, fused_same_map.py and fused_input.py on a GPU, against PyTorch's own in float64."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from forms import CASES, conv_steps, error, run_steps
 
 from alexnet_repro.config import NormConfig
-from alexnet_repro.data import ColourNoise, InputRule, InputTransform
+from alexnet_repro.data import ColourNoise, Draws, InputRule, InputTransform
 from alexnet_repro.model.layers import SameMapNorm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -30,7 +30,7 @@ def test_what_follows_a_convolution_in_one_kernel(case: dict, shape: tuple[int, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_same_map_normalisation(dtype: torch.dtype) -> None:
     """Both forms, channels-last: PyTorch's own gradient of a padded mean pooling is wrong there in some versions."""
-    from alexnet_repro.model.fused import same_map_norm
+    from alexnet_repro.model.fused_same_map import same_map_norm
 
     norm = NormConfig(5, 4e-5, 0.75, 1.0)
     x = (torch.randn(3, 256, 27, 27, device=GPU) * 60).to(dtype).to(memory_format=torch.channels_last)
@@ -64,11 +64,11 @@ def test_the_input_is_the_plain_one(mean: str, noise: bool) -> None:
     patches = torch.stack([image[t : t + 224, c : c + 224] for image, t, c in places])
     rule = InputRule(rng.random((256, 256, 3)).astype(np.float32) * 255, 224, mean, 1.0)
     colour_noise = ColourNoise(rng.standard_normal((3, 3)).astype(np.float32) * 50, 1.1)
-    colour = torch.randn(8, 3, device=GPU) * 0.1 if noise else None
-    plain = InputTransform(rule, colour_noise, GPU, False)(patches, top, left, mirror, colour)
+    draws = Draws(top, left, mirror, torch.randn(8, 3, device=GPU) * 0.1 if noise else None)
+    plain = InputTransform(rule, colour_noise, GPU, False)(patches, draws)
     padded = torch.nn.functional.pad(plain, (0, 4, 0, 4))
     expected = padded.reshape(8, 3, 57, 4, 57, 4).permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
     transform = FusedInputTransform(rule, colour_noise, GPU, InputLayout(4, 57, 48), torch.float32)
     for images in (patches, whole):
-        found = transform(images, top, left, mirror, colour)
+        found = transform(images, draws)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 if noise else 0)

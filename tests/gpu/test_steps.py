@@ -11,7 +11,7 @@ from conftest import SMALL
 
 from alexnet_repro import runtime
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, InputRule, PreparedData
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, PreparedData
 from alexnet_repro.model import AlexNet, exchange, initialise, place
 from alexnet_repro.model.fast import FastNetwork
 from alexnet_repro.runs.folder import RunFolder
@@ -49,7 +49,7 @@ def batch(number: int, images: int = 16, classes: int = 10) -> Batch:
     pictures[..., 0] = (labels * 255 // classes).to(torch.uint8)[:, None, None]
     top, left = torch.randint(0, 9, (2, images), generator=g)
     mirror, colour = torch.rand(images, generator=g) < 0.5, torch.randn(images, 3, generator=g) * 0.1
-    return Batch(pictures, labels, top, left, mirror, colour).to(GPU)
+    return Batch(pictures, labels, Draws(top, left, mirror, colour)).to(GPU)
 
 
 def stepper(
@@ -159,11 +159,10 @@ def test_copies_between_gpus_forced_on_one(monkeypatch: pytest.MonkeyPatch) -> N
     made = stepper(True)
     assert isinstance(made, FastStepper)
     monkeypatch.setattr(exchange, "_between_gpus", lambda source, target: True)
-    apart = FastNetwork(made.model, "fp32")
-    apart.together, apart.shares, apart.devices = False, [[0], [1]], [GPU, GPU]
+    apart = FastNetwork(made.model, "fp32", [(GPU, [0]), (GPU, [1])])
     for number in range(10):
         b = batch(number)
-        image = made._transforms[GPU](b.images, b.top, b.left, b.mirror, None)
+        image = made._transforms[GPU](b.images, b.drawn(colour_noise=False))
         gradients = []
         for network, images in ((made.fast, [image]), (apart, [image, image])):
             made.model.zero_grad()

@@ -11,7 +11,7 @@ from test_prefetch import batches
 from test_steps import assert_the_host_never_waits, batch, stepper
 
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.data import on_devices, views_of
+from alexnet_repro.data import Batch, on_devices, views_of
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import exchange, place
 from alexnet_repro.training.step import Stepper
@@ -127,8 +127,8 @@ def test_nothing_makes_the_host_wait(fast: bool) -> None:
 @pytest.mark.parametrize("views", [1, 10])
 def test_views_are_those_of_one_gpu(views: int) -> None:
     """Plain on one, fast on two: probabilities, within float32 rounding."""
-    whole = batch(0, 8)
-    whole.images = torch.randint(0, 256, (8, 75, 75, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (8, 75, 75, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole = Batch(images, torch.zeros(8, dtype=torch.int64))
     found = []
     for fast, devices in (("false", [FIRST, FIRST]), ("true", [FIRST, SECOND])):
         made = stepper(False, devices=devices)

@@ -1,4 +1,4 @@
-"""python tests/alexnet_repro/grouped_benchmark.py [key=value ...]: a training step of two columns against one of
+"""python tests/benchmarks/grouped_convolutions.py [key=value ...]: a training step of two columns against one of
 grouped convolutions on the first device, with the keys of `python -m alexnet_repro.benchmark`.
 
 Both use the project's own response normalisation and draw dropout masks, so that they differ in how convolutions and
@@ -8,7 +8,6 @@ dense layers are cut, and in what the columns must exchange.
 import sys
 
 import torch
-from grouped import Grouped
 from torch import Tensor
 
 from alexnet_repro import benchmark, runtime
@@ -18,6 +17,7 @@ from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.model.response_norm import ResponseNorm
 from alexnet_repro.report.environment import machine
 from data_prep.common.cli import load
+from tests.alexnet_repro.grouped import Grouped
 
 
 class Trained(Grouped):

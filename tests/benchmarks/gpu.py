@@ -1,4 +1,4 @@
-"""python tests/gpu/benchmark.py [FILE.json]: how fast the fast forms are on this GPU, as a Markdown table.
+"""python tests/benchmarks/gpu.py [FILE.json]: how fast the fast forms are on this GPU, as a Markdown table.
 
 Steps are given back to back, as in training; torchvision's `alexnet` has the same optimiser, and the layout in which it
 is faster. Everything is measured in this one process; times are medians.

@@ -1,4 +1,4 @@
-"""python tests/alexnet_repro/start_benchmark.py runs/A runs/B ...: the step at which each run's loss left ln(classes).
+"""python tests/benchmarks/start_of_training.py runs/A runs/B ...: the step at which each run's loss left ln(classes).
 
 From metrics.jsonl; train the runs with log_every=10. docs/claims.md has the commands of a measurement.
 """
