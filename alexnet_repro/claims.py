@@ -3,19 +3,22 @@
 What came of those that were run for this project stands in docs/claims.md.
 """
 
+from alexnet_repro.config import ClaimsConfig, TrainConfig
+from data_prep.common.cli import command_line, conf_folder, load, main
+
+if __name__ == "__main__":
+    jobs = command_line("claims", ClaimsConfig)  # first, as the imports below take seconds
+
 import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alexnet_repro.config import ClaimsConfig, TrainConfig
 from alexnet_repro.report.report import FACTS, read_facts
 from alexnet_repro.runs.folder import MAY_CHANGE, RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.settings import flat
-from data_prep.common.cli import load, main
-from data_prep.common.endings import conf_folder
 from data_prep.common.errors import RequestError
 from data_prep.common.text import percent
 
@@ -147,4 +150,4 @@ def _otherwise(experiment: Experiment, run: RunFolder) -> str:
 
 
 if __name__ == "__main__":
-    main("claims", ClaimsConfig, claims)
+    main(jobs, claims)

@@ -3,12 +3,17 @@
 Reads the predictions that evaluate kept; all runs must have been evaluated on the same pictures.
 """
 
+from alexnet_repro.config import AblationsConfig, CompareConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("compare", CompareConfig)  # first, as the imports below take seconds
+
 import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from alexnet_repro.config import AblationsConfig, CompareConfig
 from alexnet_repro.evaluation.comparison import (
     EvaluatedRun,
     NotEvaluated,
@@ -22,7 +27,6 @@ from alexnet_repro.evaluation.metrics import TOP_K
 from alexnet_repro.paper.ablations import claim_facts
 from alexnet_repro.report.facts import errors_of
 from alexnet_repro.runs.folder import RunFolder
-from data_prep.common.cli import main
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.common.text import points
@@ -212,4 +216,4 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main("compare", CompareConfig, compare)
+    main(jobs, compare)

@@ -2,6 +2,12 @@
 Figures 3 and 4 for a run, its learning curves, and its last hidden layer for TensorBoard's projector.
 """
 
+from alexnet_repro.config import Figure1Config, FiguresConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("figures", FiguresConfig)  # first, as the imports below take seconds
+
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -10,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from alexnet_repro.config import Figure1Config, FiguresConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.data.loader import loader_workers
 from alexnet_repro.report import illustrations
@@ -22,7 +27,6 @@ from alexnet_repro.runs.checkpoint import fingerprint
 from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import load_trained, prepared_for
-from data_prep.common.cli import main
 from data_prep.common.errors import RequestError
 from data_prep.reader import SplitReader
 
@@ -171,4 +175,4 @@ def _errors(runs_dir: Path, kind: str, name: str) -> dict[str, Errors]:
 
 
 if __name__ == "__main__":
-    main("figures", FiguresConfig, figures)
+    main(jobs, figures)

@@ -1,16 +1,20 @@
 """python -m alexnet_repro.summary [model=...]: layer by layer, what lives where, what it costs, what crosses over."""
 
+from alexnet_repro.config import LAYERS, SummaryConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("summary", SummaryConfig)  # first, as the imports below take seconds
+
 import math
 from collections.abc import Sequence
 
 import torch
 
-from alexnet_repro.config import LAYERS, SummaryConfig
 from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.model.alexnet import Layer, Weights
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.paper.numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
-from data_prep.common.cli import main
 
 _FLOAT_BYTES = 4
 
@@ -61,4 +65,4 @@ def _print_neurons(model: AlexNet) -> None:
 
 
 if __name__ == "__main__":
-    main("summary", SummaryConfig, summary)
+    main(jobs, summary)

@@ -5,6 +5,12 @@
 torchrun --nproc-per-node=N -m alexnet_repro.train ...    N copies of the columns, each with its share of every batch
 """
 
+from alexnet_repro.config import TrainConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("train", TrainConfig)  # first, as the imports below take seconds
+
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,7 +18,6 @@ from contextlib import ExitStack
 import torch
 
 from alexnet_repro import runtime
-from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.checkpoint import load_checkpoint
@@ -22,7 +27,6 @@ from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.schedule import phase_after
 from alexnet_repro.training.stop import StopRequest
 from alexnet_repro.training.transfer import take_weights
-from data_prep.common.cli import main
 from data_prep.common.errors import STOPPED, RequestError
 from data_prep.common.text import duration, percent
 
@@ -133,4 +137,4 @@ def _silent(_text: str) -> None:
 
 
 if __name__ == "__main__":
-    main("train", TrainConfig, train, check, writes=lambda config: config.folder)
+    main(jobs, train, check, writes=lambda config: config.folder)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep.common.cli import main
+from data_prep.common.cli import command_line, main
 from data_prep.common.errors import RequestError
 from data_prep.common.files import exclusive
 from data_prep.common.progress import progress_bar
@@ -152,4 +152,4 @@ def _as_they_lie(listed: Sequence[SourceImage]) -> list[int]:
 
 
 if __name__ == "__main__":
-    main("prepare", PrepareConfig, prepare)
+    main(command_line("prepare", PrepareConfig), prepare)

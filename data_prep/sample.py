@@ -18,7 +18,7 @@ import numpy as np
 import scipy.io
 
 from data_prep import drawing as drawing_program
-from data_prep.common.cli import plain_main
+from data_prep.common.endings import run_and_exit
 from data_prep.common.errors import DONE, WRONG_REQUEST
 from data_prep.common.files import write_atomically
 from data_prep.common.progress import progress_bar
@@ -157,4 +157,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    plain_main(lambda: main(sys.argv[1:]))
+    run_and_exit(lambda: main(sys.argv[1:]))

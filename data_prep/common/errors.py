@@ -1,9 +1,8 @@
-"""The errors that a command ends with, and exit codes. Imports nothing of ours: who only raises pays for nothing."""
+"""The errors that a command ends with, and exit codes. Imports nothing of ours, so that any file may import it."""
 
 from typing import Any
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-INTERRUPTION = INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on from there"
 STOPPED = -1  # what a command returns that was asked to stop and has saved all; its exit code is that of DONE
 
 

@@ -15,8 +15,7 @@ from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.intervals import paired_bootstrap
 from alexnet_repro.paper.ablations import claim_for, settings_of
 from alexnet_repro.paper.numbers import ABLATIONS
-from data_prep.common.cli import load
-from data_prep.common.endings import conf_folder
+from data_prep.common.cli import conf_folder, load
 from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 
