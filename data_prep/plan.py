@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.common.errors import RequestError
+from data_prep.common.errors import RequestError, require
 from data_prep.common.files import write_atomically
 from data_prep.format import INDEX, MANIFEST, MEAN, PREPARE_AGAIN, Manifest
 from data_prep.sources import LAYOUTS, Source, SourceImage
@@ -41,22 +41,19 @@ class PrepareConfig:
     md5: bool
 
     def __post_init__(self) -> None:
-        def require(condition: bool, key: str, constraint: str) -> None:
-            if not condition:
-                raise RequestError(f"{key}={getattr(self, key)}: must be {constraint}")
-
-        require(self.layout is None or self.layout in LAYOUTS, "layout", "one of " + ", ".join(LAYOUTS) + ", or null")
-        require(1 <= self.image_size <= 4096, "image_size", "1 to 4096")
-        require(self.encoding in ("jpeg", "raw"), "encoding", "jpeg or raw")
-        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", "1 to 100")
-        require(1 <= self.images_per_shard <= 8192, "images_per_shard", "1 to 8192")
-        require(self.shuffle_seed >= 0, "shuffle_seed", "0 or more")
-        require(self.classes is None or self.classes >= 1, "classes", "1 or more, or null for all")
+        layouts = f"one of {', '.join(LAYOUTS)}, or null"
+        require(self.layout is None or self.layout in LAYOUTS, "layout", self.layout, layouts)
+        require(1 <= self.image_size <= 4096, "image_size", self.image_size, "1 to 4096")
+        require(self.encoding in ("jpeg", "raw"), "encoding", self.encoding, "jpeg or raw")
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "1 to 100")
+        require(1 <= self.images_per_shard <= 8192, "images_per_shard", self.images_per_shard, "1 to 8192")
+        require(self.shuffle_seed >= 0, "shuffle_seed", self.shuffle_seed, "0 or more")
+        require(self.classes is None or self.classes >= 1, "classes", self.classes, "1 or more, or null for all")
         fraction = self.val_from_train
-        require(fraction is None or 0 < fraction < 1, "val_from_train", "a fraction between 0 and 1, or null")
-        require(self.split_seed >= 0, "split_seed", "0 or more")
-        require(0 <= self.max_rejected <= 1, "max_rejected", "a fraction, 0 to 1")
-        require(self.workers is None or self.workers >= 1, "workers", "1 or more, or null")
+        require(fraction is None or 0 < fraction < 1, "val_from_train", fraction, "a fraction between 0 and 1, or null")
+        require(self.split_seed >= 0, "split_seed", self.split_seed, "0 or more")
+        require(0 <= self.max_rejected <= 1, "max_rejected", self.max_rejected, "a fraction, 0 to 1")
+        require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more, or null")
 
     def pixels_follow_from(self) -> dict[str, Any]:
         """The settings without which the same source gives another data set."""

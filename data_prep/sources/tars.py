@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
-from data_prep.sources.base import SourceImage, printable
+from data_prep.common.text import encodable
+from data_prep.sources.base import SourceImage
 
 _AGAIN = "download it again"
 
@@ -55,5 +56,5 @@ def members(file: BinaryIO, path: Path, inside: str = "") -> Iterator[tarfile.Ta
 
 
 def _plain(member: tarfile.TarInfo) -> str:
-    """The last part of the name, printable: nothing is ever written under a name from an archive."""
-    return printable(PurePosixPath(member.name).name)
+    """The last part of the name: nothing is ever written under a name from an archive."""
+    return encodable(PurePosixPath(member.name).name)

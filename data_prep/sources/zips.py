@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.common.errors import RequestError
-from data_prep.sources.base import SourceImage, printable
+from data_prep.common.text import encodable, printable
+from data_prep.sources.base import SourceImage
 
 _HEADER, _SIGNATURE = 30, b"PK\3\4"  # before each member: 30 bytes, its name, and what is called the extra field
 
@@ -55,5 +56,5 @@ def members(path: Path) -> Iterator[SourceImage]:
             how = "encrypted" if info.flag_bits & 1 else f"packed by method {info.compress_type}"
             raise RequestError(f"{path}: {printable(info.filename)} is {how}, which is not read here; unpack the zip")
         deflated = info.compress_type == zipfile.ZIP_DEFLATED
-        name, size = printable(info.filename), info.file_size
+        name, size = encodable(info.filename), info.file_size
         yield ZippedImage(name, "", str(path), info.header_offset, size, info.compress_size, deflated, info.CRC)
