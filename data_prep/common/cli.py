@@ -16,13 +16,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-    ValidationError,
-)
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from data_prep.common.endings import leave, outcome, program, run_and_exit
 from data_prep.common.errors import RequestError
@@ -100,64 +94,46 @@ def _hydra() -> Iterator[None]:
     try:
         with hydra.initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             yield
-    except RequestError:
-        raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise RequestError(_one_line(error)) from None
 
 
 def _jobs(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
-    """As `command_line`; none after --help and --cfg job."""
-    parser = _parser()
-    options = parser.parse_intermixed_args()  # options and overrides in any order
-    search = [] if options.config_dir is None else [_search_path(options.config_dir)]
+    """As `command_line`; none after --cfg job."""
+    options = _parser(config_name).parse_intermixed_args()  # options and overrides in any order
+    search = []
+    if options.config_dir is not None:
+        if not Path(options.config_dir).is_dir():
+            raise RequestError(f"--config-dir={options.config_dir}: no such folder")
+        quoted = str(Path(options.config_dir).resolve()).replace("'", r"\'")
+        search = [f"hydra.searchpath=['file://{quoted}']"]
     with _hydra():
         given = combinations(options.overrides) if options.multirun else [options.overrides]
         composed = [hydra.compose(config_name, [*search, *overrides]) for overrides in given]
-    if options.help:
-        _print_help(parser, config_name, composed[0])
-        return []
     if options.cfg:
         print(OmegaConf.to_yaml(composed[0]), end="")
         return []
     return checked_jobs(given, composed, lambda config: checked(config, schema))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(config_name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program(),
         description=sys.modules["__main__"].__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from those in conf/")
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("-h", "--help", action="store_true", help="show this, and all settings")
-    instead.add_argument("-c", "--cfg", choices=["job"], help="show all settings with the overrides applied")
-    instead.add_argument(
-        "-m", "--multirun", action="store_true", help="run every combination of KEY=VALUE,VALUE and KEY=range(1,4)"
-    )
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("-c", "--cfg", choices=["job"], help="show all settings, with the overrides applied")
+    either.add_argument("-m", "--multirun", action="store_true", help="run every combination of KEY=VALUE,VALUE,...")
     parser.add_argument("-cd", "--config-dir", metavar="DIR", help="look for groups of settings in DIR, too")
-    return parser
-
-
-def _search_path(folder: str) -> str:
-    """The override that has Hydra look for config groups in `folder` as well as in conf/."""
-    if not Path(folder).is_dir():
-        raise RequestError(f"--config-dir={folder}: no such folder")
-    quoted = str(Path(folder).resolve()).replace("'", r"\'")
-    return f"hydra.searchpath=['file://{quoted}']"
-
-
-def _print_help(parser: argparse.ArgumentParser, config_name: str, config: DictConfig) -> None:
-    parser.print_help()
     defaults = OmegaConf.select(OmegaConf.load(conf_folder() / f"{config_name}.yaml"), "defaults", default=[])
     groups = [group for default in defaults if OmegaConf.is_dict(default) for group in default]
-    if groups:
-        print("\ngroups of settings, chosen by GROUP=NAME:")
-    for group in groups:
-        print(f"  {group}: {', '.join(sorted(path.stem for path in (conf_folder() / group).glob('*.yaml')))}")
-    print(f"\nsettings, changed by KEY=VALUE, within a group by GROUP.KEY=VALUE:\n{OmegaConf.to_yaml(config)}", end="")
+    choices = {group: sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) for group in groups}
+    if choices:
+        lines = [f"  {group}={' '.join(names)}" for group, names in choices.items()]
+        parser.epilog = "\n".join(["groups of settings, GROUP=NAME:", *lines])
+    return parser
 
 
 def _one_line(error: Exception) -> str:
@@ -172,7 +148,7 @@ def _one_line(error: Exception) -> str:
     if not isinstance(error, OmegaConfBaseException) or not error.full_key:
         return " ".join(str(error).split())
     key = error.full_key
-    if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
+    if isinstance(error, (KeyError, AttributeError)):
         return f"unknown key {key!r}{_nearest(key)}; --cfg job lists every key"
     if isinstance(error, MissingMandatoryValue):
         return f"{key}: needs a value; give {key}=..."
