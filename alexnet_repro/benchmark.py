@@ -2,6 +2,12 @@
 `LocalResponseNorm` and torchvision's `alexnet`; in turn in one process, medians and ratios.
 """
 
+from alexnet_repro.config import BenchmarkConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("benchmark", BenchmarkConfig)  # first, as the imports below take seconds
+
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +20,6 @@ import torchvision
 from torch import Tensor, nn
 
 from alexnet_repro import runtime
-from alexnet_repro.config import BenchmarkConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, memory_format
 from alexnet_repro.model import AlexNet, devices_for, initialise, place
 from alexnet_repro.model.response_norm import ResponseNorm
@@ -22,7 +27,6 @@ from alexnet_repro.report.environment import machine
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
 from alexnet_repro.training.step import Outcome
-from data_prep.common.cli import main
 
 if TYPE_CHECKING:
     from alexnet_repro.training.fast_step import FastStepper
@@ -177,4 +181,4 @@ def report(seconds: dict[str, float], images: int) -> None:
 
 
 if __name__ == "__main__":
-    main("benchmark", BenchmarkConfig, benchmark)
+    main(jobs, benchmark)

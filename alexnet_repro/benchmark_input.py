@@ -5,6 +5,12 @@ Times are those of the processor, so that other work on the machine counts for l
 system's cache, so that there is no disk to wait for.
 """
 
+from alexnet_repro.config import InputBenchmarkConfig
+from data_prep.common.cli import command_line, load, main
+
+if __name__ == "__main__":
+    jobs = command_line("benchmark_input", InputBenchmarkConfig)  # first, as the imports below take seconds
+
 import contextlib
 import io
 import tempfile
@@ -21,10 +27,8 @@ from torchvision.transforms import v2
 
 from alexnet_repro import runtime
 from alexnet_repro.benchmark import medians
-from alexnet_repro.config import InputBenchmarkConfig
 from alexnet_repro.data import Batch, InputTransform, Loading, PreparedData, draw_epoch, epoch_batches, shuffled
 from alexnet_repro.report.environment import machine
-from data_prep.common.cli import load, main
 from data_prep.common.errors import RequestError
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sources.folders import ENDINGS
@@ -188,4 +192,4 @@ def _report(seconds: dict[str, float], images: int) -> None:
 
 
 if __name__ == "__main__":
-    main("benchmark_input", InputBenchmarkConfig, benchmark_input)
+    main(jobs, benchmark_input)

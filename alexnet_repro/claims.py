@@ -4,19 +4,22 @@ Claims, commands and costs are read from the heads of conf/experiment/*.yaml: li
 indented by three spaces. The results of this project stand in docs/claims.md.
 """
 
+from alexnet_repro.config import ClaimsConfig, TrainConfig
+from data_prep.common.cli import command_line, conf_folder, load, main
+
+if __name__ == "__main__":
+    jobs = command_line("claims", ClaimsConfig)  # first, as the imports below take seconds
+
 import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_repro.config import ClaimsConfig, TrainConfig
 from alexnet_repro.report.report import REPORT, read_report
 from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.settings import OF_AN_EXPERIMENT, differences
-from data_prep.common.cli import load, main
-from data_prep.common.endings import conf_folder
 from data_prep.common.errors import RequestError
 from data_prep.common.text import percent
 
@@ -147,4 +150,4 @@ def _other_settings(experiment: Experiment, run: RunFolder) -> str:
 
 
 if __name__ == "__main__":
-    main("claims", ClaimsConfig, claims)
+    main(jobs, claims)

@@ -4,12 +4,17 @@ Reads the predictions that evaluate kept; all runs must have been evaluated on t
 which does the same for all runs of a folder and over seeds, is here as well.
 """
 
+from alexnet_repro.config import AblationsConfig, CompareConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("compare", CompareConfig)  # first, as the imports below take seconds
+
 import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from alexnet_repro.config import AblationsConfig, CompareConfig
 from alexnet_repro.config.commands import Differences
 from alexnet_repro.evaluation.comparison import (
     EvaluatedRun,
@@ -24,7 +29,6 @@ from alexnet_repro.evaluation.comparison import (
 from alexnet_repro.evaluation.intervals import Interval
 from alexnet_repro.evaluation.metrics import TOP_K
 from alexnet_repro.runs.folder import RunFolder
-from data_prep.common.cli import main
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.common.text import points
@@ -218,4 +222,4 @@ def _table(rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    main("compare", CompareConfig, compare)
+    main(jobs, compare)

@@ -4,6 +4,12 @@ With runs=[a,b,c] [weights=[...]], of the ensemble; with --multirun run=a,b,c, o
 evaluation, started again, continues where it was.
 """
 
+from alexnet_repro.config import EvaluateConfig, RunConfig, TrainConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("evaluate", EvaluateConfig)  # first, as the imports below take seconds
+
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_repro.config import EvaluateConfig, RunConfig, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.inference import Ensemble, Predictions
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
@@ -25,7 +30,6 @@ from alexnet_repro.report.report import write_report
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.trained import TrainedModel, load_trained, prepared_for
-from data_prep.common.cli import main
 from data_prep.common.errors import RequestError, RunError
 from data_prep.common.files import exclusive
 from data_prep.common.text import duration, percent, percent_interval
@@ -191,4 +195,4 @@ def _make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main("evaluate", EvaluateConfig, evaluate, check, writes=_out)
+    main(jobs, evaluate, check, writes=_out)

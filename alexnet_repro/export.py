@@ -1,5 +1,11 @@
 """python -m alexnet_repro.export run=NAME [format=onnx|torchscript|safetensors] [out=FILE]: for other runtimes."""
 
+from alexnet_repro.config import ExportConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("export", ExportConfig)  # first, as the imports below take seconds
+
 import importlib.util
 import io
 import json
@@ -10,13 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from alexnet_repro.config import ExportConfig
 from alexnet_repro.data import InputRule, View, views_of
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.trained import network_of
-from data_prep.common.cli import main
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.resize import ENLARGE, SHRINK
@@ -180,4 +184,4 @@ def _centred(mean_image: str, view: str, checkpoint: Checkpoint) -> str:
 
 
 if __name__ == "__main__":
-    main("export", ExportConfig, export)
+    main(jobs, export)

@@ -5,8 +5,12 @@ When it reaches the error that is asked for is interpolated linearly between epo
 """
 
 from alexnet_repro.config import Figure1Config
-from alexnet_repro.figures import figure1
-from data_prep.common.cli import main
+from data_prep.common.cli import command_line, main
 
 if __name__ == "__main__":
-    main("figure1", Figure1Config, figure1)
+    jobs = command_line("figure1", Figure1Config)  # first, as the imports below take seconds
+
+from alexnet_repro.figures import figure1
+
+if __name__ == "__main__":
+    main(jobs, figure1)

@@ -4,13 +4,18 @@ Figures 3 and 4 for a run, its learning curves, and its last hidden layer for Te
 Figure 1, of several runs, is drawn by python -m alexnet_repro.figure1.
 """
 
+from alexnet_repro.config import Figure1Config, FiguresConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("figures", FiguresConfig)  # first, as the imports below take seconds
+
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from scipy import stats
 
-from alexnet_repro.config import Figure1Config, FiguresConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.report import illustrations
 from alexnet_repro.report.drawings import draw_training_errors, save
@@ -20,7 +25,6 @@ from alexnet_repro.runs.checkpoint import fingerprint
 from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import load_trained, prepared_for
-from data_prep.common.cli import main
 from data_prep.common.errors import RequestError
 from data_prep.common.text import percent
 from data_prep.reader import SplitReader
@@ -153,4 +157,4 @@ def _training_errors(runs_dir: Path, kind: str, name: str) -> dict[str, list[flo
 
 
 if __name__ == "__main__":
-    main("figures", FiguresConfig, figures)
+    main(jobs, figures)

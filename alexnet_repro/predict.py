@@ -1,5 +1,11 @@
 """python -m alexnet_repro.predict run=NAME images=[a.jpg,folder]: the five most probable labels of any image."""
 
+from alexnet_repro.config import PredictConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("predict", PredictConfig)  # first, as the imports below take seconds
+
 import json
 import os
 import sys
@@ -12,14 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet_repro.config import PredictConfig
 from alexnet_repro.data import Batch, views_of
 from alexnet_repro.data.loader import loader_workers
 from alexnet_repro.evaluation import inference
 from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.trained import load_trained
-from data_prep.common.cli import main
 from data_prep.common.errors import FAILED, RequestError
 from data_prep.common.text import printable
 from data_prep.resize import prepare_image
@@ -116,4 +120,4 @@ def _show(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main("predict", PredictConfig, predict)
+    main(jobs, predict)

@@ -2,17 +2,21 @@
 then the neurons beside those of section 3.5.
 """
 
+from alexnet_repro.config import LAYERS, SummaryConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("summary", SummaryConfig)  # first, as the imports below take seconds
+
 import math
 from collections.abc import Sequence
 
 import torch
 
-from alexnet_repro.config import LAYERS, SummaryConfig
 from alexnet_repro.model import AlexNet, devices_for
 from alexnet_repro.model.alexnet import Layer, Weights
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.paper.numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
-from data_prep.common.cli import main
 
 _FLOAT_BYTES = 4
 _COSTS = "{:>13,}{:>15,}{:>12,}"
@@ -60,4 +64,4 @@ def _print_neurons(model: AlexNet) -> None:
 
 
 if __name__ == "__main__":
-    main("summary", SummaryConfig, summary)
+    main(jobs, summary)

@@ -5,6 +5,12 @@
 torchrun --nproc-per-node=N -m alexnet_repro.train ...    N copies of the columns, each with its share of every batch
 """
 
+from alexnet_repro.config import TrainConfig
+from data_prep.common.cli import command_line, main
+
+if __name__ == "__main__":
+    jobs = command_line("train", TrainConfig)  # first, as the imports below take seconds
+
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -12,7 +18,6 @@ from contextlib import ExitStack, nullcontext
 import torch
 
 from alexnet_repro import runtime
-from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import ColumnInputs, PreparedData
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
@@ -29,7 +34,6 @@ from alexnet_repro.training.step import Stepper
 from alexnet_repro.training.stop import Stopped, StopRequest
 from alexnet_repro.training.transfer import take_weights
 from alexnet_repro.training.watch import Watch
-from data_prep.common.cli import main
 from data_prep.common.errors import STOPPED, RequestError
 from data_prep.common.text import duration, percent
 
@@ -161,4 +165,4 @@ def _silent(_text: str) -> None:
 
 
 if __name__ == "__main__":
-    main("train", TrainConfig, train, check, writes=lambda config: config.folder)
+    main(jobs, train, check, writes=lambda config: config.folder)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.common.cli import main
+from data_prep.common.cli import command_line, main
 from data_prep.common.files import exclusive
 from data_prep.common.progress import progress_bar
 from data_prep.finish import finish, print_result
@@ -103,4 +103,4 @@ def _run(tasks: Sequence[Task], config: PrepareConfig, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main("prepare", PrepareConfig, prepare)
+    main(command_line("prepare", PrepareConfig), prepare)

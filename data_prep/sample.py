@@ -18,7 +18,7 @@ import numpy as np
 import scipy.io
 
 from data_prep import drawing
-from data_prep.common.cli import plain_main
+from data_prep.common.endings import run_and_exit
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.common.progress import progress_bar
@@ -150,4 +150,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    plain_main(lambda: main(sys.argv[1:]))
+    run_and_exit(lambda: main(sys.argv[1:]))

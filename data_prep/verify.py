@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.common.cli import plain_main
+from data_prep.common.endings import run_and_exit
 from data_prep.common.errors import DONE, FAILED, WRONG_REQUEST, RequestError
 from data_prep.common.files import sha256_of
 from data_prep.common.progress import progress_bar
@@ -160,4 +160,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    plain_main(lambda: main(sys.argv[1:]))
+    run_and_exit(lambda: main(sys.argv[1:]))

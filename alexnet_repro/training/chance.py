@@ -9,8 +9,7 @@ from itertools import pairwise
 from omegaconf import DictConfig, OmegaConf
 
 from alexnet_repro.config import TrainConfig
-from data_prep.common.cli import checked
-from data_prep.common.endings import conf_folder
+from data_prep.common.cli import checked, conf_folder
 
 # Classes: the step at which the loss left ln(classes) by the rule of `step_that_left`, entries every 10 steps, with the
 # text's network, inputs and rule to the last setting (in bf16, one seed).

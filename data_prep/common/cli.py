@@ -1,41 +1,70 @@
-"""How every command of the project starts: Hydra composes conf/, and a typed schema checks it. How it ends: endings.py;
-several jobs of one command: sweep.py.
+"""How a command starts: Hydra composes conf/ with the command line, and a typed schema checks the result.
+
+How it ends: endings.py; several jobs of one command (--multirun): sweep.py.
 """
 
-import os
-import shutil
+import argparse
+import difflib
+import re
 import sys
-import tempfile
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from data_prep.common import sweep
-from data_prep.common.endings import conf_folder, one_line_for, outcome
-from data_prep.common.errors import DONE, FAILED, INTERRUPTION, STOPPED, WRONG_REQUEST, RequestError, RunError
-
-__all__ = [
-    "DONE", "FAILED", "STOPPED", "WRONG_REQUEST", "RequestError", "RunError", "checked", "compose", "conf_folder",
-    "load", "main", "plain_main",
-]  # fmt: skip
+from data_prep.common.endings import leave, outcome, program, run_and_exit
+from data_prep.common.errors import RequestError
+from data_prep.common.sweep import Job, checked_jobs, combinations, refuse_wrong_jobs, run_jobs
 
 Schema = TypeVar("Schema")
 
-# Commands write only where they say: no folder, no log file of Hydra's own.
-_QUIET_HYDRA = [
-    "hydra.output_subdir=null",
-    "hydra.run.dir=.",
-    "hydra.sweep.subdir=.",
-    "hydra/job_logging=none",
-    "hydra/hydra_logging=none",
-]
-_MULTIRUN = ("--multirun", "-m")
+
+def command_line(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
+    """The jobs that the command line asks for: one, or with --multirun one for each combination of the values given.
+
+    Each is conf/<config_name>.yaml with the job's overrides, checked. Ends the process if there is nothing to run:
+    after --help and --cfg job, and, with exit code 2, after a wrong request.
+    """
+    jobs: list[Job[Schema]] = []
+    code, message = outcome(lambda: jobs.extend(_jobs(config_name, schema)))
+    if not jobs:
+        leave(code, message)
+    return jobs
+
+
+def main(
+    jobs: Sequence[Job[Schema]],
+    run: Callable[[Schema], int | None],
+    check: Callable[[Schema], None] | None = None,
+    writes: Callable[[Schema], Path] | None = None,
+) -> NoReturn:
+    """Runs what `command_line` returned, and ends the process.
+
+    One job alone makes its checks as it begins. Of several, none begins before all have passed: `check`, which raises
+    RequestError for what can be found out without running, and that no two write into the same folder, `writes`.
+    """
+
+    if len(jobs) == 1:
+        run_and_exit(lambda: run(jobs[0].config))
+
+    def check_and_run() -> None:
+        refuse_wrong_jobs(jobs, check, writes)
+        run_jobs(jobs, run)
+
+    run_and_exit(check_and_run)
+
+
+def load(config_name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+    """conf/<config_name>.yaml with `overrides`, checked; for code and tests that need a command's configuration."""
+    with _hydra():
+        composed = hydra.compose(config_name, list(overrides))
+    return checked(composed, schema)
 
 
 def checked(config: DictConfig, schema: type[Schema]) -> Schema:
@@ -44,111 +73,103 @@ def checked(config: DictConfig, schema: type[Schema]) -> Schema:
     RequestError for an unknown key, a wrong type, a missing value, or a value that a check of the schema refuses.
     """
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), config)
-        result = OmegaConf.to_object(typed)
+        result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
     except OmegaConfBaseException as error:
-        raise RequestError(one_line_for(error)) from None
+        raise RequestError(_one_line(error)) from None
     assert isinstance(result, schema)
     return result
 
 
-def main(
-    config_name: str,
-    schema: type[Schema],
-    run: Callable[[Schema], int | None],
-    check: Callable[[Schema], None] | None = None,
-    writes: Callable[[Schema], Path] | None = None,
-) -> NoReturn:
-    """Entry point of a command: composes conf/<config_name>.yaml with the command line, checks it, calls `run`.
-
-    With --multirun it calls `run` for one job after the other, in this process, once every one of them has passed: its
-    schema, `check` (RequestError for what else can be found out without doing it), and that no two of them write into
-    the same folder, `writes`.
-    """
-    program = f"python -m {_module_name()}"
-    jobs: list[sweep.Job[Schema]] = []
-
-    def ask() -> None:
-        composed = _composed(config_name)
-        jobs.extend(sweep.checked_jobs(composed, lambda config: checked(config, schema), check, writes))
-
-    code, message = outcome(ask)
-    if message is None and len(jobs) == 1:
-        code, message = outcome(lambda: run(jobs[0].config))
-    elif message is None and jobs:
-        try:
-            code, message = sweep.run_jobs(program, jobs, run)
-        except KeyboardInterrupt:  # between two jobs
-            code, message = INTERRUPTION
-    _leave(program, code, message)
+def conf_folder() -> Path:
+    """conf/: beside the packages in a checkout, inside alexnet_repro once installed."""
+    packages = Path(__file__).resolve().parents[2]
+    installed = packages / "alexnet_repro" / "conf"
+    return installed if installed.is_dir() else packages / "conf"
 
 
-def plain_main(call: Callable[[], int | None]) -> NoReturn:
-    """Entry point of a command without configuration: the same endings as `main`."""
-    _leave(f"python -m {_module_name()}", *outcome(call))
-
-
-def _composed(config_name: str) -> list[tuple[DictConfig, list[str]]]:
-    """What the command line asks for: the configuration of each job, and the job's overrides. Hydra does no more than
-    this: jobs run when it is done, so that none begins before all are known. Empty for --cfg, --help and the like.
-    """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, so that they end as ours do
-    composed: list[tuple[DictConfig, list[str]]] = []
-
-    def task(config: DictConfig) -> None:
-        composed.append((config, list(HydraConfig.get().overrides.task)))
-
-    # Made by Hydra for its multirun.yaml, where there are several jobs.
-    scratch = Path(tempfile.gettempdir()) / f"hydra-{uuid.uuid4().hex}"
-    quoted = str(scratch).replace("\\", "\\\\").replace("'", "\\'")
-    sys.argv[1:] = _arguments(sys.argv[1:], [*_QUIET_HYDRA, f"hydra.sweep.dir='{quoted}'"])
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(task)()
-    except OmegaConfBaseException:
-        raise
-    except ValueError as error:  # how Hydra refuses some values of config groups
-        raise RequestError(" ".join(str(error).split())) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    if not composed and set(_MULTIRUN) & set(sys.argv):
-        raise RequestError("--multirun: no job was composed here; leave hydra/launcher and hydra/sweeper as they are")
-    return composed
-
-
-def _arguments(given: list[str], ours: list[str]) -> list[str]:
-    """With our overrides before the first that was given, which may change them, and options not in between: Hydra does
-    not take overrides in two places.
-    """
-    multirun = [argument for argument in given if argument in _MULTIRUN]
-    others = [argument for argument in given if argument not in _MULTIRUN]
-    overrides = [place for place, argument in enumerate(others) if argument[0:1] != "-" and "=" in argument]
-    first = overrides[0] if overrides else len(others)
-    if others and not others[0].startswith("-"):
-        first = 0
-    return [*multirun, *others[:first], *ours, *others[first:]]
-
-
-def _leave(program: str, code: int, message: str | None) -> NoReturn:
-    if message:
-        sys.stdout.flush()
-        print(f"{program}: error: {message}", file=sys.stderr)
-    sys.exit(DONE if code == STOPPED else code)
-
-
-def _module_name() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return str(spec.name) if spec else Path(sys.argv[0]).stem
-
-
-def load(config_name: str, schema: type[Schema], overrides: list[str] | None = None) -> Schema:
-    """conf/<config_name>.yaml with `overrides`, checked; for code and tests that need a command's configuration."""
-    return checked(compose(config_name, overrides), schema)
-
-
-def compose(config_name: str, overrides: list[str] | None = None) -> Any:
-    """conf/<config_name>.yaml with `overrides`, as Hydra composes it, not yet checked."""
-    from hydra.core.global_hydra import GlobalHydra
-
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra, set up with conf/. What it refuses becomes a RequestError."""
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
-        return hydra.compose(config_name, overrides=overrides or [])
+    try:
+        with hydra.initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise RequestError(_one_line(error)) from None
+
+
+def _jobs(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
+    """As `command_line`; none after --cfg job."""
+    options = _parser(config_name).parse_intermixed_args()  # options and overrides in any order
+    search = []
+    if options.config_dir is not None:
+        if not Path(options.config_dir).is_dir():
+            raise RequestError(f"--config-dir={options.config_dir}: no such folder")
+        quoted = str(Path(options.config_dir).resolve()).replace("'", r"\'")
+        search = [f"hydra.searchpath=['file://{quoted}']"]
+    with _hydra():
+        given = combinations(options.overrides) if options.multirun else [options.overrides]
+        composed = [hydra.compose(config_name, [*search, *overrides]) for overrides in given]
+    if options.cfg:
+        print(OmegaConf.to_yaml(composed[0]), end="")
+        return []
+    return checked_jobs(given, composed, lambda config: checked(config, schema))
+
+
+def _parser(config_name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program(),
+        description=sys.modules["__main__"].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from those in conf/")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("-c", "--cfg", choices=["job"], help="show all settings, with the overrides applied")
+    either.add_argument("-m", "--multirun", action="store_true", help="run every combination of KEY=VALUE,VALUE,...")
+    parser.add_argument("-cd", "--config-dir", metavar="DIR", help="look for groups of settings in DIR, too")
+    defaults = OmegaConf.select(OmegaConf.load(conf_folder() / f"{config_name}.yaml"), "defaults", default=[])
+    groups = [group for default in defaults if OmegaConf.is_dict(default) for group in default]
+    choices = {group: sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) for group in groups}
+    if choices:
+        lines = [f"  {group}={' '.join(names)}" for group, names in choices.items()]
+        parser.epilog = "\n".join(["groups of settings, GROUP=NAME:", *lines])
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    """What Hydra or OmegaConf refused, with the key, what was found, and what to do."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot understand {error.override!r}; give key=value, with quotes around odd characters"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: no such choice; there are {', '.join(error.options)}"
+    if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra's error only says in which override
+        error = error.__cause__
+    if not isinstance(error, OmegaConfBaseException) or not error.full_key:
+        return " ".join(str(error).split())
+    key = error.full_key
+    if isinstance(error, (KeyError, AttributeError)):
+        return f"unknown key {key!r}{_nearest(key)}; --cfg job lists every key"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}: needs a value; give {key}=..."
+    reason = " ".join(str(error.msg or "").split()).split(" full_key:")[0]
+    if isinstance(error, ValidationError):
+        if str(error.value) == "None":  # None itself, or a node of OmegaConf that holds it
+            return f"{key}=null: cannot be left out; give it a value"
+        if isinstance(error.value, ListConfig):
+            return f"{key}: must be one value, not a list"
+        if "is not a ListConfig" in reason:
+            return f"{key}: must be a list; write {key}=[first,second]"
+        if "is not a subclass of" in reason:
+            return f"{key}: has settings of its own; give those, {key}.KEY=..."
+    return f"{key}: {reason}"
+
+
+def _nearest(key: str) -> str:
+    """', did you mean ...' where some file of conf/ has a key that looks like the last part of `key`."""
+    known: set[str] = set()
+    for path in conf_folder().rglob("*.yaml"):
+        known.update(re.findall(r"[{,\s]([a-z_0-9]+):", "\n" + path.read_text()))
+    last = key.split(".")[-1]
+    close = [] if last in known else difflib.get_close_matches(last, sorted(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -1,10 +1,9 @@
-"""The errors that a command ends with, and exit codes. Imports nothing of ours: who only raises pays for nothing."""
+"""The errors that a command ends with, and exit codes. Imports nothing of ours, so that any file may import it."""
 
 from typing import Any
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
-INTERRUPTION = INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on from there"
-STOPPED = -1  # what a command returns that was asked to stop and has saved all; its exit code is that of DONE
+STOPPED = -1  # returned by a command that was asked to stop and has saved its work; the process exits with DONE
 
 
 class RequestError(ValueError):
@@ -16,6 +15,7 @@ class RunError(RuntimeError):
 
 
 def require(condition: bool, key: str, value: Any, constraint: str) -> None:
+    """RequestError if a setting's value breaks its constraint: "seed=-1: must be 0 or more"."""
     if not condition:
         raise RequestError(f"{key}={value}: must be {constraint}")
 

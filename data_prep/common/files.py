@@ -21,7 +21,9 @@ _MOST_WAITING = 64 << 20  # bytes; about a day of a training's scalars
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """`path` holds either what it held before or all that `write` wrote, whenever the program or the machine stops."""
+    """Replaces `path` by what `write` writes: whenever the program or the machine stops, the file is the old or the new
+    one, whole.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -36,13 +38,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`; RequestError if another process holds it. Where there is no flock, holds nothing."""
+    """Holds a lock on the file `path`; RequestError, about `what`, if another process does. No lock where there is no
+    flock (Windows).
+    """
     with path.open("a") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RequestError(f"{what}: another process is at work on it; wait for it, or stop it") from None
+            # The process before may have removed the file since it was opened here; a lock on it would mean nothing.
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 raise RequestError(f"{what}: another process has just finished it; start again to see")
         yield

@@ -1,4 +1,4 @@
-"""Freed memory, kept for the next piece of work instead of given back to the kernel."""
+"""Has glibc keep freed memory for the next piece of work instead of giving it back to the kernel."""
 
 import ctypes
 import sys
@@ -9,10 +9,10 @@ _LARGEST_BLOCK = 32 << 20  # the largest threshold that glibc takes
 
 
 def keep_freed_memory(most_bytes: int | None = None) -> None:
-    """From now on, glibc keeps up to `most_bytes` at the end of this process's heap; None: all, whatever the size.
+    """From now on, glibc keeps up to `most_bytes` of freed memory at the end of this process's heap; None: all of it.
 
-    Work that is done again and again takes the same large blocks each time, and the kernel has to map fresh pages for
-    them and fill these with zeros (docs/results.md: what that cost). Does nothing where there is no glibc.
+    Repeated work takes the same large blocks each time. Given back in between, the kernel must map fresh pages for them
+    and fill these with zeros (docs/results.md: what that cost). Does nothing where there is no glibc.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""The bar that a person watches; where stderr is no terminal, plain lines now and then, as a log wants them."""
+"""One progress bar for both packages: tqdm's on a terminal, plain lines now and then in a log."""
 
 import sys
 from typing import TextIO
@@ -19,7 +19,7 @@ def progress_bar(
     stays: bool = True,
     seconds: float = _SECONDS_BETWEEN_LINES,
 ) -> "tqdm[None]":
-    """tqdm's bar, of which `done` were there before. Unless it `stays`, it vanishes at the end.
+    """A bar over `total` units, `done` of which were finished before. Unless it `stays`, it is erased at the end.
 
     As lines: one every `seconds`; one at the start and the end, too, if it stays.
     """
@@ -30,14 +30,14 @@ def progress_bar(
         **settings,
         file=_Lines(sys.stderr),
         bar_format=_LINE,
-        miniters=1,  # look at the clock every time; tqdm's own guess would be of bars that move ten times a second
+        miniters=1,  # look at the clock at every update; tqdm skips some, for a bar redrawn ten times a second
         mininterval=seconds,
         delay=0 if stays else seconds,
     )
 
 
 class _Lines:
-    """What tqdm draws over and over in one line, as lines."""
+    """A stream for tqdm, which redraws one line again and again: each drawing becomes a line of its own."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -47,4 +47,4 @@ class _Lines:
             print(text, file=self._stream, flush=True)
 
     def flush(self) -> None:
-        """Done with every line."""
+        """Every line was flushed as it was written."""

@@ -1,98 +1,111 @@
-"""Several jobs of one command (--multirun): all checked before the first begins, then one after the other."""
+"""Several jobs of one command (--multirun): all checked before the first begins, then run one after the other."""
 
 import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from data_prep.common.endings import one_line_for, outcome
-from data_prep.common.errors import DONE, FAILED, INTERRUPTED, STOPPED, RequestError
+from data_prep.common.endings import outcome, program
+from data_prep.common.errors import DONE, FAILED, INTERRUPTED, STOPPED, RequestError, RunError
 
 Schema = TypeVar("Schema")
 
 
 @dataclass(frozen=True)
 class Job(Generic[Schema]):
-    config: Schema
     name: str  # "job 2 of 6"
-    overrides: str  # what sets it apart: "experiment=no_lrn seed=1"
+    overrides: str  # that set it apart from the others: "experiment=no_lrn seed=1"
+    config: Schema
 
     def __str__(self) -> str:
         return f"{self.name} ({self.overrides})"
 
 
-def checked_jobs(
-    composed: Sequence[tuple[DictConfig, list[str]]],
-    checked: Callable[[DictConfig], Schema],
-    check: Callable[[Schema], None] | None,
-    writes: Callable[[Schema], Path] | None,
-) -> list[Job[Schema]]:
-    """`composed`: of each job, its configuration and overrides. RequestError, which names the job, if one is wrong, and
-    if two would write into one folder. One job alone makes its checks itself, as it begins.
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job: every combination of the values of `key=a,b`, `key=range(1,4)` and the like, those of
+    the last key changing fastest. Hydra must be set up, as it knows the choices of `group=glob(*)`.
     """
-    if not composed:  # --cfg, --help and the like
-        return []
-    if len(composed) == 1:
-        return [Job(checked(composed[0][0]), "job 1 of 1", " ".join(composed[0][1]))]
-    jobs: list[Job[Schema]] = []
-    writers: dict[Path, Job[Schema]] = {}
-    for number, (config, overrides) in enumerate(_apart(composed), 1):
-        name = f"job {number} of {len(composed)}"
+    values: dict[str, list[str]] = {}  # of each key, whose last override counts
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    for override in parser.parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [str(override.input_line)]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise RequestError(f"{override.input_line}: names no values; write them out, or give range(first,end,step)")
+    return [list(chosen) for chosen in product(*values.values())]
+
+
+def checked_jobs(
+    given: Sequence[Sequence[str]], composed: Sequence[DictConfig], check: Callable[[DictConfig], Schema]
+) -> list[Job[Schema]]:
+    """The jobs with the overrides `given`, whose configurations are what `check` makes of `composed`.
+
+    A RequestError of `check` names the job if there are several.
+    """
+    differ = [place for place, values in enumerate(zip(*given, strict=True)) if len(set(values)) > 1]
+    jobs = []
+    for number, (overrides, config) in enumerate(zip(given, composed, strict=True), 1):
+        name, shown = f"job {number} of {len(given)}", " ".join([overrides[place] for place in differ] or overrides)
         try:
-            job = Job(checked(config), name, overrides)
-            if check:
-                check(job.config)
-        except OmegaConfBaseException as error:
-            raise RequestError(f"{name} ({overrides}): {one_line_for(error)}") from None
+            jobs.append(Job(name, shown, check(config)))
         except RequestError as error:
-            raise RequestError(f"{name} ({overrides}): {error}") from None
-        folder = writes(job.config) if writes else None
-        if folder and (other := writers.setdefault(folder.resolve(), job)) is not job:
-            raise RequestError(f"{other} and {job} would both write into {folder}; give them different names")
-        jobs.append(job)
+            raise RequestError(f"{name} ({shown}): {error}" if len(given) > 1 else str(error)) from None
     return jobs
 
 
-def run_jobs(program: str, jobs: Sequence[Job[Schema]], run: Callable[[Schema], int | None]) -> tuple[int, str | None]:
-    """The exit code of all together, and the last line for stderr, if there is one. A job that fails is reported, and
-    the others run; one that was stopped or interrupted ends the sweep.
+def refuse_wrong_jobs(
+    jobs: Sequence[Job[Schema]], check: Callable[[Schema], None] | None, writes: Callable[[Schema], Path] | None
+) -> None:
+    """RequestError, which names the job, if `check` refuses one, or if two would write into the same folder."""
+    writers: dict[Path, Job[Schema]] = {}
+    for job in jobs:
+        try:
+            if check:
+                check(job.config)
+        except RequestError as error:
+            raise RequestError(f"{job}: {error}") from None
+        folder = writes(job.config) if writes else None
+        if folder and (other := writers.setdefault(folder.resolve(), job)) is not job:
+            raise RequestError(f"{other} and {job} would both write into {folder}; give them different names")
+
+
+def run_jobs(jobs: Sequence[Job[Schema]], run: Callable[[Schema], int | None]) -> None:
+    """Runs one job after the other. A job that fails is reported, and the others run; one that is stopped or
+    interrupted ends the sweep. RunError at the end, which names the jobs that failed.
     """
     failed: list[str] = []
     for job in jobs:
         print(f"{job.name}: {job.overrides}", flush=True)
-        code, message = _survived(run, job)
-        gc.collect()  # networks hold themselves in circles, and the next one needs the room
+        code, message = _run_job(run, job)
+        gc.collect()  # networks refer to themselves in cycles, and the next one needs their memory
         if code == INTERRUPTED:
-            return code, f"{job}: {message}"
+            print(f"interrupted in {job}", flush=True)
+            raise KeyboardInterrupt
         if code == STOPPED:
             print(f"stopped in {job}; the same command continues", flush=True)
             break
         if code != DONE:
             failed.append(str(job))
-            print(f"{program}: error: {job}: {message or f'ended with exit code {code}'}", file=sys.stderr, flush=True)
+            print(f"{program()}: error: {job}: {message or f'exit code {code}'}", file=sys.stderr, flush=True)
     if failed:
-        return FAILED, f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}"
-    return DONE, None
+        raise RunError(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
 
 
-def _survived(run: Callable[[Schema], int | None], job: Job[Schema]) -> tuple[int, str | None]:
-    """As `outcome`, and errors that nobody foresaw are shown whole: the jobs of a night do not depend on one."""
+def _run_job(run: Callable[[Schema], int | None], job: Job[Schema]) -> tuple[int, str | None]:
+    """As `outcome`. After an error that was not foreseen, its traceback is shown, and the other jobs still run."""
     try:
         return outcome(lambda: run(job.config))
     except Exception as error:
         traceback.print_exc()
         return FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _apart(composed: Sequence[tuple[DictConfig, list[str]]]) -> list[tuple[DictConfig, str]]:
-    """Of each job its configuration and the overrides that are not those of all; all of them if nothing differs."""
-    overrides = [given for _, given in composed]
-    differ = [place for place, column in enumerate(zip(*overrides, strict=True)) if len(set(column)) > 1]
-    shown = differ or range(len(overrides[0]))
-    return [(config, " ".join(given[place] for place in shown)) for config, given in composed]

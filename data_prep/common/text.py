@@ -1,16 +1,19 @@
-"""Names that came from elsewhere - classes, files - on their way to a screen."""
+"""Text as people read it: names that came from elsewhere (classes, files), fractions and times."""
 
 import unicodedata
 from collections.abc import Sequence
-from os import fsencode
+
+
+def encodable(name: str) -> str:
+    """A file's name, with the bytes of it that are not UTF-8 as \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:
     """One line without anything that steers a terminal: control characters and undecodable bytes as escapes."""
-    decodable = fsencode(text).decode("utf-8", "backslashreplace") if _has_surrogates(text) else text
     return "".join(
         char if unicodedata.category(char)[0] not in "CZ" or char == " " else char.encode("unicode_escape").decode()
-        for char in decodable
+        for char in encodable(text)
     )
 
 
@@ -18,10 +21,6 @@ def short(words: str, width: int) -> str:
     """The first of a class's comma-separated names, cut off at `width` characters."""
     first = printable(" ".join(words.split()).split(",")[0].strip()) or "?"
     return first if len(first) <= width else first[: width - 1].rstrip() + "…"
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def percent(fraction: float) -> str:

@@ -5,11 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-def utf8_name(name: str) -> str:
-    """A file's name as it can be written into a manifest: bytes that are no UTF-8 as \\xNN."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 @dataclass(frozen=True, slots=True)
 class SourceImage:
     """One image where it lies: `size` bytes at `offset` of the file `path`; nothing is ever extracted to disk."""

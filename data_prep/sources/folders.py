@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from data_prep.common.text import encodable
 from data_prep.sources import tars
-from data_prep.sources.base import Source, SourceImage, utf8_name
+from data_prep.sources.base import Source, SourceImage
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _FALL2011 = "fall11_whole.tar"
@@ -23,18 +24,18 @@ def flat(folder: Path) -> Iterator[SourceImage]:
     """The images that lie in `folder` itself, without a class."""
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in ENDINGS and path.is_file():
-            yield SourceImage(utf8_name(path.name), "", str(path), 0, path.stat().st_size)
+            yield SourceImage(encodable(path.name), "", str(path), 0, path.stat().st_size)
 
 
 def by_class(folder: Path) -> Iterator[SourceImage]:
     """folder/<class>/<image>, and the images of folder/<class>.tar."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            wnid = utf8_name(path.name)
+            wnid = encodable(path.name)
             for image in flat(path):
                 yield replace(image, name=f"{wnid}/{image.name}", wnid=wnid)
         elif path.suffix == ".tar" and path.is_file():
-            yield from tars.images(path, utf8_name(path.stem))
+            yield from tars.images(path, encodable(path.stem))
 
 
 def has_classes(folder: Path) -> bool:

@@ -21,7 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.common.errors import RequestError
-from data_prep.sources.base import Source, SourceImage, utf8_name
+from data_prep.common.text import encodable
+from data_prep.sources.base import Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2012
 
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
@@ -112,7 +113,7 @@ def _rows(file: Any, path: Path) -> Iterator[_Labelled]:
 
 
 def _name_and_wnid(path: str) -> tuple[str, str]:
-    name = utf8_name(PurePosixPath(path).name)
+    name = encodable(PurePosixPath(path).name)
     if match := _NAME_AND_WNID.fullmatch(name):
         return match["stem"] + match["ending"], match["wnid"]
     match = _NAME_OF_WNID.fullmatch(name)

@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
-from data_prep.sources.base import SourceImage, utf8_name
+from data_prep.common.text import encodable
+from data_prep.sources.base import SourceImage
 
 _AGAIN = "download it again"
 
@@ -57,4 +58,4 @@ def members(file: BinaryIO, path: Path, inside: str = "") -> Iterator[tarfile.Ta
 
 def _basename(member: tarfile.TarInfo) -> str:
     """The last part of the name, as UTF-8: nothing is ever written under a name from an archive."""
-    return utf8_name(PurePosixPath(member.name).name)
+    return encodable(PurePosixPath(member.name).name)

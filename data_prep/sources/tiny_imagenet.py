@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data_prep.common.errors import RequestError
+from data_prep.common.text import encodable
 from data_prep.sources import zips
-from data_prep.sources.base import Source, SourceImage, utf8_name
+from data_prep.sources.base import Source, SourceImage
 from data_prep.sources.folders import ENDINGS
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
@@ -90,7 +91,7 @@ def _files(place: Path) -> dict[str, SourceImage]:
 def _below(folder: Path) -> Iterator[SourceImage]:
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names):
-            name = utf8_name(path.relative_to(folder).as_posix())
+            name = encodable(path.relative_to(folder).as_posix())
             yield SourceImage(name, "", str(path), 0, path.stat().st_size)
 
 

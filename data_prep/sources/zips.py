@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.common.errors import RequestError
-from data_prep.sources.base import SourceImage, utf8_name
+from data_prep.common.text import encodable
+from data_prep.sources.base import SourceImage
 
 _HEADER, _SIGNATURE = 30, b"PK\3\4"  # before each member: 30 bytes, its name, and what is called the extra field
 
@@ -53,7 +54,7 @@ def members(path: Path) -> Iterator[SourceImage]:
             continue
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             how = "encrypted" if info.flag_bits & 1 else f"packed by method {info.compress_type}"
-            raise RequestError(f"{path}: {utf8_name(info.filename)} is {how}, which is not read here; unpack the zip")
+            raise RequestError(f"{path}: {encodable(info.filename)} is {how}, which is not read here; unpack the zip")
         deflated = info.compress_type == zipfile.ZIP_DEFLATED
-        name, size = utf8_name(info.filename), info.file_size
+        name, size = encodable(info.filename), info.file_size
         yield ZippedImage(name, "", str(path), info.header_offset, size, info.compress_size, deflated, info.CRC)

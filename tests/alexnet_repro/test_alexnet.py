@@ -19,8 +19,7 @@ from torch import Tensor
 from alexnet_repro.config import ModelConfig
 from alexnet_repro.model import AlexNet, initialise, place
 from alexnet_repro.model.layers import Dropout
-from data_prep.common.cli import checked
-from data_prep.common.endings import conf_folder
+from data_prep.common.cli import checked, conf_folder
 from data_prep.common.errors import RequestError
 
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ from conftest import SMALL, run_module
 
 from alexnet_repro.config import SummaryConfig
 from alexnet_repro.model import AlexNet
-from data_prep.common.cli import load
-from data_prep.common.endings import conf_folder
+from data_prep.common.cli import conf_folder, load
 
 TRAIN = "alexnet_repro.train"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_main_job(archives: Path, tmp_path: Path) -> None:
@@ -109,6 +109,29 @@ def test_wrong_requests_get_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+COMMANDS = [path.stem for path in sorted((ROOT / "alexnet_repro").glob("*.py")) if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "exit_code"),
+    [
+        *((f"alexnet_repro.{command}", ["--cfg", "job"], 0) for command in COMMANDS),
+        (TRAIN, ["--help"], 0),
+        (TRAIN, ["bogus=1"], 2),
+        (TRAIN, ["seed=-1"], 2),
+    ],
+)
+def test_what_needs_no_network_is_answered_without_pytorch(
+    module: str, arguments: list[str], exit_code: int, tmp_path: Path
+) -> None:
+    """PyTorch takes seconds to import."""
+    command = [sys.executable, "-X", "importtime", "-m", module, *arguments]  # lists the imports on stderr
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == exit_code
+    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+    assert "omegaconf" in imported and not {"torch", "matplotlib"} & imported
+
+
 def test_a_run_folder_that_cannot_be_written(prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for where in ("file", "/proc/runs"):
@@ -169,6 +192,6 @@ def test_the_installed_package_carries_conf(tmp_path: Path) -> None:
         result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         assert yaml.safe_load(result.stdout) == yaml.safe_load(run_module(module, "--cfg", "job", cwd=checkout).stdout)
-    where = [sys.executable, "-c", "from data_prep.common.endings import conf_folder; print(conf_folder())"]
+    where = [sys.executable, "-c", "from data_prep.common.cli import conf_folder; print(conf_folder())"]
     found = subprocess.run(where, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()) == tmp_path / "site" / "alexnet_repro" / "conf"

@@ -16,8 +16,7 @@ from alexnet_repro.evaluation.intervals import paired_bootstrap
 from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.numbers import ABLATIONS
 from alexnet_repro.runs.settings import differences, flat, without_seed
-from data_prep.common.cli import load
-from data_prep.common.endings import conf_folder
+from data_prep.common.cli import conf_folder, load
 from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 

@@ -8,7 +8,7 @@ import torch
 from networks import small
 
 from alexnet_repro.model import choose_devices, exchange, place
-from data_prep.common.endings import conf_folder
+from data_prep.common.cli import conf_folder
 from data_prep.common.errors import RequestError
 
 CPU = torch.device("cpu")

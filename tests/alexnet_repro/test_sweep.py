@@ -23,7 +23,7 @@ from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
 from data_prep.common import sweep
 from data_prep.common.cli import load
-from data_prep.common.errors import DONE, FAILED, STOPPED, RequestError, RunError
+from data_prep.common.errors import STOPPED, RequestError, RunError
 
 TRAIN, EVALUATE = "alexnet_repro.train", "alexnet_repro.evaluate"
 SHORT = ["schedule=constant", "schedule.epochs=1", *SMALL]
@@ -163,23 +163,24 @@ def test_a_job_that_fails_does_not_keep_the_others_from_running(capsys: pytest.C
             raise ZeroDivisionError("nobody foresaw this")
         return STOPPED if number == 4 else None
 
-    composed = [(OmegaConf.create({"n": n}), ["lr=1", f"seed={n}"]) for n in range(6)]
-    jobs = sweep.checked_jobs(composed, lambda config: int(config.n), None, None)
-    assert sweep.checked_jobs([], lambda config: int(config.n), None, None) == []  # --cfg job
-    code, message = sweep.run_jobs("program", jobs, run)
+    given = [["lr=1", f"seed={n}"] for n in range(6)]
+    jobs = sweep.checked_jobs(given, [OmegaConf.create({"n": n}) for n in range(6)], lambda config: int(config.n))
+    with pytest.raises(RunError, match=r"^2 of 6 jobs failed: job 2 of 6 \(seed=1\), job 3 of 6 \(seed=2\)$"):
+        sweep.run_jobs(jobs, run)
     assert done == [0, 1, 2, 3, 4]
-    assert (code, message) == (FAILED, "2 of 6 jobs failed: job 2 of 6 (seed=1), job 3 of 6 (seed=2)")
     out, err = capsys.readouterr()
-    assert "program: error: job 2 of 6 (seed=1): the loss is nan\n" in err
+    assert "error: job 2 of 6 (seed=1): the loss is nan\n" in err
     assert "Traceback" in err and "job 3 of 6 (seed=2): ZeroDivisionError: nobody foresaw this\n" in err
     assert out.endswith("job 5 of 6: seed=4\nstopped in job 5 of 6 (seed=4); the same command continues\n")
-    assert sweep.run_jobs("program", [jobs[0], jobs[4], jobs[5]], run) == (DONE, None)
+    sweep.run_jobs([jobs[0], jobs[4], jobs[5]], run)
+    assert done[5:] == [0, 4]
 
     def interrupted(number: int) -> None:
         raise KeyboardInterrupt
 
-    code, message = sweep.run_jobs("program", jobs, interrupted)
-    assert code == 130 and message is not None and message.startswith("job 1 of 6 (seed=0): interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run_jobs(jobs, interrupted)
+    assert capsys.readouterr().out.endswith("job 1 of 6: seed=0\ninterrupted in job 1 of 6 (seed=0)\n")
 
 
 def test_tables_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

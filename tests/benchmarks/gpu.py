@@ -23,7 +23,8 @@ from alexnet_repro.data import Loading, PreparedData, ResidentSplit, draw_epoch,
 from alexnet_repro.data.loader import loader_workers
 from alexnet_repro.model import AlexNet, initialise, place
 from alexnet_repro.report.environment import machine
-from data_prep.common.cli import load, plain_main
+from data_prep.common.cli import load
+from data_prep.common.endings import run_and_exit
 from data_prep.common.errors import RequestError
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sample import write_sample
@@ -203,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    plain_main(main)
+    run_and_exit(main)

@@ -10,7 +10,7 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.training.chance import step_that_left
-from data_prep.common.cli import plain_main
+from data_prep.common.endings import run_and_exit
 
 
 def main(folders: list[str]) -> None:
@@ -28,4 +28,4 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    plain_main(lambda: main(sys.argv[1:]))
+    run_and_exit(lambda: main(sys.argv[1:]))
