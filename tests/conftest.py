@@ -43,13 +43,14 @@ SMALL = [
 ]
 
 
-# By processor time. Processes that share the files out between them, as `make test` has them do, finish together.
-LONGEST_FIRST = ["fast_forms", "run_faults", "commands", "ranks", "sweep", "loader", "sources", "faults", "export"]
+# By processor time: the processes of `make test`, which share the files out between them, then end together.
+LONGEST_FIRST = ["fast_forms", "run_faults", "commands", "ranks", "sweep", "sources", "faults"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        places = {f"test_{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(autouse=True)
