@@ -98,8 +98,10 @@ else
 	@$(RUN) -m data_prep.prepare 'src=$${oc.env:SRC}' 'out=$${oc.env:OUT}'
 endif
 
+# A process for each core, up to eight, takes one test file after the other; files that need a GPU share it, in one process.
 test: $(VENV)/installed-dev  ## run all tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --ignore=tests/gpu
+	$(RUN) -m pytest tests/gpu
 
 gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure its speed; a few minutes
 	$(RUN) -m pytest -rs tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \

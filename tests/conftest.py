@@ -1,9 +1,14 @@
 """What several tests share: the embedded sample in small, prepared, and the real configuration shrunk to it."""
 
+import contextlib
+import io
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
 # Networks this small gain nothing from a second thread, and beside other programs lose twentyfold by waiting for it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +43,16 @@ SMALL = [
 ]
 
 
+# By processor time: the processes of `make test`, which share the files out between them, then end together.
+LONGEST_FIRST = ["fast_forms", "run_faults", "commands", "ranks", "sweep", "sources", "faults"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        places = {f"test_{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def _the_same_random_numbers_every_time() -> None:
     torch.manual_seed(0)
@@ -65,10 +80,33 @@ def prepare_config(src: Path, out: Path, **overrides: object) -> PrepareConfig:
 
 
 def run_module(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """python -m module, as a user would, in the folder `cwd`."""
+    """python -m module, as a user would, in the folder `cwd`; on the CPU, whatever the machine has."""
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
-    )
+        [sys.executable, "-m", module, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+
+
+def run_here(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same within this process, which has imported PyTorch already; a new one takes seconds for it. Commands that
+    reach a device must be given `devices`.
+    """
+    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
+    with (
+        mock.patch.object(sys, "argv", [module, *arguments]),
+        mock.patch.dict(os.environ),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+        pytest.raises(SystemExit) as end,
+    ):
+        warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # imported by other tests
+        os.chdir(cwd)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        finally:
+            os.chdir(before)
+    return subprocess.CompletedProcess([module, *arguments], end.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import prepare_config
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -14,7 +15,6 @@ from alexnet_repro.data import PreparedData
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
-from tests.conftest import prepare_config
 
 
 def config(src: Path, *more: str) -> InputBenchmarkConfig:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import prepare_config
 
 from alexnet_repro.data import (
     Batch,
@@ -29,7 +30,6 @@ from alexnet_repro.data import (
 from data_prep.common.errors import RunError
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
-from tests.conftest import prepare_config
 
 SIDE, MARGIN = 67, 8  # patches of pictures of 75
 

@@ -14,15 +14,15 @@ from data_prep.common.errors import RequestError
 CPU = torch.device("cpu")
 
 
-def test_placement() -> None:
+def test_placement_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     cpu = torch.device("cpu")
-    if torch.cuda.device_count() == 0:
-        assert choose_devices(2) == ([cpu, cpu], None)
-        devices, warning = choose_devices(2, gpus=2)
-        assert devices == [cpu, cpu]
-        assert warning == "gpus=2, but this machine has no GPU: all columns run on cpu"
-        with pytest.raises(RequestError, match="cuda:0 does not exist"):
-            choose_devices(2, devices=["cuda:0", "cpu"])
+    assert choose_devices(2) == ([cpu, cpu], None)
+    devices, warning = choose_devices(2, gpus=2)
+    assert devices == [cpu, cpu]
+    assert warning == "gpus=2, but this machine has no GPU: all columns run on cpu"
+    with pytest.raises(RequestError, match="cuda:0 does not exist"):
+        choose_devices(2, devices=["cuda:0", "cpu"])
     assert choose_devices(2, devices=["cpu"]) == ([cpu, cpu], None)
     for wrong in ({"gpus": 3}, {"gpus": -1}, {"devices": ["cpu"] * 3}, {"devices": ["tpu0"]}):
         with pytest.raises(RequestError):
@@ -126,7 +126,9 @@ def test_nothing_makes_the_host_wait_within_a_step() -> None:
 
 
 def test_only_exchange_and_placement_know_devices() -> None:
-    """A tensor that changes device anywhere else would be an exchange that Figure 2 does not have."""
+    """A tensor that changes device anywhere else would be an exchange that Figure 2 does not have. kernels.py draws
+    weights, for people.
+    """
     folder = conf_folder().parent / "alexnet_repro" / "model"
     allowed = {folder / name for name in ("exchange.py", "placement.py", "kernels.py")}  # kernels.py draws on the host
     for path in set(folder.glob("*.py")) - allowed:

@@ -8,21 +8,20 @@ from pathlib import Path
 import pytest
 import reference
 import torch
-from conftest import SMALL
+from conftest import SMALL, run_here
 from networks import SENSITIVE_START
 
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet_repro.runs.folder import RunFolder
 
+TRAIN = "alexnet_repro.train"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", TRAIN]
 
-def trained(launcher: list[str], prepared: Path, runs: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+
+def settings_for(prepared: Path, runs: Path, *settings: str) -> list[str]:
     fixed = [f"data.path={prepared}", f"runs_dir={runs}", "run=r", "schedule=constant", "model.dropout=0"]
-    command = [sys.executable, "-m", *launcher, "alexnet_repro.train", *SMALL, *fixed, *settings]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=runs.parent)
-
-
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    return [*SMALL, *fixed, *settings]
 
 
 @pytest.mark.parametrize(
@@ -42,8 +41,10 @@ def test_two_processes_train_what_one_trains(
     rates = ["optim.learning_rate=0.0002"]
     settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", *SENSITIVE_START, *rates]
     ends: list[Checkpoint] = []
-    for name, launcher in (("one", []), ("two", TORCHRUN)):
-        result = trained(launcher, prepared, tmp_path / name, *settings)
+    one_alone = run_here(TRAIN, *settings_for(prepared, tmp_path / "one", *settings), cwd=tmp_path)
+    command = [*TORCHRUN, *settings_for(prepared, tmp_path / "two", *settings)]
+    both = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    for name, result in (("one", one_alone), ("two", both)):
         assert result.returncode == 0, result.stderr
         assert result.stdout.count(f"epoch {epochs}/{epochs}  rate") == 1  # one of the processes speaks
         ends.append(load_checkpoint(tmp_path / name / "r" / "checkpoints" / "last.pt"))
@@ -72,9 +73,15 @@ def test_two_processes_train_what_one_trains(
     assert len(list((tmp_path / "two" / "r" / "tensorboard").iterdir())) == 1  # one writer
 
 
-def test_wrong_requests_of_several_processes(prepared: Path, tmp_path: Path) -> None:
-    result = trained(TORCHRUN, prepared, tmp_path / "runs", "optim.batch_size=1")
-    assert result.returncode != 0
+@pytest.mark.parametrize("rank", [0, 1])
+def test_wrong_requests_of_several_processes(
+    rank: int, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process finds out by itself, before it waits for the others."""
+    for name, value in (("RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_RANK", rank), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    result = run_here(TRAIN, *settings_for(prepared, tmp_path / "runs", "optim.batch_size=1"), cwd=tmp_path)
+    assert result.returncode == 2
     assert "optim.batch_size=1: must be 2 or more, one image for each process" in result.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -82,7 +89,7 @@ def test_wrong_requests_of_several_processes(prepared: Path, tmp_path: Path) -> 
 def test_all_processes_stop_after_the_same_step(prepared: Path, tmp_path: Path) -> None:
     """torchrun hands its SIGTERM on to them; it ends with a traceback of its own."""
     settings = [f"data.path={prepared}", "run=r", "schedule.patience=null", "schedule.epochs=1000", "log_every=1"]
-    command = [sys.executable, "-m", *TORCHRUN, "alexnet_repro.train", *SMALL, *settings]
+    command = [*TORCHRUN, *SMALL, *settings]
     metrics = tmp_path / "runs" / "r" / "metrics.jsonl"
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 200

@@ -76,6 +76,7 @@ def test_a_run_from_before_the_fast_form_goes_on(prepared: Path, tmp_path: Path)
 
 def test_where_the_fast_form_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", "3.3")
+    monkeypatch.setenv("CC", "cc")  # a compiler is looked for, and not called
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if device.index < 2 else (7, 5))
     gpus = [torch.device("cuda", index) for index in range(3)]
     config = load("train", TrainConfig, ["data.path=none"])

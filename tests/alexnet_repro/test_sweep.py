@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, run_module
+from conftest import SMALL, run_here
 from omegaconf import OmegaConf
 
 from alexnet_repro.compare import ablations
@@ -47,7 +47,7 @@ def test_from_a_sweep_to_the_table(prepared: Path, tmp_path: Path, capsys: pytes
     runs = tmp_path / "runs" / "abl"
     command = ["--multirun", _experiments(tmp_path), "experiment=tiny,tiny_no_lrn", "seed=0,1", "runs_dir=runs/abl"]
     command += [f"data.path={prepared}", *SHORT]
-    trained = run_module(TRAIN, *command, cwd=tmp_path)
+    trained = run_here(TRAIN, *command, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert [line for line in trained.stdout.splitlines() if line.startswith("job ")] == [
         f"job {number} of 4: experiment={name} seed={seed}"
@@ -63,13 +63,13 @@ def test_from_a_sweep_to_the_table(prepared: Path, tmp_path: Path, capsys: pytes
     assert _same_weights(runs / "tiny_no_lrn-1", tmp_path / "alone" / "tiny_no_lrn-1")
 
     where = ["runs_dir=runs/abl", "runtime.workers=0", "devices=[cpu]"]
-    evaluated = run_module(EVALUATE, "--multirun", "run=tiny-0,tiny-1,tiny_no_lrn-0", *where, cwd=tmp_path)
+    evaluated = run_here(EVALUATE, "--multirun", "run=tiny-0,tiny-1,tiny_no_lrn-0", *where, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "job 3 of 3: run=tiny_no_lrn-0" in evaluated.stdout
     table = _table(capsys, runs)
     assert f"left out: tiny_no_lrn-1; `python -m alexnet_repro.evaluate run=tiny_no_lrn-1 runs_dir={runs} " in table
     assert "only one of the two has seed 1" in table and "(paired bootstrap), not of seeds" in table
-    again = run_module(EVALUATE, "run=tiny_no_lrn-1", *where, cwd=tmp_path)
+    again = run_here(EVALUATE, "run=tiny_no_lrn-1", *where, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
 
     rng = np.random.default_rng(0)  # untrained networks say the same of every picture; as if these had learned
@@ -122,12 +122,12 @@ def test_stopped_in_the_middle_and_continued(prepared: Path, tmp_path: Path) -> 
     assert "stopped by SIGINT" in rest and rest.endswith("stopped in job 1 of 2 (seed=0); the same command continues\n")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"r-0"}
 
-    continued = run_module(TRAIN, *command, cwd=tmp_path)
+    continued = run_here(TRAIN, *command, cwd=tmp_path)
     assert continued.returncode == 0, continued.stderr
     assert "continuing after" in continued.stdout and continued.stdout.count("done: 4 epochs") == 2
     train(replace(RunFolder(tmp_path / "runs" / "r-0").config(), runs_dir=str(tmp_path / "undisturbed")))
     assert _same_weights(tmp_path / "runs" / "r-0", tmp_path / "undisturbed" / "r-0")
-    passed = run_module(TRAIN, *command, cwd=tmp_path)
+    passed = run_here(TRAIN, *command, cwd=tmp_path)
     assert passed.returncode == 0 and passed.stdout.count("finished before: 4 epochs") == 2
 
 
@@ -146,7 +146,7 @@ def test_stopped_in_the_middle_and_continued(prepared: Path, tmp_path: Path) -> 
 def test_a_wrong_job_is_refused_before_any_begins(
     prepared: Path, overrides: list[str], said: str, tmp_path: Path
 ) -> None:
-    result = run_module(TRAIN, *SHORT, f"data.path={prepared}", *overrides, "-m", cwd=tmp_path)
+    result = run_here(TRAIN, *SHORT, f"data.path={prepared}", *overrides, "-m", cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert re.match(rf"python -m {TRAIN}: error: {said}", result.stderr) and result.stderr.count("\n") == 1
     assert result.stdout == "" and list(tmp_path.iterdir()) == []

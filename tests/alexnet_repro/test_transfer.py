@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, prepare_config, run_module
+from conftest import SMALL, prepare_config, run_here
 from PIL import Image
 
 from alexnet_repro.config import TrainConfig
@@ -63,7 +63,7 @@ def test_all_but_fc8_is_taken_to_the_bit_and_the_source_may_go(
 ) -> None:
     """At a rate of 0 nothing moves, so the run's checkpoint has what it began with."""
     arguments = [*SIX, f"data.path={prepared}", "run=after", "init_from=before", "seed=3"]
-    done = run_module(TRAIN, *arguments, "optim.learning_rate=0", cwd=tmp_path)
+    done = run_here(TRAIN, *arguments, "optim.learning_rate=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     source, ours = (RunFolder(runs / name).checkpoint("last") for name in ("before", "after"))
     assert source.buffers["momentum_buffer"] and ours.buffers == {"momentum_buffer": {}}
@@ -101,7 +101,7 @@ def test_all_but_fc8_is_taken_to_the_bit_and_the_source_may_go(
 
     shutil.rmtree(runs / "before")
     more = ["schedule.epochs=2", "optim.learning_rate=0.001", "allow_changes=[schedule.epochs,optim.learning_rate]"]
-    again = run_module(TRAIN, *arguments, *more, cwd=tmp_path)
+    again = run_here(TRAIN, *arguments, *more, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "continuing after 1 epochs" in again.stdout and "weights of run" not in again.stdout
     continued = RunFolder(runs / "after").checkpoint("last")
@@ -170,7 +170,7 @@ def test_the_same_shapes_in_another_network_are_pointed_out(
 
 def test_a_wrong_source_gets_one_line_and_exit_code_2(prepared: Path, runs: Path, tmp_path: Path) -> None:
     arguments = [*SIX, f"data.path={prepared}", "init_from=before", "run=after", "model.columns=1"]
-    result = run_module(TRAIN, *arguments, cwd=tmp_path)
+    result = run_here(TRAIN, *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith(f"python -m {TRAIN}: error: init_from=before: has model.columns=2, not 1; give")
     assert result.stderr.count("\n") == 1
