@@ -3,6 +3,7 @@
     python tests/mutants.py [FILE ...]            the faults (mutants) of these files, by default of all that
                                                   pyproject.toml names; passes over what was tried before, so that a
                                                   stopped run goes on
+    python tests/mutants.py --sample=40 FILE ...  of each file so many, drawn by chance; some may be tried already
     python tests/mutants.py --again FILE ...      those that no test noticed, once more: after tests were added
     python tests/mutants.py --survivors FILE ...  what no test noticed, as differences, and the share found by file
 
@@ -14,6 +15,7 @@ that asked for them, and the other nowhere.
 
 import fnmatch
 import os
+import random
 import re
 import sys
 import time
@@ -67,12 +69,21 @@ def names_in(files: list[str]) -> list[str]:
     return [file.removesuffix(".py").strip("/").replace("/", ".") + ".*" for file in files]
 
 
-def run(files: list[str], again: bool) -> None:
+def drawn(mutants: list[Any], most: int) -> list[Any]:
+    """Of each file at most so many, always the same ones."""
+    by_file: dict[Path, list[Any]] = {}
+    for mutant in mutants:
+        by_file.setdefault(mutant[0].path, []).append(mutant)
+    return [m for listed in by_file.values() for m in random.Random(0).sample(listed, min(most, len(listed)))]
+
+
+def run(files: list[str], again: bool, sample: int | None) -> None:
     collect = program.collect_source_file_mutation_data
 
     def to_do(*, mutant_names: list[str]) -> Any:
         mutants, by_path = collect(mutant_names=mutant_names)
-        wanted = [m for m in mutants if m[2] is None or (again and status(m[2]) not in FOUND)]
+        chosen = mutants if sample is None else drawn(mutants, sample)
+        wanted = [m for m in chosen if m[2] is None or (again and status(m[2]) not in FOUND)]
         return [m for m in wanted if not is_equivalent(change_of(m[1]), known)], by_path
 
     known = equivalents()
@@ -132,10 +143,11 @@ def table(files: list[str], survivors: bool) -> None:
 if __name__ == "__main__":
     options = {argument for argument in sys.argv[1:] if argument.startswith("--")}
     chosen = [argument for argument in sys.argv[1:] if argument not in options]
-    if unknown := options - {"--again", "--survivors"}:
+    sample = next((int(option.removeprefix("--sample=")) for option in options if option.startswith("--sample=")), None)
+    if unknown := {option for option in options if not option.startswith("--sample=")} - {"--again", "--survivors"}:
         sys.exit(f"{sys.argv[0]}: {unknown.pop()}: no such option\n{__doc__}")
     if "--survivors" in options:
         table(chosen, survivors=True)
     else:
-        run(chosen, "--again" in options)
+        run(chosen, "--again" in options, sample)
         table(chosen, survivors=False)
