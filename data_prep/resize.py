@@ -54,8 +54,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _as_bytes(image: Image.Image) -> Image.Image:
-    """Greyscale of more than 8 bits, from the range that its values lie in: 0..255, 0..65535, 0..1 in floats, or 0..2^31
-    in whole numbers, of which only TIFF files hold more than 16 bits.
+    """Greyscale of more than 8 bits, by the range of its values: 0..255, 0..65535, 0..1 in floats, 0..2^31 in whole
+    numbers, of which only TIFF files hold more than 16 bits.
 
     ValueError for values in none of these, such as heights: nothing says which of them are black and white.
     """

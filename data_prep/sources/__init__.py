@@ -37,17 +37,17 @@ LAYOUTS = {
     "kaggle": Layout("Kaggle's ILSVRC/", kaggle.recognises, kaggle.read),
     "ilsvrc2012": Layout("the official archives", ILSVRC2012.recognises, ILSVRC2012.read),
     "ilsvrc2010": Layout("the official archives", ILSVRC2010.recognises, ILSVRC2010.read),
-    "parquet": Layout("Hugging Face's parquet files", parquet.recognises, parquet.read),
-    "webdataset": Layout("WebDataset's shards", webdataset.recognises, webdataset.read),
+    "parquet": Layout("parquet files", parquet.recognises, parquet.read),
+    "webdataset": Layout("WebDataset shards", webdataset.recognises, webdataset.read),
     "tiny_imagenet": Layout("Tiny-ImageNet's zip", tiny_imagenet.recognises, tiny_imagenet.read, archive=True),
     "folders": Layout("train/<class>/ and val/<class>/", folders.recognises, folders.read),
-    "fall2011": Layout("n<number>.tar or n<number>/", folders.recognises_fall2011, folders.read_fall2011),
+    "fall2011": Layout("n<number>.tar", folders.recognises_fall2011, folders.read_fall2011),
     "downsampled": Layout("train_data_batch_1", downsampled.recognises, downsampled.read),
     "fashion_mnist": Layout(
         "idx files with layout=fashion_mnist", fashion_mnist.recognises, fashion_mnist.read, downloads=True
     ),
-    "cifar10": Layout("CIFAR-10's batches", cifar10.recognises, cifar10.read, downloads=True),
-    "lists": Layout("train.txt, a path and a class a line", lists.recognises, lists.read, archive=True),
+    "cifar10": Layout("CIFAR-10", cifar10.recognises, cifar10.read, downloads=True),
+    "lists": Layout("train.txt", lists.recognises, lists.read, archive=True),
 }
 
 _BELOW = ("ILSVRC", "Data", "CLS-LOC")
@@ -90,9 +90,10 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
 
 def _places(src: Path) -> Iterator[Path]:
     """`src`; what is above it, where it is a split's folder; and what is below, where nothing else is in it."""
-    spelling = src.name.lower()
+    spellings = {name for names in folders.SPLITS.values() for name in names}
     above = src.absolute().parent
-    if src.is_dir() and spelling in folders.SPLITS["train"] and folders.split_folders(above, "val"):
+    is_split = src.is_dir() and src.name.lower() in spellings
+    if is_split and all(folders.split_folders(above, split) for split in ("train", "val")):
         yield above
     yield src
     place = src
@@ -102,7 +103,7 @@ def _places(src: Path) -> Iterator[Path]:
         if (place / "snapshots").is_dir() and (place / "blobs").is_dir():  # of the hub's cache
             place = _snapshot(place)
         else:
-            inner = [path for path in inventory.entries(place) if path.is_dir()]
+            inner = [path for path in inventory.entries(place) if path.is_dir() and path.name.lower() not in spellings]
             named = [path for path in inner if path.name in _BELOW]
             if len(inner) != 1 and len(named) != 1:
                 return

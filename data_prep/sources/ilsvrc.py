@@ -38,9 +38,10 @@ class Release:
     def recognises(self, src: Path) -> bool:
         if any(self._archive(src, split) or (src / name).is_dir() for split, name in self._stems().items()):
             return True
-        if self._devkit(src) is not None and folders.split_folders(src, "train"):
+        train, devkit = folders.split_folders(src, "train"), self._devkit(src)
+        if devkit is not None and train:
             return True
-        return any(
+        return bool(devkit is not None or train) and any(
             next(folder.glob(f"ILSVRC{self.year}_val_*"), None) is not None
             for folder in folders.split_folders(src, "val")
         )

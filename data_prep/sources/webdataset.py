@@ -20,7 +20,16 @@ from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.sources import tars
 from data_prep.sources.base import Listing, Source, SourceImage, utf8_name
-from data_prep.sources.inventory import NO_IMAGES, Seen, entries, is_archive, is_named_as_image, refuse_missing_parts
+from data_prep.sources.inventory import (
+    HIDDEN,
+    NO_IMAGES,
+    Seen,
+    entries,
+    is_archive,
+    is_named_as_image,
+    is_system,
+    refuse_missing_parts,
+)
 from data_prep.sources.labels import Label, name_and_wnid, provisional, resolve
 
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
@@ -108,12 +117,15 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
     def finished() -> Iterator[SourceImage]:
         if image is not None and label is None:
             raise RequestError(
-                f"{path}: {utf8_name(image.name)} has no label, {key}.cls, beside it; make the shard again"
+                f"{path}: {utf8_name(image.name)} has no label, {key.lstrip('/')}.cls, beside it; make the shard again"
             )
         if image is not None:
             yield _image(image, path, label)
 
     for member in tars.members(file, path):
+        if is_system(member.name.rpartition("/")[2]):
+            seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
+            continue
         stem, _, ending = member.name.rpartition("/")[2].partition(".")
         here = f"{member.name.rpartition('/')[0]}/{stem}"
         if here != key:
