@@ -161,4 +161,5 @@ def _class_names(src: Path) -> tuple[list[str], dict[str, str] | None]:
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{src / MANIFEST}: no manifest of a data set ({error}); take it away") from None
     path = next((src / name for name in NAMES if (src / name).is_file()), None)
-    return ([], None) if path is None else (path.read_text("utf-8-sig", "replace").split("\n"), None)
+    lines = [] if path is None else path.read_text("utf-8-sig", "replace").splitlines()
+    return [line.strip() for line in lines if line.strip()], None
