@@ -192,8 +192,9 @@ def test_tiny_imagenet_wherever_it_lies(
         archive.writestr("a/b.JPEG", b"")
     with pytest.raises(RequestError, match=r"other\.zip: is a file; give the folder that holds it"):
         find_source(tmp_path / "other.zip")
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(RequestError, match=r"neither tiny-imagenet-200\.zip is there nor"):
-        find_source(val, "tiny_imagenet")
+        find_source(tmp_path / "nothing", "tiny_imagenet")
 
 
 @pytest.mark.parametrize("kind", ["zip", "folder"])
