@@ -70,9 +70,8 @@ def with_labels(images: Listing, known: Collection[str], label_of: Callable[[Sou
 
 def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceImage]:
     folder = _innermost(folder, known)
-    below = inventory.entries(folder)
-    archives = [path for path in below if inventory.is_archive(path.name) and path.is_file()]
-    classes = [path for path in below if path.is_dir()]
+    classes, files = inventory.folders_and_files(folder)
+    archives = [path for path in files if inventory.is_archive(path.name) and path.is_file()]
     if not classes and len(archives) == 1 and tars.is_of_all(archives[0]):
         loose = list(inventory.loose_images(folder, seen))
         if loose:
@@ -87,10 +86,10 @@ def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceI
     wnids = {utf8_name(path.name) for path in classes}
     count, names = 0, set[str]()
     loose = list(inventory.loose_images(folder, seen))
-    for path in below:
-        if path.is_dir():
+    for path in sorted([*classes, *archives]):
+        if path not in archives:
             own = images_of_class(path, seen)
-        elif path in archives and not _is_passed_over(path, wnids, seen):
+        elif not _is_passed_over(path, wnids, seen):
             own = tars.images(path, utf8_name(path.stem), seen)
         else:
             continue
@@ -116,14 +115,11 @@ def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceI
 def _innermost(folder: Path, known: Collection[str]) -> Path:
     """`folder`, or the only folder in it, where that is no class: train/train/, val/ILSVRC2012_img_val/."""
     for _ in range(3):
-        below = inventory.entries(folder)
-        inner = [path for path in below if path.is_dir()]
-        if len(inner) != 1 or inner[0].name in known or any(inventory.is_named_as_image(path.name) for path in below):
+        inner, files = inventory.folders_and_files(folder)
+        if len(inner) != 1 or inner[0].name in known or any(inventory.is_named_as_image(path.name) for path in files):
             return folder
-        if (
-            not known
-            and sum(path.is_dir() or inventory.is_archive(path.name) for path in inventory.entries(inner[0])) < 2
-        ):
+        deeper, archives = inventory.folders_and_files(inner[0])
+        if not known and len(deeper) + sum(inventory.is_archive(path.name) for path in archives) < 2:
             return folder
         folder = inner[0]
     return folder

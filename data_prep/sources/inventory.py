@@ -92,6 +92,15 @@ def entries(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if not is_system(path.name)]
 
 
+def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The same apart, without a look at each: a folder of val has 50,000 files, and may lie on a network drive."""
+    with os.scandir(folder) as scan:
+        listed = sorted((entry.name, entry.is_dir()) for entry in scan if not is_system(entry.name))
+    return [folder / name for name, is_dir in listed if is_dir], [
+        folder / name for name, is_dir in listed if not is_dir
+    ]
+
+
 def images_below(
     folder: Path, seen: Seen, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[SourceImage]:
