@@ -35,14 +35,14 @@ class Layout:
 # In the order in which they are looked for, by the names that the key `layout` takes.
 LAYOUTS = {
     "kaggle": Layout("Kaggle's ILSVRC/", kaggle.recognises, kaggle.read),
-    "ilsvrc2012": Layout("the official archives", ILSVRC2012.recognises, ILSVRC2012.read),
-    "ilsvrc2010": Layout("the official archives", ILSVRC2010.recognises, ILSVRC2010.read),
+    "ilsvrc2012": Layout("official archives", ILSVRC2012.recognises, ILSVRC2012.read),
+    "ilsvrc2010": Layout("official archives", ILSVRC2010.recognises, ILSVRC2010.read),
     "parquet": Layout("parquet files", parquet.recognises, parquet.read),
     "webdataset": Layout("WebDataset shards", webdataset.recognises, webdataset.read),
     "tiny_imagenet": Layout("Tiny-ImageNet's zip", tiny_imagenet.recognises, tiny_imagenet.read, archive=True),
     "folders": Layout("train/<class>/ and val/<class>/", folders.recognises, folders.read),
     "fall2011": Layout("n<number>.tar", folders.recognises_fall2011, folders.read_fall2011),
-    "downsampled": Layout("train_data_batch_1", downsampled.recognises, downsampled.read),
+    "downsampled": Layout("ImageNet 32x32", downsampled.recognises, downsampled.read),
     "fashion_mnist": Layout(
         "idx files with layout=fashion_mnist", fashion_mnist.recognises, fashion_mnist.read, downloads=True
     ),
@@ -85,7 +85,7 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
     names = [path.name for path in found]
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "nothing"
     near = _nearest(src, found) or ", ".join(dict.fromkeys(candidate.tree for candidate in LAYOUTS.values()))
-    raise RequestError(f"src={src}: found {shown}, but no layout known here: {near}; more in docs/preparing.md")
+    raise RequestError(f"src={src}: found {shown}, but no layout known here: {near}; see docs/preparing.md")
 
 
 def _places(src: Path) -> Iterator[Path]:
