@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 from data_prep.common.errors import RequestError, require, require_one_of
 from data_prep.common.files import write_atomically
 from data_prep.format import INDEX, MANIFEST, MEAN, PREPARE_AGAIN, Manifest
-from data_prep.sources import LAYOUTS, Source, SourceImage
+from data_prep.sources import LAYOUTS, Listing, Source
+from data_prep.sources.inventory import is_system
 
 UNFINISHED = ".unfinished"
 _RECORD = "plan.json"
@@ -25,7 +26,7 @@ _PIXEL_SETTINGS = (
     "split_seed",
 )  # fmt: skip
 
-Splits = dict[str, list[SourceImage]]
+Splits = dict[str, Listing]
 
 
 @dataclass
@@ -73,11 +74,11 @@ def first_classes(source: Source, count: int | None) -> Source:
     """With the first so many classes alone, in the order of their labels; None: all. RequestError if it has fewer."""
     if count is None:
         return source
-    wnids = sorted({image.wnid for image in source.splits["train"]})
+    wnids = sorted(source.splits["train"].class_counts())
     if count > len(wnids):
         raise RequestError(f"classes={count}: src has {len(wnids)}")
     chosen = set(wnids[:count])
-    splits = {split: [image for image in listed if image.wnid in chosen] for split, listed in source.splits.items()}
+    splits = {split: listed.of_classes(chosen) for split, listed in source.splits.items()}
     per_class = {
         split: {wnid: number for wnid, number in expected.items() if wnid in chosen}
         for split, expected in source.per_class.items()
@@ -90,16 +91,16 @@ def split_train(source: Source, config: PrepareConfig) -> Splits:
     splits = dict(source.splits)
     if config.val_from_train is None:
         return splits
-    if "test" in splits:
+    if "val" in splits and "test" in splits:
         raise RequestError(
             f"val_from_train={config.val_from_train}: the official val would become test, and there is a test already"
         )
     if "val" in splits:
         splits["test"] = splits["val"]
-    train = sorted(splits["train"], key=_by_class_and_name)
+    train = splits["train"].by_class_and_name()
     order = np.random.Generator(np.random.PCG64(config.split_seed)).permutation(len(train))
     count = round(config.val_from_train * len(train))
-    splits["train"], splits["val"] = [train[i] for i in order[count:]], [train[i] for i in order[:count]]
+    splits["train"], splits["val"] = train.take(order[count:]), train.take(order[:count])
     return splits
 
 
@@ -108,32 +109,43 @@ def in_shard_order(source: Source, splits: Splits, seed: int) -> Splits:
 
     Before that all are sorted by name, so that the order, too, is the same from every layout.
     """
-    wnids = {image.wnid for image in splits["train"]}
+    wnids = splits["train"].class_counts().keys()
     images = {}
     for split, listed in splits.items():
-        kept = [image for image in listed if image.wnid in wnids]
-        kept.sort(key=_by_class_and_name if split == "train" else _by_name)
+        kept = listed.of_classes(wnids)
+        kept = kept.by_class_and_name() if split == "train" else kept.by_name()
+        if not kept:
+            raise RequestError(f"src={source.path}: {_strangers(split, listed, wnids)}")
         if len(kept) < len(listed):
             print(f"warning: {len(listed) - len(kept)} {split} images are of classes that train lacks: left out")
-        if not kept:
-            raise RequestError(f"src={source.path}: no {split} images of the classes that train has")
         images[split] = kept
+    if doubled := images["train"].doubled():
+        print(
+            f"warning: {len(doubled):,} train images have the name and the size of another of their class, "
+            f"{doubled[0].name} first: the same images twice?"
+        )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(images["train"]))
-    images["train"] = [images["train"][i] for i in order]
+    images["train"] = images["train"].take(order)
     return images
 
 
-def _by_class_and_name(image: SourceImage) -> tuple[str, str]:
-    return image.wnid, _number_padded(image)
+def _strangers(split: str, listed: Listing, wnids: Collection[str]) -> str:
+    """Why none of a split's images can be used: what both sides call their classes, and what to do."""
+    here, there = sorted(listed.class_counts()), sorted(wnids)
+    if not here:  # all of these classes went elsewhere: classes=N, or a split of a few images
+        return f"no {split} images of the classes that train has ({_two(there)}); take more classes or images"
+    remedy = f"name the folders of {split} as those of train"
+    if all(name.isdecimal() for name in here):
+        remedy = f"numbers do not say which classes they are: {remedy}"
+    elif {name.lower() for name in here} & {name.lower() for name in there}:
+        remedy = f"they differ in capital letters only: {remedy}"
+    return (
+        f"no {split} images of the classes that train has: {split} has {_two(here)}, train has {_two(there)}; {remedy}"
+    )
 
 
-def _by_name(image: SourceImage) -> tuple[str, str]:
-    return _number_padded(image), image.wnid
-
-
-def _number_padded(image: SourceImage) -> str:
-    """The file's name, to be sorted by with numbers as numbers. The folder is no part of it."""
-    return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), Path(image.name).name)
+def _two(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2:,} more" if len(names) > 2 else "")
 
 
 @dataclass
@@ -151,7 +163,7 @@ class Plan:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for split, listed in images.items():
             for image in listed:
-                text = f"{split}\0{Path(image.name).name}\0{image.wnid}\0{image.mark()}\n"
+                text = f"{split}\0{image.name.rpartition('/')[2]}\0{image.wnid}\0{image.mark()}\n"
                 digest.update(text.encode("utf-8", "surrogateescape"))
         in_source_order = slow_at_random if config.in_source_order is None else config.in_source_order
         counts = {split: len(listed) for split, listed in images.items()}
@@ -200,7 +212,7 @@ def check_out(out: Path, settings: dict[str, Any]) -> Earlier | None:
     if earlier is None:
         if out.exists() and not out.is_dir():
             raise RequestError(f"out={out}: is a file; give a folder")
-        if out.exists() and any(entry.name != UNFINISHED for entry in out.iterdir()):
+        if out.exists() and any(entry.name != UNFINISHED and not is_system(entry.name) for entry in out.iterdir()):
             raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
         return None
     changed = [

@@ -48,7 +48,8 @@ def prepare(config: PrepareConfig) -> None:
     check_out(out, config.pixel_settings())
     with contextlib.suppress(FileNotFoundError), exclusive(lock, f"out={out}"):
         pass
-    source = first_classes(find_source(Path(config.src), config.layout), config.classes)
+    source = find_source(Path(config.src), config.layout, needs_val=config.val_from_train is None)
+    source = first_classes(source, config.classes)
     splits = split_train(source, config)
     print_summary(source, splits, config.image_size)
     images = in_shard_order(source, splits, config.shuffle_seed)
@@ -80,7 +81,7 @@ def _nothing_to_do(out: Path) -> None:
 
 def _make(config: PrepareConfig, out: Path, source: Source, images: Splits, plan: Plan) -> Manifest:
     form = ImageFormat(config.image_size, source.channels, config.encoding, config.jpeg_quality)
-    wnids = sorted({image.wnid for image in images["train"]})
+    wnids = sorted(images["train"].class_counts())
     gather: list[GatherTask] = []
     if plan.in_source_order:
         gather = gather_tasks(config, out, images, form)

@@ -42,15 +42,35 @@ def central_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Greyscale of 1, 8 or 16 bits, palette, CMYK, alpha -> RGB.
+    """Greyscale of 1, 8, 16 or 32 bits or of floats, palette, CMYK, alpha -> RGB.
 
     Orientation tags and colour profiles are left aside.
     """
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F" or image.mode.startswith("I"):  # which Pillow would clip at 255
+        image = _as_bytes(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _as_bytes(image: Image.Image) -> Image.Image:
+    """Greyscale of more than 8 bits, by the range of its values: 0..255, 0..65535, 0..1 in floats, 0..2^31 in whole
+    numbers, of which only TIFF files hold more than 16 bits.
+
+    ValueError for values in none of these, such as heights: nothing says which of them are black and white.
+    """
+    values = np.asarray(image)
+    if image.mode != "F" and not (image.mode == "I" and image.format == "TIFF"):
+        return Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+    least, most = float(values.min()), float(values.max())
+    if image.mode == "F":
+        scale = next((255 / top for top in (1, 255, 65535) if most <= top), 0.0)
+    else:
+        scale = 1.0 if most <= 255 else 1 / 256 if most <= 65535 else 2**-23 if most >= 1 << 24 else 0.0
+    if least < 0 or not scale or not np.isfinite(most):
+        raise ValueError(f"its values are {least:g} to {most:g}, which are no grey levels")
+    scaled = values * np.float64(scale)
+    return Image.fromarray((np.rint(scaled) if image.mode == "F" else scaled).astype(np.uint8))
 
 
 def as_grey(image: Image.Image) -> Image.Image:

@@ -21,7 +21,7 @@ from data_prep.format import ShardInfo, ShardWriter, encode, encoding_suffix, sh
 from data_prep.plan import UNFINISHED, PrepareConfig, Splits
 from data_prep.pool import count_image, is_stopped
 from data_prep.resize import MOST_BYTES, pillow_warnings, square_image
-from data_prep.sources import SourceImage
+from data_prep.sources import Listing, SourceImage
 from data_prep.statistics import ImageSums, RunningSums
 
 _GO_ON = "what was finished is kept; start again to continue"
@@ -68,8 +68,8 @@ class ImageFormat:
 
         Unreadable if the image is to be rejected, RunError if its file cannot be read.
         """
-        data = _read(image, MOST_BYTES + 1)
         try:
+            data = _read(image, MOST_BYTES + 1)
             square = square_image(data, self.image_size, self.channels)
         except (OSError, ValueError) as error:
             raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
@@ -168,11 +168,11 @@ class ShardTask(Task):
 
     number: int  # of the shard
     first_key: int
-    labels: Sequence[int]
+    labels: np.ndarray  # int32 [N]
 
     def _write(self, file: BinaryIO, prepared: Iterator[bytes | None]) -> tuple[np.ndarray, ShardInfo | None]:
         writer, suffix = ShardWriter(file, self.number), encoding_suffix(self.format.encoding)
-        for key, (data, label) in enumerate(zip(prepared, self.labels, strict=True), start=self.first_key):
+        for key, (data, label) in enumerate(zip(prepared, self.labels.tolist(), strict=True), start=self.first_key):
             if data is not None:
                 writer.add(key, suffix, data, label)
         info, index = writer.finish()
@@ -195,14 +195,14 @@ def shard_tasks(
     config: PrepareConfig, out: Path, images: Splits, wnids: list[str], form: ImageFormat
 ) -> list[ShardTask]:
     """`images` in the order of the shards; `wnids` in the order of the labels."""
-    label_of = {wnid: label for label, wnid in enumerate(wnids)}
     tasks = []
     for split, listed in images.items():
+        labels = listed.labels(wnids)
         for number, first in enumerate(range(0, len(listed), config.images_per_shard)):
             chosen = listed[first : first + config.images_per_shard]
             file, record = out / split / shard_name(number), out / UNFINISHED / f"{split}-{number:05d}.npz"
-            labels = [label_of[image.wnid] for image in chosen]
-            tasks.append(ShardTask(split, chosen, file, record, form, number, first, labels))
+            own = labels[first : first + config.images_per_shard]
+            tasks.append(ShardTask(split, chosen, file, record, form, number, first, own))
     return tasks
 
 
@@ -210,7 +210,7 @@ def gather_tasks(config: PrepareConfig, out: Path, images: Splits, form: ImageFo
     """The same images in the order of the source."""
     tasks = []
     for split, listed in images.items():
-        ordered = [listed[place] for place in _source_order(listed)]
+        ordered = listed.take(listed.source_order())
         for number, first in enumerate(range(0, len(ordered), config.images_per_shard)):
             chosen = ordered[first : first + config.images_per_shard]
             name = out / UNFINISHED / f"source-{split}-{number:05d}"
@@ -220,18 +220,18 @@ def gather_tasks(config: PrepareConfig, out: Path, images: Splits, form: ImageFo
 
 def gathered(images: Splits, tasks: Sequence[GatherTask]) -> Splits:
     """The same images in the same places, as the finished tasks keep them."""
-    result: Splits = {split: list(listed) for split, listed in images.items()}
-    places = {split: iter(_source_order(listed)) for split, listed in images.items()}
-    for task in tasks:
-        record = Record.load(task.record)
-        reasons = {number: reason for number, _, reason in record.rejected}
-        for number, (image, (offset, length)) in enumerate(zip(task.images, record.index.tolist(), strict=True)):
-            result[task.split][next(places[task.split])] = PreparedImage(
-                image.name, image.wnid, str(task.file), offset, max(0, length), reasons.get(number, "")
-            )
+    result: Splits = {}
+    for split, listed in images.items():
+        order = listed.source_order()
+        place_of = np.empty_like(order)
+        place_of[order] = np.arange(len(order))
+        own = (task for task in tasks if task.split == split)
+        result[split] = Listing(image for task in own for image in _prepared_images(task)).take(place_of)
     return result
 
 
-def _source_order(listed: Sequence[SourceImage]) -> list[int]:
-    """The places in `listed` of its images, in the order in which they lie in the source."""
-    return sorted(range(len(listed)), key=lambda i: (listed[i].path, listed[i].offset))
+def _prepared_images(task: GatherTask) -> Iterator[PreparedImage]:
+    record = Record.load(task.record)
+    reasons = {number: reason for number, _, reason in record.rejected}
+    for number, (image, (offset, length)) in enumerate(zip(task.images, record.index.tolist(), strict=True)):
+        yield PreparedImage(image.name, image.wnid, str(task.file), offset, max(0, length), reasons.get(number, ""))

@@ -1,15 +1,26 @@
 """Layouts in which people have the images. Each is found by looking, and yields the same `SourceImage`s."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.common.errors import RequestError
-from data_prep.sources import cifar10, fashion_mnist, folders, kaggle, parquet, tiny_imagenet
-from data_prep.sources.base import Source, SourceImage
+from data_prep.sources import (
+    cifar10,
+    downsampled,
+    fashion_mnist,
+    folders,
+    inventory,
+    kaggle,
+    lists,
+    parquet,
+    tiny_imagenet,
+    webdataset,
+)
+from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
-__all__ = ["LAYOUTS", "Source", "SourceImage", "find_source"]
+__all__ = ["LAYOUTS", "Listing", "Source", "SourceImage", "find_source"]
 
 
 @dataclass(frozen=True)
@@ -23,50 +34,135 @@ class Layout:
 
 # In the order in which they are looked for, by the names that the key `layout` takes.
 LAYOUTS = {
-    "ilsvrc2012": Layout("the official archives", ILSVRC2012.recognises, ILSVRC2012.read),
-    "ilsvrc2010": Layout("the official archives", ILSVRC2010.recognises, ILSVRC2010.read),
     "kaggle": Layout("Kaggle's ILSVRC/", kaggle.recognises, kaggle.read),
-    "parquet": Layout("Hugging Face's parquet files", parquet.recognises, parquet.read),
+    "ilsvrc2012": Layout("official archives", ILSVRC2012.recognises, ILSVRC2012.read),
+    "ilsvrc2010": Layout("official archives", ILSVRC2010.recognises, ILSVRC2010.read),
+    "parquet": Layout("parquet files", parquet.recognises, parquet.read),
+    "webdataset": Layout("WebDataset shards", webdataset.recognises, webdataset.read),
     "tiny_imagenet": Layout("Tiny-ImageNet's zip", tiny_imagenet.recognises, tiny_imagenet.read, archive=True),
     "folders": Layout("train/<class>/ and val/<class>/", folders.recognises, folders.read),
-    "fall2011": Layout("n<number>.tar or n<number>/", folders.recognises_fall2011, folders.read_fall2011),
+    "fall2011": Layout("n<number>.tar", folders.recognises_fall2011, folders.read_fall2011),
+    "downsampled": Layout("ImageNet 32x32", downsampled.recognises, downsampled.read),
     "fashion_mnist": Layout(
         "idx files with layout=fashion_mnist", fashion_mnist.recognises, fashion_mnist.read, downloads=True
     ),
-    "cifar10": Layout("CIFAR-10's batches", cifar10.recognises, cifar10.read, downloads=True),
+    "cifar10": Layout("CIFAR-10", cifar10.recognises, cifar10.read, downloads=True),
+    "lists": Layout("train.txt", lists.recognises, lists.read, archive=True),
 }
 
+_BELOW = ("ILSVRC", "Data", "CLS-LOC")
 
-def find_source(src: Path, layout: str | None = None) -> Source:
+
+def find_source(src: Path, layout: str | None = None, needs_val: bool = True) -> Source:
     """The images below `src`, in whichever layout is there, or in the one named. No split is empty, and train is there.
 
-    RequestError says what was looked for, or what is missing.
+    `needs_val`: val is not to be taken from train. RequestError says what was looked for, or what is missing.
     """
     named = [LAYOUTS[layout]] if layout is not None else []
     if not src.exists() and not any(candidate.downloads for candidate in named):
         raise RequestError(f"src={src}: does not exist; give src=FOLDER")
-    possible = [candidate for candidate in named or LAYOUTS.values() if candidate.archive or not src.is_file()]
     try:
-        for candidate in possible:
-            if named or candidate.recognises(src):
-                return _not_empty(candidate.read(src), candidate)
+        for place in _places(src):
+            for candidate in named or LAYOUTS.values():
+                if (
+                    (candidate.archive or not place.is_file())
+                    and (place.is_dir() or candidate.archive)
+                    and candidate.recognises(place)
+                ):
+                    source = _checked(candidate.read(place), candidate, needs_val)
+                    if place != src:
+                        source.notes.append(f"src={src}: read from {place}")
+                    return source
+        if named and (named[0].archive or not src.is_file()):
+            return _checked(named[0].read(src), named[0], needs_val)
         if not src.is_dir():
             raise RequestError(f"src={src}: is a file; give the folder that holds it")
-        found = sorted(path.name for path in src.iterdir())
+        found = inventory.entries(src)
     except OSError as error:
         raise RequestError(
             f"src={src}: {error.filename or src} cannot be read ({error.strerror or error}); mend it, or copy it anew"
         ) from None
-    shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "") or "nothing"
-    known = ", ".join(dict.fromkeys(candidate.tree for candidate in LAYOUTS.values()))
-    raise RequestError(f"src={src}: found {shown}, but no layout known here: {known}; more in docs/preparing.md")
+    names = [path.name for path in found]
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "nothing"
+    near = _nearest(src, found) or ", ".join(dict.fromkeys(candidate.tree for candidate in LAYOUTS.values()))
+    raise RequestError(f"src={src}: found {shown}, but no layout known here: {near}; see docs/preparing.md")
 
 
-def _not_empty(source: Source, layout: Layout) -> Source:
+def _places(src: Path) -> Iterator[Path]:
+    """`src`; what is above it, where it is a split's folder; and what is below, where nothing else is in it."""
+    spellings = {name for names in folders.SPLITS.values() for name in names}
+    above = src.absolute().parent
+    is_split = src.is_dir() and src.name.lower() in spellings
+    if is_split and all(folders.split_folders(above, split) for split in ("train", "val")):
+        yield above
+    yield src
+    place = src
+    for _ in range(4):
+        if not place.is_dir():
+            return
+        if (place / "snapshots").is_dir() and (place / "blobs").is_dir():  # of the hub's cache
+            place = _snapshot(place)
+        else:
+            inner = [path for path in inventory.entries(place) if path.is_dir() and path.name.lower() not in spellings]
+            named = [path for path in inner if path.name in _BELOW]
+            if len(inner) != 1 and len(named) != 1:
+                return
+            place = (named or inner)[0]
+        yield place
+
+
+def _snapshot(cache: Path) -> Path:
+    """The version that the cache's branch main stands at, or the only one. RequestError if that cannot be told."""
+    versions = inventory.entries(cache / "snapshots")
+    main = cache / "refs" / "main"
+    chosen = cache / "snapshots" / main.read_text("utf-8").strip() if main.is_file() else None
+    if chosen is None or not chosen.is_dir():
+        if len(versions) != 1:
+            raise RequestError(f"src={cache}: {len(versions)} versions in snapshots/; give one of them as src")
+        chosen = versions[0]
+    return chosen
+
+
+def _nearest(src: Path, found: list[Path]) -> str:
+    """What the layout lacks that is nearest to what is there; "" if none is near."""
+    names = [path.name for path in found]
+    lower = [name.lower() for name in names]
+    if any(name.startswith(("ilsvrc", "loc_")) for name in lower):
+        archives = ", ".join(ILSVRC2012.archives.values())
+        return f"the official archives lack {archives}, and Kaggle's tree lacks ILSVRC/Data/CLS-LOC/"
+    if any(name.endswith(".parquet") for name in lower):
+        return "names of parquet files must begin with train, validation or test, or those of their folders"
+    if any(name.endswith((".tar", ".tgz")) for name in lower):
+        return "names of WebDataset's shards must say train or val, and beside each image must be its label, <key>.cls"
+    if packed := [name for name in names if name.lower().endswith((".zip", ".tar.gz", ".7z", ".rar"))]:
+        return f"{packed[0]} is not read in place; unpack it"
+    if "train" in lower:
+        return "for train/<class>/ and val/<class>/, train/ lacks folders, one a class"
+    if set(lower) & set(folders.SPLITS["val"]):
+        return "for train/<class>/ and val/<class>/, train/ is missing"
+    classes = [path.name for path in found if path.is_dir()]
+    if len(classes) > 1 and any(
+        next(inventory.images_below(src / name, inventory.Seen(src)), None) for name in classes
+    ):
+        return (
+            f"for train/<class>/, train/ is missing; if {classes[0]}/ and {classes[1]}/ are classes, move them into it"
+        )
+    return ""
+
+
+def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
     for split in ("train", *source.splits):
-        if not source.splits.get(split):
+        if not source.splits.get(split) and (split == "train" or split in source.splits):
             raise RequestError(
-                f"src={source.path}: read as {layout.tree}, but there are no {split} images; image files end in "
-                f"{', '.join(sorted(folders.ENDINGS))}"
+                f"src={source.path}: read as {layout.tree}, but there are no {split} images"
+                f"{' (' + source.left_out[-1] + ')' if source.left_out else ''}; image files end in "
+                f"{', '.join(sorted(inventory.ENDINGS))}"
             )
+    if needs_val and "val" not in source.splits and source.no_val:
+        has = (
+            "test is no val, since its labels must not be looked at while training; " if "test" in source.splits else ""
+        )
+        raise RequestError(
+            f"src={source.path}: {source.no_val}; {has}val_from_train=0.1 would take a tenth of train for it"
+        )
     return source

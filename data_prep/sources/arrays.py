@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.common.errors import RequestError
-from data_prep.sources.base import PixelImage, Source, SourceImage
+from data_prep.sources.base import Listing, PixelImage, Source, SourceImage
 
 
 def source(
@@ -23,7 +23,7 @@ def source(
     return Source(
         layout,
         path,
-        splits,
+        {split: Listing(images) for split, images in splits.items()},
         dict(zip(keys, names, strict=True)),
         complete={split: size * len(names) for split, size in sizes.items()},
         per_class={split: dict.fromkeys(keys, size) for split, size in sizes.items()},

@@ -128,7 +128,7 @@ def _refuse_if_large(name: str, size: int) -> None:
 _NEEDED_BY_BATCHES = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
     """A pickle can name any function to be called; the published batches name these, and no other is called."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -147,7 +147,7 @@ def _parsed(name: str, data: bytes) -> Any:
             raise ValueError("no list of whole numbers")
         return labels
     if not name.endswith(".png"):
-        batch = _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+        batch = PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
         if not isinstance(batch, dict):
             raise ValueError(f"holds a {type(batch).__name__}")
         return batch

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
-from data_prep.sources.base import Source, SourceImage
+from data_prep.sources.base import Listing, Source
 
 _NAMED = 5  # classes that a warning names
 
 
-def print_summary(source: Source, splits: dict[str, list[SourceImage]], image_size: int) -> None:
-    """Prints layout, classes, counts and size, and what is missing of a complete copy."""
+def print_summary(source: Source, splits: dict[str, Listing], image_size: int) -> None:
+    """Prints layout, classes, counts and size, and what is missing of a complete copy. RequestError if it has more."""
     counts = ", ".join(f"{len(listed):,} {split}" for split, listed in splits.items())
-    size = sum(image.size for listed in splits.values() for image in listed)
-    classes = len({image.wnid for image in splits["train"]})
+    size = sum(listed.total_size() for listed in splits.values())
+    classes = len(splits["train"].class_counts())
     print(f"{source.path}: {source.layout}; {classes} classes; {counts} images; {size / 1e6:,.1f} MB")
     for reason in source.left_out:
         print(f"note: left out: {reason}")
+    for note in source.notes:
+        print(f"note: {note}")
     if source.side and source.side != image_size:
         print(
             f"note: these images are {source.side}x{source.side} and become {image_size}x{image_size}; "
@@ -26,6 +28,28 @@ def print_summary(source: Source, splits: dict[str, list[SourceImage]], image_si
         )
     for line in _shortages(source):
         print(line)
+    _refuse_more(source)
+
+
+def _refuse_more(source: Source) -> None:
+    """More than a complete copy has: images of two copies, or of two sets, which would be counted twice."""
+    for split, complete in source.complete.items():
+        found = len(source.splits.get(split, ()))
+        if found > complete:
+            raise RequestError(
+                f"src={source.path}: {found:,} {split} images, and a complete copy has {complete:,}; two copies in one "
+                "folder? Move away what does not belong to it"
+            )
+    if source.per_class_is_least:
+        return
+    for split, expected in source.per_class.items():
+        counts = source.splits[split].class_counts() if split in source.splits else Counter()
+        for wnid, number in expected.items():
+            if counts[wnid] > number:
+                raise RequestError(
+                    f"src={source.path}: {counts[wnid]:,} {split} images of {wnid}, and a complete copy has "
+                    f"{number:,}; two copies in one folder? Move away what does not belong to it"
+                )
 
 
 def _shortages(source: Source) -> Iterator[str]:
@@ -38,7 +62,7 @@ def _shortages(source: Source) -> Iterator[str]:
     for split, expected in source.per_class.items():
         if split not in source.splits:
             continue
-        counts = Counter(image.wnid for image in source.splits[split])
+        counts = source.splits[split].class_counts()
         absent = sorted(wnid for wnid in expected if not counts[wnid])
         if len(absent) > len(expected) / 2:  # a part that was chosen
             yield f"note: {len(absent)} of {len(expected)} classes have no {split} images here"

@@ -1,6 +1,6 @@
 """The devkits of ILSVRC: the synsets, and the ground truth of the validation images.
 
-ILSVRC2012_devkit_t12.tar.gz, or ILSVRC2012_devkit_t12/
+ILSVRC2012_devkit_t12.tar.gz, or .tar or .tgz, as some browsers leave it, or ILSVRC2012_devkit_t12/
     data/meta.mat                                       table of synsets: id, wnid, words, children, training images
     data/ILSVRC2012_validation_ground_truth.txt         line i: the id of validation image i
 """

@@ -4,52 +4,199 @@
                  SRC/val/<class>/<image>                              or SRC/n<number>.tar
                  SRC/test/<class>/<image>, if there is one            or SRC/n<number>/<image>; train only
 
-Instead of the folder of a class its tar may lie there, <class>.tar.
+Instead of the folder of a class its tar may lie there, <class>.tar. A split may be spelled as in SPLITS, in capital
+letters too, lie in a folder of its own within its folder, or in several (train.X1 ... of Kaggle's ImageNet-100).
 """
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
+from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
-from data_prep.sources import tars
-from data_prep.sources.base import Source, SourceImage
+from data_prep.sources import inventory, tars
+from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.inventory import ENDINGS, Seen
+from data_prep.sources.labels import name_and_wnid
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+__all__ = ["ENDINGS"]
+
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+NO_VAL = "no val images (val/, validation/ or valid/)"
+CLASS_NAMES = "Labels.json"  # of Kaggle's ImageNet-100: {wnid: what people call it}
+
 _FALL2011 = "fall11_whole.tar"
+_WNID = re.compile(r"n\d{8}")
+_BESIDE = "archives beside the folders of their classes"
+_FEW = 100  # images outside the folders of the classes, one for so many inside, are passed over; more are refused
 
 
-def flat(folder: Path) -> Iterator[SourceImage]:
-    """The images that lie in `folder` itself, without a class."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in ENDINGS and path.is_file():
-            yield SourceImage(encodable(path.name), "", str(path), 0, path.stat().st_size)
-
-
-def by_class(folder: Path) -> Iterator[SourceImage]:
-    """folder/<class>/<image>, and the images of folder/<class>.tar."""
-    for path in sorted(folder.iterdir()):
+def split_folders(src: Path, split: str) -> list[Path]:
+    """The folders of a split: one, or numbered ones. RequestError if two spellings are there."""
+    found: dict[str, list[Path]] = {}
+    for path in inventory.entries(src):
+        spelling = path.name.lower()
         if path.is_dir():
-            wnid = encodable(path.name)
-            for image in flat(path):
-                yield replace(image, name=f"{wnid}/{image.name}", wnid=wnid)
-        elif path.suffix == ".tar" and path.is_file():
-            yield from tars.images(path, encodable(path.stem))
+            for name in SPLITS[split]:
+                if spelling == name:
+                    found.setdefault(path.name, []).append(path)
+                elif re.fullmatch(rf"{name}[._-]?(x|part)?[._-]?\d*", spelling):
+                    found.setdefault(f"{name} in parts", []).append(path)
+    if len(found) > 1:
+        one, other = (paths[0].name for paths in islice(found.values(), 2))
+        raise RequestError(f"src={src}: {one}/ and {other}/ could both be {split}; move one of them away")
+    return next(iter(found.values()), [])
+
+
+def read_split(folders: Iterable[Path], seen: Seen, known: Collection[str] = ()) -> Listing:
+    """All images of a split; class "" where they are not sorted. `known`: the classes of train, for val."""
+    return Listing(chain.from_iterable(_split(folder, seen, known) for folder in folders))
 
 
 def has_classes(folder: Path) -> bool:
-    """Whether the images of `folder` are sorted by class."""
-    return folder.is_dir() and any(path.is_dir() or path.suffix == ".tar" for path in folder.iterdir())
+    """Whether the images of `folder` seem to be sorted by class, at a first look."""
+    return folder.is_dir() and any(path.is_dir() or path.suffix == ".tar" for path in inventory.entries(folder))
+
+
+def with_labels(images: Listing, known: Collection[str], label_of: Callable[[SourceImage], str]) -> Listing:
+    """As they are if they are sorted into classes of train, else with the label that their names have."""
+    found = images.class_counts()
+    if found and "" not in found and any(wnid in known for wnid in found):
+        return images
+    return Listing(replace(image, wnid=label_of(image)) for image in images)
+
+
+def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceImage]:
+    folder = _innermost(folder, known)
+    classes, files = inventory.folders_and_files(folder)
+    archives = [path for path in files if inventory.is_archive(path.name) and path.is_file()]
+    if not classes and len(archives) == 1 and tars.is_of_all(archives[0]):
+        loose = list(inventory.loose_images(folder, seen))
+        if loose:
+            seen.pass_over("archives beside the images unpacked from them", archives[0])
+            yield from loose
+        else:
+            yield from tars.images_by_class(archives[0], seen)
+        return
+    if not classes and not archives:
+        yield from inventory.loose_images(folder, seen)
+        return
+    wnids = {encodable(path.name) for path in classes}
+    count, names = 0, set[str]()
+    loose = list(inventory.loose_images(folder, seen))
+    for path in sorted([*classes, *archives]):
+        if path not in archives:
+            own = images_of_class(path, seen)
+        elif not _is_passed_over(path, wnids, seen):
+            own = tars.images(path, encodable(path.stem), seen)
+        else:
+            continue
+        for image in own:
+            count += 1
+            if loose:
+                names.add(image.name.rpartition("/")[2])
+            yield image
+    outside = [image for image in loose if image.name not in names]
+    if count and len(outside) * _FEW > count:
+        raise RequestError(
+            f"{folder}: {len(outside):,} images lie outside the folders of the classes ({outside[0].name}), {count:,} "
+            "inside; a sorting that was not finished? Sort these too, or move them away"
+        )
+    if not count:
+        yield from loose
+        return
+    for image in loose:
+        copied = image.name in names
+        seen.pass_over(f"images outside the folders of the classes{', which have them too' * copied}", Path(image.path))
+
+
+def _innermost(folder: Path, known: Collection[str]) -> Path:
+    """`folder`, or the only folder in it, where that is no class: train/train/, val/ILSVRC2012_img_val/."""
+    for _ in range(3):
+        inner, files = inventory.folders_and_files(folder)
+        if len(inner) != 1 or inner[0].name in known or any(inventory.is_named_as_image(path.name) for path in files):
+            return folder
+        deeper, archives = inventory.folders_and_files(inner[0])
+        if not known and len(deeper) + sum(inventory.is_archive(path.name) for path in archives) < 2:
+            return folder
+        folder = inner[0]
+    return folder
+
+
+def _is_passed_over(archive: Path, wnids: set[str], seen: Seen) -> bool:
+    """Whether an archive beside the folders of classes holds what they hold. RequestError if it holds more."""
+    wnid = encodable(archive.stem)
+    folder = archive.with_suffix("")
+    if wnid in wnids:
+        unpacked = sum(1 for _ in inventory.images_below(folder, Seen(seen.src)))
+        if unpacked == 0:
+            return False
+        packed = sum(1 for _ in tars.images(archive, wnid, Seen(seen.src)))
+        if packed > unpacked:
+            raise RequestError(
+                f"{archive}: has {packed:,} images, and the folder {folder.name}/ beside it {unpacked:,}; it was not "
+                "unpacked to its end: unpack it again, or delete one of the two"
+            )
+        seen.pass_over(_BESIDE, archive)
+        return True
+    odd = bool(wnids) and all(_WNID.fullmatch(name) for name in wnids) and not _WNID.fullmatch(wnid)
+    if odd or (wnids and tars.is_of_all(archive)):
+        seen.pass_over(_BESIDE, archive)
+        return True
+    return False
+
+
+def images_of_class(folder: Path, seen: Seen) -> Iterator[SourceImage]:
+    """The images of the class that `folder` is named after, however deep they lie in it."""
+    wnid, empty = encodable(folder.name), True
+    for image in inventory.images_below(folder, seen, f"{wnid}/"):
+        empty = False
+        yield replace(image, wnid=wnid)
+    if empty and not folder.with_name(folder.name + ".tar").is_file():
+        seen.pass_over(inventory.EMPTY, folder)
 
 
 def recognises(src: Path) -> bool:
-    return has_classes(src / "train") and has_classes(src / "val")
+    return any(has_classes(folder) for folder in split_folders(src, "train"))
 
 
 def read(src: Path) -> Source:
-    present = [split for split in ("train", "val", "test") if has_classes(src / split)]
-    return Source("folders of pictures", src, {split: list(by_class(src / split)) for split in present})
+    """RequestError if val is not sorted by class, and the names of its images do not say their classes."""
+    seen = Seen(src)
+    splits = {"train": read_split(split_folders(src, "train"), seen)}
+    known = splits["train"].class_counts()
+    for split in ("val", "test"):
+        images = read_split(split_folders(src, split), seen, known)
+        images = with_labels(images, known, lambda image: image.wnid or name_and_wnid(image.name)[1])
+        unlabelled = images.class_counts()[""]
+        if unlabelled and split == "val":
+            raise RequestError(
+                f"{split_folders(src, split)[0]}: {unlabelled:,} images that are not sorted by class, and nothing says "
+                "their labels; put the devkit (ILSVRC2012_devkit_t12.tar.gz) or Kaggle's LOC_val_solution.csv into "
+                f"{src}, sort them into folders named as those of train, or leave them out with val_from_train=0.1"
+            )
+        if unlabelled:
+            seen.pass_over(f"test split: {unlabelled:,} images without labels", split_folders(src, split)[0])
+        elif images:
+            splits[split] = images
+    return Source(
+        "folders of pictures", src, splits, _class_names(src / CLASS_NAMES), left_out=seen.left_out(),
+        notes=seen.notes(), no_val=NO_VAL,
+    )  # fmt: skip
+
+
+def _class_names(path: Path) -> dict[str, str]:
+    """{} where there is no such list."""
+    if not path.is_file():
+        return {}
+    try:
+        names = json.loads(path.read_text("utf-8-sig"))
+        return {str(wnid): str(name) for wnid, name in names.items()}
+    except (ValueError, AttributeError) as error:
+        raise RequestError(f"{path}: no list of class names ({error}); download it again, or take it away") from None
 
 
 def recognises_fall2011(src: Path) -> bool:
@@ -58,6 +205,6 @@ def recognises_fall2011(src: Path) -> bool:
 
 
 def read_fall2011(src: Path) -> Source:
-    archive = src / _FALL2011
-    train = tars.images_by_class(archive) if archive.is_file() else by_class(src)
-    return Source("ImageNet's Fall-2011 release", src, {"train": list(train)})
+    archive, seen = src / _FALL2011, Seen(src)
+    train = Listing(tars.images_by_class(archive, seen)) if archive.is_file() else read_split([src], seen)
+    return Source("ImageNet's Fall-2011 release", src, {"train": train}, left_out=seen.left_out(), notes=seen.notes())

@@ -3,20 +3,23 @@ devkit with the labels. Any of them may have been unpacked into a folder.
 
     SRC/ILSVRC2012_img_train.tar              n01440764.tar ..., each n01440764_10026.JPEG ...; or train/n01440764/...
     SRC/ILSVRC2012_img_val.tar                ILSVRC2012_val_00000001.JPEG ...; or val/, flat or by class
-    SRC/ILSVRC2012_devkit_t12.tar.gz          needed unless val is sorted by class
+    SRC/ILSVRC2012_devkit_t12.tar.gz          needed unless val is sorted by class; or .tar, .tgz, a folder
     SRC/ILSVRC2010_images_{train,val,test}.tar, ILSVRC2010_devkit-1.0.tar.gz, patch_images.tar    those of 2010
 
-Images are addressed by their offset in the archive, so that 138 GB never need to be unpacked.
+Browsers' additions to a name, " (1)", are ignored. Images are addressed by their offset in the archive, so that 138 GB
+never need to be unpacked.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_prep.common.errors import RequestError
 from data_prep.sources import folders, tars
-from data_prep.sources.base import Source, SourceImage
+from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.devkit import Devkit, read_devkit, read_ground_truth
+from data_prep.sources.inventory import Seen, entries
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,37 @@ class Release:
     patches: str = ""  # replacements for blank images
 
     def recognises(self, src: Path) -> bool:
-        named = any((src / name).is_file() or (src / Path(name).stem).is_dir() for name in self.archives.values())
-        flat_val = src / "val"
-        return named or (flat_val.is_dir() and next(flat_val.glob(f"ILSVRC{self.year}_val_*"), None) is not None)
+        if any(self._archive(src, split) or (src / name).is_dir() for split, name in self._stems().items()):
+            return True
+        train, devkit = folders.split_folders(src, "train"), self._devkit(src)
+        if devkit is not None and train:
+            return True
+        return bool(devkit is not None or train) and any(
+            next(folder.glob(f"ILSVRC{self.year}_val_*"), None) is not None
+            for folder in folders.split_folders(src, "val")
+        )
 
     def read(self, src: Path) -> Source:
         """RequestError if a part is missing, damaged, or of another release."""
-        devkit_path = next((src / name for name in self.devkits if (src / name).exists()), None)
+        seen = Seen(src)
+        devkit_path = self._devkit(src)
         devkit = None if devkit_path is None else read_devkit(devkit_path, self.id_field)
-        part = self._required(src, "train")
-        train = list(folders.by_class(part) if part.is_dir() else tars.images_by_class(part))
-        splits = {"train": train, "val": self._numbered(src, "val", devkit)}
-        if self.test_truth and self._part(src, "test") is not None:
-            splits["test"] = self._numbered(src, "test", devkit)
+        train = self._images(src, "train", self._required(src, "train"), seen)
+        known = train.class_counts()
+        splits, no_val = {"train": train}, ""
+        part = self._part(src, "val")
+        if part:
+            splits["val"] = self._numbered(src, "val", part, devkit, known, seen)
+        else:
+            no_val = self._missing("val")
+        part = self._part(src, "test")
+        if self.test_truth and part:
+            splits["test"] = self._numbered(src, "test", part, devkit, known, seen)
+        elif part:
+            seen.pass_over("test split, without labels", part[0])
         splits = {split: self._patched(src, split, images) for split, images in splits.items()}
         class_names = {} if devkit is None else devkit.class_names
-        classes = class_names or {image.wnid for image in train}
+        classes = class_names or set(known)
         # Val and test have the same number of every class; of train the devkit says the numbers.
         per_class = self.least(classes) if len(classes) == self.classes else {}
         if devkit is not None:
@@ -61,7 +79,10 @@ class Release:
             complete=self.complete,
             per_class=per_class,
             per_class_is_least=devkit is None,
-            md5={src / name: md5 for name, md5 in self.md5.items() if (src / name).is_file()},
+            md5={path: md5 for name, md5 in self.md5.items() if (path := _named(src, name)) is not None},
+            left_out=seen.left_out(),
+            notes=seen.notes(),
+            no_val=no_val,
         )
 
     def least(self, classes: Iterable[str]) -> dict[str, dict[str, int]]:
@@ -69,39 +90,65 @@ class Release:
         sizes = {split: images // self.classes for split, images in self.complete.items()}
         return {split: dict.fromkeys(classes, size) for split, size in {**sizes, "train": self.smallest_class}.items()}
 
-    def _part(self, src: Path, split: str) -> Path | None:
-        """The archive of a split, or its folder."""
-        archive = src / self.archives[split]
-        unpacked = (folder for folder in (src / split, src / archive.stem) if folder.is_dir())
-        return archive if archive.is_file() else next(unpacked, None)
+    def _stems(self) -> dict[str, str]:
+        return {split: Path(name).stem for split, name in self.archives.items()}
 
-    def _required(self, src: Path, split: str) -> Path:
+    def _archive(self, src: Path, split: str) -> Path | None:
+        return _named(src, self.archives[split]) if split in self.archives else None
+
+    def _devkit(self, src: Path) -> Path | None:
+        stem = self.devkits[0].removesuffix(".tar.gz")
+        named = (_named(src, name) for name in (self.devkits[0], f"{stem}.tar", f"{stem}.tgz", *self.devkits[1:]))
+        return next((path for path in named if path is not None), None)
+
+    def _part(self, src: Path, split: str) -> list[Path]:
+        """The archive of a split, or its folders; [] if there is neither."""
+        archive = self._archive(src, split)
+        if archive is not None:
+            return [archive]
+        unpacked = _named(src, self._stems().get(split, split))
+        return folders.split_folders(src, split) or ([unpacked] if unpacked is not None and unpacked.is_dir() else [])
+
+    def _required(self, src: Path, split: str) -> list[Path]:
         part = self._part(src, split)
-        if part is None:
-            needed = ", ".join(self.archives.values())
-            raise RequestError(f"src={src}: {self.archives[split]} is missing; the official layout needs {needed}")
+        if not part:
+            raise RequestError(f"src={src}: {self._missing(split)}")
         return part
 
-    def _numbered(self, src: Path, split: str, devkit: Devkit | None) -> list[SourceImage]:
+    def _missing(self, split: str) -> str:
+        return f"{self.archives[split]} is missing; the official layout needs {', '.join(self.archives.values())}"
+
+    def _images(self, src: Path, split: str, part: list[Path], seen: Seen, known: Collection[str] = ()) -> Listing:
+        if part[0].is_dir():
+            return folders.read_split(part, seen, known)
+        for folder in folders.split_folders(src, split):
+            seen.pass_over("folders beside the archive of their split", folder)
+        return Listing(tars.images_by_class(part[0], seen) if split == "train" else tars.images(part[0], "", seen))
+
+    def _numbered(
+        self, src: Path, split: str, part: list[Path], devkit: Devkit | None, known: Mapping[str, int], seen: Seen
+    ) -> Listing:
         """Val or test: flat, ILSVRC2012_val_00000001.JPEG and so on, labels in the ground truth; or sorted by class."""
-        part = self._required(src, split)
-        if folders.has_classes(part):
-            return list(folders.by_class(part))
+        images = self._images(src, split, part, seen, known)
+        sorted_here = "" not in images.class_counts()
+        if sorted_here and (devkit is None or not known.keys().isdisjoint(images.class_counts())):
+            return images
         if devkit is None:
-            raise RequestError(f"src={src}: {self.devkits[0]} is missing; it has the labels of {part.name}")
+            raise RequestError(f"src={src}: {self.devkits[0]} is missing; it has the labels of {part[0].name}")
         wnids = devkit.val_wnids if split == "val" else self._test_wnids(src, devkit)
-        images = list(folders.flat(part) if part.is_dir() else tars.images(part))
         if len(images) != len(wnids):
             raise RequestError(
-                f"{part}: {len(images)} images, but there are labels for {len(wnids)}; "
+                f"{part[0]}: {len(images)} images, but there are labels for {len(wnids)}; "
                 "the two are of different releases, or the download is incomplete"
             )
-        return [replace(image, wnid=wnids[self._number(part, split, image, len(wnids)) - 1]) for image in images]
+        return Listing(
+            replace(image, wnid=wnids[self._number(part[0], split, image, len(wnids)) - 1]) for image in images
+        )
 
     def _number(self, part: Path, split: str, image: SourceImage, labels: int) -> int:
-        prefix = f"ILSVRC{self.year}_{split}_"
-        digits = Path(image.name).stem.removeprefix(prefix)
-        number = int(digits) if image.name.startswith(prefix) and digits.isdecimal() else 0
+        prefix, name = f"ILSVRC{self.year}_{split}_", image.name.rpartition("/")[2]
+        digits = name.partition(".")[0].removeprefix(prefix)
+        number = int(digits) if name.startswith(prefix) and digits.isdecimal() else 0
         if not 1 <= number <= labels:
             raise RequestError(f"{part}: {image.name} is not named {prefix}<number>.JPEG with a label for it")
         return number
@@ -112,7 +159,7 @@ class Release:
             raise RequestError(f"src={src}: {self.test_truth} is missing; it has the labels of {self.archives['test']}")
         return read_ground_truth(path.read_bytes(), path, devkit.wnid_of_id)
 
-    def _patched(self, src: Path, split: str, images: list[SourceImage]) -> list[SourceImage]:
+    def _patched(self, src: Path, split: str, images: Listing) -> Listing:
         """With the images that the release replaced: patch_images.tar, <split>/<name>."""
         archive = src / self.patches
         if not self.patches or not archive.is_file():
@@ -122,10 +169,19 @@ class Release:
         patches = {Path(member.name).name: member for member in members}
 
         def patched(image: SourceImage) -> SourceImage:
-            patch = patches.get(Path(image.name).name)
+            patch = patches.get(image.name.rpartition("/")[2])
             return replace(image, path=str(archive), offset=patch.offset_data, size=patch.size) if patch else image
 
-        return [patched(image) for image in images]
+        return Listing(map(patched, images))
+
+
+def _named(src: Path, name: str) -> Path | None:
+    """The file or folder of this name, in any case, also with what a browser adds to it: ILSVRC2012_img_val (1).tar."""
+    if (src / name).exists():
+        return src / name
+    stem, dot, ending = name.partition(".tar")
+    form = re.compile(rf"{re.escape(stem)}( ?\(\d+\)| copy)?{re.escape(dot + ending)}", re.IGNORECASE)
+    return next((path for path in entries(src) if form.fullmatch(path.name)), None) if src.is_dir() else None
 
 
 ILSVRC2012 = Release(

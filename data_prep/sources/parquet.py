@@ -4,8 +4,8 @@
     SRC/data/validation-00000-of-00014.parquet ...
     SRC/data/test-00000-of-00028.parquet ...             without labels: left out
 
-`image` holds whole image files, struct{bytes, path}; `label` counts the classes. Images are read where they lie, row by
-row, never more than a few at a time, however large the row groups are.
+`image` holds whole image files, struct{bytes, path}; `label` counts the classes, or names them. Images are read where
+they lie, row by row, never more than a few at a time, however large the row groups are.
 """
 
 import json
@@ -14,25 +14,19 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from data_prep.common.errors import RequestError
-from data_prep.common.text import encodable
-from data_prep.sources.base import Source, SourceImage
+from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2012
+from data_prep.sources.inventory import is_system, refuse_missing_parts
+from data_prep.sources.labels import name_and_wnid, provisional, resolve
 
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
 _BATCH_BYTES = 1 << 20  # of images decoded at a time
-
-# n01440764_10026_n01440764.JPEG and ILSVRC2012_val_00000001_n01751748.JPEG: the official name, then the class.
-_NAME_AND_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
-_NAME_OF_WNID = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
-
-_Labelled = tuple["ParquetImage", int]
 
 
 def recognises(src: Path) -> bool:
@@ -44,7 +38,9 @@ def _files(src: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = defaultdict(list)
     for folder in (src, src / "data", *(src / name for name in _SPLITS), *(src / "default" / name for name in _SPLITS)):
         for path in sorted(folder.glob("*.parquet")) if folder.is_dir() else ():
-            named = re.split(r"[-_.]", path.name)[0]
+            named = re.split(r"[-_.]", path.name.lower())[0]
+            if is_system(path.name):
+                continue
             if split := _SPLITS.get(named) or _SPLITS.get(folder.name):
                 files[split].append(path)
     return files
@@ -59,41 +55,36 @@ def read(src: Path) -> Source:
             f"src={src}: parquet files need pyarrow, which is not installed; .venv/bin/pip install -e '.[parquet]'"
         ) from None
     files = _files(src)
-    if not {"train", "val"} <= set(files):
-        found = ", ".join(files) or "none"
-        raise RequestError(f"src={src}: needs parquet files of train and of validation; found {found}")
-    rows: dict[str, list[_Labelled]] = {}
-    left_out: list[str] = []
+    if "train" not in files:
+        raise RequestError(f"src={src}: needs parquet files of train; found those of {', '.join(files) or 'no split'}")
+    refuse_missing_parts(path for paths in files.values() for path in paths)
+    listed: dict[str, Listing] = {}
     names: list[str] = []
-    for split, paths in files.items():
-        listed: list[_Labelled] = []
+
+    def rows(paths: list[Path]) -> Iterator[ParquetImage]:
         for path in paths:
             with _one_line_if_damaged(path), pyarrow.parquet.ParquetFile(path) as file:
-                listed += _rows(file, path)
-                names = names or _class_names(file.schema_arrow.metadata)
-        labelled = [(image, label) for image, label in listed if label >= 0]
-        if len(labelled) < len(listed):
-            left_out.append(f"{len(listed) - len(labelled):,} {split} images have no label (-1)")
-        if labelled:
-            rows[split] = labelled
-    key_of = _class_keys(rows, names)
-    splits: dict[str, list[SourceImage]] = {
-        split: [replace(image, wnid=key_of[label]) for image, label in rows[split]]
-        for split in ("train", "val", "test")
-        if split in rows
-    }
-    class_names = {key_of[label]: name for label, name in enumerate(names) if label in key_of}
+                yield from _rows(file, path)
+                names.extend(() if names else _class_names(file.schema_arrow.metadata))
+
+    for split in ("train", "val", "test"):
+        if split in files:
+            listed[split] = Listing(rows(files[split]))
+    splits, class_names, left_out = resolve(listed, names)
+    found = " and ".join(files)
     source = Source(
-        "parquet files as Hugging Face has them", src, splits, class_names, slow_at_random=True, left_out=left_out
-    )
-    if len(key_of) == 1000 and all(re.fullmatch(r"n\d{8}", key) for key in key_of.values()):
+        "parquet files as Hugging Face has them", src, splits, class_names, slow_at_random=True, left_out=left_out,
+        no_val=f"needs parquet files of train and of validation; found {found}",
+    )  # fmt: skip
+    keys = splits["train"].class_counts().keys() if "train" in splits else ()
+    if len(keys) == 1000 and all(re.fullmatch(r"n\d{8}", key) for key in keys):
         source.complete = ILSVRC2012.complete
-        source.per_class, source.per_class_is_least = ILSVRC2012.least(key_of.values()), True
+        source.per_class, source.per_class_is_least = ILSVRC2012.least(keys), True
     return source
 
 
-def _rows(file: Any, path: Path) -> Iterator[_Labelled]:
-    """(image, label) of every row, from the small columns alone; `wnid` is what its name says, or ""."""
+def _rows(file: Any, path: Path) -> Iterator["ParquetImage"]:
+    """The image of every row, from the small columns alone, with a provisional class."""
     leaves = [file.schema.column(i).path for i in range(len(file.schema))]
     if "image.bytes" not in leaves or "label" not in leaves:
         raise RequestError(f"{path}: needs the columns image (bytes, path) and label; found {', '.join(leaves)}")
@@ -105,19 +96,13 @@ def _rows(file: Any, path: Path) -> Iterator[_Labelled]:
         wanted = ["label", *(["image.path"] if "image.path" in leaves else [])]
         table = file.read_row_group(group, columns=wanted)
         labels = table.column("label").to_pylist()
+        if odd := next((label for label in labels if not isinstance(label, int | str | None)), None):
+            raise RequestError(f"{path}: a label is a {type(odd).__name__}; it must be a whole number or text")
         images = table.column("image").to_pylist() if len(wanted) == 2 else [None] * len(labels)
         for label, image in zip(labels, images, strict=True):
-            name, wnid = _name_and_wnid((image or {}).get("path") or f"{path.stem}-{row:08d}")
-            yield ParquetImage(name, wnid, str(path), row, size), -1 if label is None else label
+            name, wnid = name_and_wnid((image or {}).get("path") or f"{path.stem}-{row:08d}")
+            yield ParquetImage(name, provisional(label, wnid), str(path), row, size)
             row += 1
-
-
-def _name_and_wnid(path: str) -> tuple[str, str]:
-    name = encodable(PurePosixPath(path).name)
-    if match := _NAME_AND_WNID.fullmatch(name):
-        return match["stem"] + match["ending"], match["wnid"]
-    match = _NAME_OF_WNID.fullmatch(name)
-    return name, match["wnid"] if match else ""
 
 
 def _class_names(metadata: dict[bytes, bytes] | None) -> list[str]:
@@ -127,28 +112,6 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> list[str]:
         return [str(name) for name in features["label"]["names"]]
     except (KeyError, TypeError, ValueError):
         return []
-
-
-def _class_keys(rows: dict[str, list[_Labelled]], names: list[str]) -> dict[int, str]:
-    """Label -> the class's key in the data set, by which classes are sorted.
-
-    Keys are the wnids, where the images' names give one for each label; then all is as it is from the official
-    archives. Else the classes' names, if their order is that of the labels, as it is where the data set was made from
-    folders. Else the labels as numbers.
-    """
-    wnids: dict[int, set[str]] = defaultdict(set)
-    labels = {label for listed in rows.values() for _, label in listed}
-    for listed in rows.values():
-        for image, label in listed:
-            if image.wnid:
-                wnids[label].add(image.wnid)
-    known = {label: next(iter(found)) for label, found in wnids.items() if len(found) == 1}
-    if labels <= set(known) and len(set(known.values())) == len(known):
-        return known
-    if labels <= set(range(len(names))) and all(a < b for a, b in pairwise(names)):
-        return dict(enumerate(names))
-    width = len(str(max([*labels, len(names) - 1], default=0)))
-    return {label: f"{label:0{width}d}" for label in labels}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,60 +2,118 @@
 
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
-from data_prep.sources.base import SourceImage
+from data_prep.sources.image import SourceImage
+from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, in_archive, is_archive, is_named_as_image, is_system
 
 _AGAIN = "download it again"
+_NO_CLASSES = {"", ".", "..", "train", "val", "validation", "valid", "test", "images"}
+_MOST_PADDING = 1 << 20  # behind the last member; tar pads to 10 KiB if it is not told otherwise
 
 
-def images_by_class(path: Path) -> Iterator[SourceImage]:
-    """A tar of tars, one a class and named after it (the official train archives): every image, with its class."""
+def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
+    """An archive of all classes: a tar of tars, one a class and named after it (the official train archives); or of
+    folders, <class>/<image>; or (those of val) of images without a class.
+    """
     bar = progress_bar(path.stat().st_size, f"list {path.name}", unit="B", scaled=True, stays=False)
     with path.open("rb") as file, bar:
         for inner in members(file, path):
             bar.update(inner.offset_data - bar.n)
             name, end = _basename(inner), inner.offset_data + inner.size
-            wnid = name.removesuffix(".tar")  # one text for all of the class: ImageNet has a million images
-            file.seek(inner.offset_data)
-            for member in members(file, path, inside=inner.name):
-                if member.offset_data + member.size > end:
-                    raise RequestError(f"{path}: {name} ends in the middle of {_basename(member)}; {_AGAIN}")
-                yield SourceImage(_basename(member), wnid, str(path), member.offset_data, member.size)
+            if not is_archive(name):
+                yield from _images([inner], file, path, _class_folder(inner), seen)
+            elif is_system(name):
+                seen.pass_over(HIDDEN, f"{path.name}: {inner.name}")
+            else:
+                wnid = name.removesuffix(".tar")  # one text for all of the class: ImageNet has a million images
+                file.seek(inner.offset_data)
+                yield from _images(members(file, path, inner.name, end), file, path, wnid, seen)
 
 
-def images(path: Path, wnid: str = "") -> Iterator[SourceImage]:
+def _class_folder(member: tarfile.TarInfo) -> str:
+    """The folder that an image lies in, "" where that is the split's."""
+    parent = encodable(PurePosixPath(member.name).parent.name)
+    return "" if parent.lower() in _NO_CLASSES or parent.startswith("ILSVRC20") else parent
+
+
+def images(path: Path, wnid: str, seen: Seen) -> Iterator[SourceImage]:
     """A flat tar: every image, of class `wnid`."""
     with path.open("rb") as file:
-        for member in members(file, path):
-            yield SourceImage(_basename(member), wnid, str(path), member.offset_data, member.size)
+        yield from _images(members(file, path), file, path, wnid, seen)
 
 
-def members(file: BinaryIO, path: Path, inside: str = "") -> Iterator[tarfile.TarInfo]:
+def _images(
+    listed: Iterator[tarfile.TarInfo] | list[tarfile.TarInfo], file: BinaryIO, path: Path, wnid: str, seen: Seen
+) -> Iterator[SourceImage]:
+    where = str(path)
+    for member in listed:
+        name = _basename(member)
+        if is_system(name) or "__MACOSX/" in member.name:
+            seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
+        elif is_named_as_image(name) or in_archive(name, _head(file, member)):
+            yield SourceImage(name, wnid, where, member.offset_data, member.size)
+        else:
+            seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
+
+
+def _head(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    file.seek(member.offset_data)
+    return file.read(min(16, member.size))
+
+
+def is_of_all(path: Path) -> bool:
+    """Whether it is an archive of a whole split, by its official name, or as it begins with tars or folders."""
+    if path.name.startswith("ILSVRC20"):
+        return True
+    with path.open("rb") as file:
+        first = list(islice(members(file, path), 2))
+    parents = {PurePosixPath(member.name).parent.name for member in first} - {"", ".", path.stem}
+    return any(is_archive(member.name) for member in first) or bool(parents)
+
+
+def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None) -> Iterator[tarfile.TarInfo]:
     """The regular files of the tar that starts at `file`'s position. Their offsets count from the start of `file`.
 
-    RequestError if it is no tar, or damaged. Links and devices are passed over.
+    `end`: of the tar, where it is a member, `inside`, of another. RequestError if it is no tar, if it is damaged, or if
+    more comes behind its end. Links and devices are passed over.
     """
-    length = path.stat().st_size
+    length = path.stat().st_size if end is None else end
+    where = f"{path}, {inside}" if inside else str(path)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # a million headers need not stay in memory
                 if member.isfile() and member.offset_data + member.size > length:
+                    if inside:
+                        raise RequestError(
+                            f"{path}: {PurePosixPath(inside).name} ends in the middle of {_basename(member)}; {_AGAIN}"
+                        )
                     raise RequestError(f"{path}: ends in the middle of {_basename(member)}; {_AGAIN}")
                 if member.isfile():
                     position = file.tell()
                     yield member
                     file.seek(position)
+            _refuse_more(file, tar.offset, length, where)
     except (tarfile.TarError, OSError) as error:
-        where = f"{path}, {inside}" if inside else str(path)
         raise RequestError(f"{where}: cannot be read as a tar ({error}); {_AGAIN}") from None
+
+
+def _refuse_more(file: BinaryIO, last: int, length: int, where: str) -> None:
+    """RequestError if anything but padding follows the last member: an unfinished copy has holes, of zeros."""
+    file.seek(last)
+    if length - last > _MOST_PADDING or file.read(max(0, length - last)).strip(b"\0"):
+        raise RequestError(
+            f"{where}: its list of members ends {length - last:,} bytes before it does: a hole in it, from a copy or "
+            f"download that was not finished; {_AGAIN}"
+        )
 
 
 def _basename(member: tarfile.TarInfo) -> str:
     """The last part of the name, as UTF-8: nothing is ever written under a name from an archive."""
-    return encodable(PurePosixPath(member.name).name)
+    return encodable(member.name.rstrip("/").rpartition("/")[2])

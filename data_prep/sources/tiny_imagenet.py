@@ -1,7 +1,7 @@
 """Tiny-ImageNet as it is downloaded: 200 classes of ImageNet, images of 64x64 pixels.
 
 tiny-imagenet-200.zip, or the folder that it unpacks to
-    wnids.txt, words.txt                       the classes; wnid, tab, name: of all of WordNet
+    wnids.txt, words.txt                       the classes; wnid, tab, name: of all of WordNet. Either may be missing
     train/n01443537/images/n01443537_0.JPEG    and so on
     val/images/val_0.JPEG, val/val_annotations.txt     name, tab, wnid, tab, a box that is not used
 """
@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources import zips
-from data_prep.sources.base import Source, SourceImage
-from data_prep.sources.folders import ENDINGS
+from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, in_archive, is_named_as_image, is_system
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
 CLASSES, CLASS_NAMES, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
@@ -35,31 +35,36 @@ def read(src: Path) -> Source:
     if place is None:
         raise RequestError(f"src={src}: neither {FOLDER}.zip is there nor {FOLDER}/, which it unpacks to")
     files = _files(place)
-    classes = _text(files, CLASSES, place).split()
+    classes = _text(files, CLASSES, place).split() if CLASSES in files else None
     labels = dict(line.split("\t")[:2] for line in _text(files, LABELS, place).splitlines() if "\t" in line)
     names = _text(files, CLASS_NAMES, place).splitlines() if CLASS_NAMES in files else []
     splits: dict[str, list[SourceImage]] = {"train": [], "val": []}
-    unlabelled = 0
+    unlabelled, seen = 0, Seen(place)
     for name, image in files.items():
         split, *below = PurePosixPath(name).parts
-        if PurePosixPath(name).suffix.lower() not in ENDINGS or any(part.startswith(".") for part in below):
-            continue  # no image, or what a desktop has left beside one
-        if split == "train" and len(below) > 1:
+        if any(is_system(part) for part in (split, *below)):
+            seen.pass_over(HIDDEN, name)
+        elif below and not in_archive(name, None if is_named_as_image(name) else _head(image)):
+            if not name.endswith(("_boxes.txt", LABELS)):
+                seen.pass_over(NO_IMAGES, name)
+        elif split == "train" and len(below) > 1:
             splits[split].append(replace(image, wnid=below[0]))
         elif split == "val":
             splits[split].append(replace(image, wnid=labels.get(below[-1], "")))
         elif split == "test":
             unlabelled += 1
+    if classes is None:
+        classes = sorted({image.wnid for image in splits["train"]})
     _check(place, classes, splits)
     return Source(
         layout="Tiny-ImageNet as downloaded",
         path=place,
-        splits=splits,
+        splits={split: Listing(images) for split, images in splits.items()},
         class_names=dict(line.split("\t", 1) for line in names if "\t" in line),
         complete=COMPLETE,
         per_class={split: dict.fromkeys(classes, number) for split, number in PER_CLASS.items()},
         side=SIDE,
-        left_out=[f"test/: {unlabelled:,} images without labels"] if unlabelled else [],
+        left_out=[*([f"test/: {unlabelled:,} images without labels"] if unlabelled else []), *seen.left_out()],
     )
 
 
@@ -93,6 +98,13 @@ def _below(folder: Path) -> Iterator[SourceImage]:
         for path in (Path(parent, name) for name in names):
             name = encodable(path.relative_to(folder).as_posix())
             yield SourceImage(name, "", str(path), 0, path.stat().st_size)
+
+
+def _head(image: SourceImage) -> bytes:
+    try:
+        return image.read(16)
+    except OSError:
+        return b""
 
 
 def _text(files: dict[str, SourceImage], name: str, place: Path) -> str:

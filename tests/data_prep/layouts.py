@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,10 +40,17 @@ def of_class(images: Images) -> dict[str, dict[str, bytes]]:
     return classes
 
 
-def meta_mat(wnids: list[str], year: int) -> bytes:
-    """Ids against the order of the wnids, as in the real one; and a node that is no leaf."""
+def meta_mat(train: Images, year: int) -> bytes:
+    """Ids against the order of the wnids, as in the real one; and a node that is no leaf. Never fewer images than here
+    are.
+    """
+    counts = Counter(wnid for wnid, _ in train.values())
+    wnids = sorted(counts)
     fields = [f"ILSVRC{year}_ID", "WNID", "words", "num_children", "num_train_images"]
-    rows = [(len(wnids) - i, wnid, WORDS.get(wnid, "some words"), 0, 6 + i % 2) for i, wnid in enumerate(wnids)]
+    rows = [
+        (len(wnids) - i, wnid, WORDS.get(wnid, "some words"), 0, max(6 + i % 2, counts[wnid]))
+        for i, wnid in enumerate(wnids)
+    ]
     rows.append((len(wnids) + 1, "n00001740", "entity", len(wnids), 0))
     synsets = np.array([row for row in rows], dtype=[(field, object) for field in fields])
     buffer = io.BytesIO()
@@ -58,7 +66,7 @@ def truth(images: Images, wnids: list[str]) -> bytes:
 def devkit(train: Images, val: Images, year: int, root: str) -> dict[str, bytes]:
     wnids = sorted({wnid for wnid, _ in train.values()})
     return {
-        f"{root}/data/meta.mat": meta_mat(wnids, year),
+        f"{root}/data/meta.mat": meta_mat(train, year),
         f"{root}/data/ILSVRC{year}_validation_ground_truth.txt": truth(val, wnids),
     }
 

@@ -104,6 +104,10 @@ def test_names_and_links_that_point_elsewhere(images: tuple[Images, Images], tmp
     with pytest.raises(RequestError, match="no val images of the classes that train has"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
     layouts.write(tmp_path / "src/ILSVRC2012_img_train.tar", layouts.tar_of({"x/n03530642.tar": buffer.getvalue()}))
+    larger = {**train, **{f"{i}.JPEG": ("n03530642", b"") for i in range(60)}}
+    kit = layouts.tar_of(layouts.devkit(larger, val, 2012, "ILSVRC2012_devkit_t12"))
+    layouts.write(tmp_path / "src/ILSVRC2012_devkit_t12.tar.gz", gzip.compress(kit))
+    before = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
     prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
     assert Manifest.load(tmp_path / "out").splits["train"].images == 60
     assert {path for path in tmp_path.rglob("*") if "out" not in path.parts} == before

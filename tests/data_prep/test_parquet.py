@@ -26,7 +26,7 @@ def test_any_row_in_any_order(row_group_size: int, tmp_path: Path) -> None:
     for split in ("train", "validation"):
         write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", rows(40), None, row_group_size)
     source = find_source(tmp_path)
-    images = source.splits["train"] + source.splits["val"]
+    images = [*source.splits["train"], *source.splits["val"]]
     rng = np.random.default_rng(0)
     for i in [*range(80), *rng.permutation(80)]:
         assert images[i].read(1 << 20) == f"picture {i % 40}".encode() * 50

@@ -112,12 +112,27 @@ def test_what_is_no_photograph_says_why(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_sixteen_bits_keep_the_upper_eight() -> None:
-    """And what lies outside of 16 bits, in a file of 32, is black or white. Nothing is resized."""
-    values = np.array([[-5, 0, 255, 256], [511, 512, 32768, 65535], [65536, 70000, 300, 1000], [0, 0, 0, 0]], np.int32)
-    expected = values.clip(0, 65535) // 256
-    for channels in (3, 1):
-        result = prepare_image(encoded(Image.fromarray(values), "TIFF"), 4, channels)
-        np.testing.assert_array_equal(result, np.repeat(expected[:, :, None], channels, axis=2))
+    """In files of 16 bits, and of 32 that hold no more. Nothing is resized."""
+    values = np.array([[1, 0, 255, 256], [511, 512, 32768, 65535], [65280, 7000, 300, 1000], [0, 0, 0, 0]], np.int32)
+    for whole, kind in ((values, "TIFF"), (values.astype(np.uint16), "TIFF"), (values.astype(np.uint16), "PNG")):
+        for channels in (3, 1):
+            result = prepare_image(encoded(Image.fromarray(whole), kind), 4, channels)
+            np.testing.assert_array_equal(result, np.repeat(values[:, :, None] // 256, channels, axis=2))
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0, 255, 2**31 - 1])
+def test_floats_and_long_numbers_by_their_range(top: float) -> None:
+    """Within one level of what the range means: 65535 is 255, and so is 1.0; never black, as these once were."""
+    ramp = np.linspace(0, top, 16).reshape(4, 4).astype(np.float32 if isinstance(top, float) else np.int32)
+    result = prepare_image(encoded(Image.fromarray(ramp), "TIFF"), 4, 1)[..., 0]
+    assert np.abs(result - np.linspace(0, 255, 16).reshape(4, 4)).max() <= 1
+
+
+@pytest.mark.parametrize("value", [-5, 70_000, -1.0, 1e9, np.nan, np.inf])
+def test_values_that_are_no_grey_levels_are_rejected(value: float) -> None:
+    values = np.full((4, 4), value, np.int32 if isinstance(value, int) else np.float32)
+    with pytest.raises(ValueError, match=r"^its values are \S+ to \S+, which are no grey levels$"):
+        prepare_image(encoded(Image.fromarray(values), "TIFF"), 4)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])

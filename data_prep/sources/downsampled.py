@@ -1,0 +1,174 @@
+"""ImageNet scaled down to 8x8, 16x16, 32x32 or 64x64 pixels, in batches of arrays, as image-net.org offers it.
+
+    SRC/train_data_batch_1 ... train_data_batch_10, val_data       pickled, or .npz: uint8 [N, 3 x S x S], labels from 1
+    SRC/map_clsloc.txt     n02119789 1 kit_fox: the class of every label; without it the numbers are the classes
+
+Each batch of 128,116 images is one array, of 0.4 GB (32x32) or 1.6 GB (64x64): .npz files are read in place, pickled
+ones (and compressed .npz) batch by batch, one of them in memory at a time.
+"""
+
+import io
+import math
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.common.errors import RequestError
+from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.cifar10 import PlainUnpickler
+from data_prep.sources.inventory import entries
+
+MAP = "map_clsloc.txt"
+COMPLETE = {"train": 1_281_167, "val": 50_000}
+
+_BATCH = re.compile(r"(train_data_batch_(\d+)|val_data)(\.npz)?")
+_DAMAGE = (
+    pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, AttributeError, IndexError,
+    KeyError, TypeError, ValueError, RecursionError, MemoryError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BatchImage(SourceImage):
+    """`offset` is the row in the batch; `start` where its pixels begin in an .npz that is not compressed, or -1."""
+
+    start: int
+    side: int
+
+    def read(self, most: int) -> bytes:
+        """As a portable pixmap. OSError if the file is shorter than it was."""
+        if self.start < 0:
+            planes = _rows(self.path)[self.offset].tobytes()
+        else:
+            planes = SourceImage("", "", self.path, self.start, self.size).read(self.size)
+        pixels = np.frombuffer(planes, np.uint8).reshape(3, -1).T
+        return b"P6 %d %d 255\n" % (self.side, self.side) + pixels.tobytes()
+
+
+def recognises(src: Path) -> bool:
+    return bool(_batches(src, "train"))
+
+
+def _batches(src: Path, split: str) -> list[Path]:
+    """The batches of a split in their order, in SRC or in folders in it (Imagenet32_train_npz/)."""
+    found: dict[int, Path] = {}
+    below = entries(src)
+    for path in (*(path for path in below if path.is_file()), *(p for d in below if d.is_dir() for p in entries(d))):
+        match = _BATCH.fullmatch(path.name)
+        if match and match[1].startswith(split) and path.is_file():
+            number = int(match[2] or 0)
+            if number in found:
+                raise RequestError(f"src={src}: {found[number]} and {path} are the same batch; move one of them away")
+            found[number] = path
+    if absent := sorted(set(range(1, max(found, default=0))) - set(found)):
+        raise RequestError(f"src={src}: train_data_batch_{absent[0]} is missing, of {max(found)}; download it")
+    return [found[number] for number in sorted(found)]
+
+
+def read(src: Path) -> Source:
+    """RequestError if a batch is damaged."""
+    classes = _classes(src)
+    splits, side = {}, 0
+    for split in ("train", "val"):
+        listed = Listing(image for path in _batches(src, split) for image in _images(path, split, classes))
+        if listed:
+            splits[split] = listed
+            side = math.isqrt(listed[0].size // 3)
+    in_place = all(getattr(images[0], "start", -1) >= 0 for images in splits.values())
+    return Source(
+        "downsampled ImageNet's batches", src, splits, {wnid: name for wnid, name in classes.values() if name},
+        COMPLETE, side=side, slow_at_random=not in_place, no_val="val_data is missing",
+    )  # fmt: skip
+
+
+def _classes(src: Path) -> dict[int, tuple[str, str]]:
+    """{label: (wnid, name)}; {} without the list."""
+    path = src / MAP
+    if not path.is_file():
+        return {}
+    lines = [line.split(maxsplit=2) for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+    try:
+        return {int(line[1]): (line[0], line[2].replace("_", " ") if len(line) > 2 else "") for line in lines}
+    except (IndexError, ValueError):
+        raise RequestError(f"{path}: no list of wnid, label, name; download it again") from None
+
+
+def _images(path: Path, split: str, classes: dict[int, tuple[str, str]]) -> Iterator[SourceImage]:
+    try:
+        labels, rows, start = _layout(path)
+        if len(labels) != rows[0]:
+            raise ValueError(f"{rows[0]:,} images, but {len(labels):,} labels")
+        side = math.isqrt(rows[1] // 3)
+        if 3 * side * side != rows[1]:
+            raise ValueError(f"{rows[1]} values are no square of three colours")
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RequestError(f"{path}: cannot be read as a batch of images ({reason}); download it again") from None
+    stem = path.name.removesuffix(".npz")
+    for row, label in enumerate(labels):
+        wnid = classes[label][0] if label in classes else f"{label:04d}"
+        place = start + row * rows[1] if start >= 0 else -1
+        yield BatchImage(f"{stem}-{row:06d}", wnid, str(path), row, rows[1], place, side)
+
+
+def _layout(path: Path) -> tuple[list[int], tuple[int, int], int]:
+    """The labels; images and bytes of each; where the first begins in the file, or -1."""
+    if path.suffix != ".npz":
+        batch = _unpickled(path)
+        return [int(label) for label in batch["labels"]], _shape(np.asarray(batch["data"])), -1
+    with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
+        labels = [int(label) for label in arrays["labels"]]
+        info = archive.getinfo("data.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            return labels, _shape(arrays["data"]), -1
+        with archive.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = read_header(member)
+            header = member.tell()
+        if fortran or dtype != np.uint8 or len(shape) != 2:
+            raise ValueError(f"data is {dtype} {list(shape)}, not uint8 [images, values]")
+        with path.open("rb") as file:
+            file.seek(info.header_offset)
+            local = file.read(30)
+        start = (
+            info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+        )
+        return labels, (shape[0], shape[1]), start + header
+
+
+def _shape(data: np.ndarray) -> tuple[int, int]:
+    if data.dtype != np.uint8 or data.ndim != 2:
+        raise ValueError(f"data is {data.dtype} {list(data.shape)}, not uint8 [images, values]")
+    return data.shape[0], data.shape[1]
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        batch = PlainUnpickler(io.BufferedReader(file), encoding="latin1").load()
+    if not isinstance(batch, dict):
+        raise ValueError(f"holds a {type(batch).__name__}")
+    return batch
+
+
+@lru_cache(maxsize=1)  # one batch in memory is enough for reading in the source's order
+def _rows(path: str) -> np.ndarray:
+    """OSError if it has changed."""
+    try:
+        if path.endswith(".npz"):
+            with np.load(path, allow_pickle=False) as arrays:
+                return np.asarray(arrays["data"])
+        return np.asarray(_unpickled(Path(path))["data"])
+    except _DAMAGE as error:
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from None

@@ -1,0 +1,188 @@
+"""What a folder of images is made of: the one place that decides it for every layout, in folders and in archives.
+
+- Hidden and system names (.DS_Store, ._x, @eaDir, lost+found, __MACOSX ...) are neither classes nor images.
+- An image is a file whose name ends as images do, or whose first bytes are those of an image, whatever its name.
+- Links are followed; one named as an image that leads nowhere is an image that will be rejected.
+- The images of a class may lie in folders within the class's.
+- Of a class's folder and its tar beside it only one is taken; so of sorted images and others beside them.
+
+Whatever is passed over is counted by kind.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from data_prep.common.errors import RequestError
+from data_prep.common.text import encodable
+from data_prep.sources.image import DeadLink, SourceImage
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+_SYSTEM = {
+    "@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information", "thumbs.db",
+    "desktop.ini", "icon\r",
+}  # fmt: skip
+_HEAD = 16  # bytes that tell an image
+_PART = re.compile(r"(?P<stem>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<rest>.*)")
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is the system's or a tool's own, wherever it lies."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def is_named_as_image(name: str) -> bool:
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in ENDINGS
+
+
+def begins_as_image(head: bytes) -> bool:
+    return (
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*"))
+        or (head.startswith(b"BM") and head[6:10] == bytes(4))
+        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+        or re.match(rb"P[1-6]\s", head) is not None
+    )
+
+
+@dataclass
+class Seen:
+    """What was passed over below a source, and what was taken although it lies in an odd place."""
+
+    src: Path
+    passed: dict[str, list[str]] = field(default_factory=dict)  # kind -> the first place, and then "" for each more
+    deeper: dict[str, list[str]] = field(default_factory=dict)
+
+    def pass_over(self, kind: str, path: Path | str) -> None:
+        self._count(self.passed, kind, path)
+
+    def _count(self, counts: dict[str, list[str]], kind: str, path: Path | str) -> None:
+        known = counts.setdefault(kind, [])
+        known.append("" if known else self._relative(path))
+
+    def take_deeper(self, path: Path | str) -> None:
+        self._count(self.deeper, "images in folders within the folder of their class", path)
+
+    def _relative(self, path: Path | str) -> str:
+        if isinstance(path, Path):
+            path = path.relative_to(self.src).as_posix() if path.is_relative_to(self.src) else str(path)
+        return encodable(path)
+
+    def left_out(self) -> list[str]:
+        """One line, or none."""
+        return ["; ".join(_counted(self.passed))] if self.passed else []
+
+    def notes(self) -> list[str]:
+        return [f"{line}; taken" for line in _counted(self.deeper)]
+
+
+def _counted(counts: dict[str, list[str]]) -> list[str]:
+    return [
+        f"{kind}: {len(places):,} ({places[0]}{', ...' if len(places) > 1 else ''})" for kind, places in counts.items()
+    ]
+
+
+HIDDEN, NO_IMAGES, EMPTY = "hidden or system names", "files that are no images", "folders without images"
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in `folder`, sorted, without hidden and system names."""
+    return [path for path in sorted(folder.iterdir()) if not is_system(path.name)]
+
+
+def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The same apart, without a look at each: a folder of val has 50,000 files, and may lie on a network drive."""
+    with os.scandir(folder) as scan:
+        listed = sorted((entry.name, entry.is_dir()) for entry in scan if not is_system(entry.name))
+    return [folder / name for name, is_dir in listed if is_dir], [
+        folder / name for name, is_dir in listed if not is_dir
+    ]
+
+
+def images_below(
+    folder: Path, seen: Seen, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[SourceImage]:
+    """The images in `folder` and in the folders within it, named with `prefix` and their path below `folder`."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a link to a folder that it lies in
+        seen.pass_over("links to a folder above", folder)
+        return
+    folders = []
+    with os.scandir(folder) as scan:
+        listed = sorted(scan, key=lambda entry: entry.name)
+    for entry in listed:
+        if is_system(entry.name):
+            seen.pass_over(HIDDEN, Path(entry.path))
+        elif entry.is_dir():
+            folders.append(entry)
+        elif image := _image(entry, prefix):
+            if above:
+                seen.take_deeper(Path(entry.path))
+            yield image
+        else:
+            seen.pass_over(NO_IMAGES, Path(entry.path))
+    for entry in folders:
+        yield from images_below(Path(entry.path), seen, f"{prefix}{encodable(entry.name)}/", (*above, here))
+
+
+def loose_images(folder: Path, seen: Seen) -> Iterator[SourceImage]:
+    """The images that lie in `folder` itself."""
+    with os.scandir(folder) as scan:
+        listed = sorted(scan, key=lambda entry: entry.name)
+    for entry in listed:
+        if is_system(entry.name):
+            seen.pass_over(HIDDEN, Path(entry.path))
+        elif not entry.is_dir():
+            if image := _image(entry, ""):
+                yield image
+            elif not is_archive(entry.name):
+                seen.pass_over(NO_IMAGES, Path(entry.path))
+
+
+def is_archive(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
+def _image(entry: "os.DirEntry[str]", prefix: str) -> SourceImage | None:
+    named = is_named_as_image(entry.name)
+    try:
+        size = entry.stat().st_size
+        if not entry.is_file():
+            return None  # a pipe, a device
+        if not named:
+            with Path(entry.path).open("rb") as file:
+                if not begins_as_image(file.read(_HEAD)):
+                    return None
+    except FileNotFoundError:
+        if not named or not entry.is_symlink():
+            return None
+        name = prefix + encodable(entry.name)
+        return DeadLink(name, "", entry.path, 0, 0, encodable(str(Path(entry.path).readlink())))
+    return SourceImage(prefix + encodable(entry.name), "", entry.path, 0, size)
+
+
+def refuse_missing_parts(paths: Iterable[Path]) -> None:
+    """RequestError if one of the files that are numbered train-00000-of-00294 and so on is not there."""
+    parts: dict[tuple[Path, str, str, str], set[int]] = {}
+    for path in paths:
+        if match := _PART.fullmatch(path.name):
+            key = (path.parent, match["stem"], match["count"], match["rest"])
+            parts.setdefault(key, set()).add(int(match["number"]))
+    for (folder, stem, count, rest), numbers in parts.items():
+        first = min(numbers) if min(numbers) <= 1 else 0
+        if absent := sorted(set(range(first, first + int(count))) - numbers):
+            name = f"{stem}{absent[0]:0{len(count)}d}-of-{count}{rest}"
+            more = f", and {len(absent) - 1:,} more," if len(absent) > 1 else ""
+            raise RequestError(
+                f"{folder / name}{more} is missing: of {int(count):,} parts {len(numbers):,} are there; "
+                "download the rest"
+            )
+
+
+def in_archive(name: str, head: bytes | None) -> bool:
+    """Whether a member of an archive is an image; `head`: its first bytes, None where they were not looked at."""
+    return is_named_as_image(PurePosixPath(name).name) or (head is not None and begins_as_image(head))

@@ -1,0 +1,166 @@
+"""Shards in the WebDataset convention, of other tools and our own: tars of <key>.jpg and <key>.cls, neighbours.
+
+    SRC/imagenet1k-train-0000.tar ..., imagenet1k-validation-0000.tar ...     or in folders named after the split
+    SRC/train/shard-00000.tar ..., val/shard-00000.tar ..., manifest.json     a prepared data set
+
+A label is a number or a text. The classes are the wnids in the images' names, if those have any; else those of
+manifest.json or of a list of names, a line a class (classnames.txt, classes.txt, labels.txt); else the numbers.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from tarfile import TarInfo
+from typing import BinaryIO
+
+from data_prep.common.errors import RequestError
+from data_prep.common.progress import progress_bar
+from data_prep.common.text import encodable
+from data_prep.sources import tars
+from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.inventory import (
+    HIDDEN,
+    NO_IMAGES,
+    Seen,
+    entries,
+    is_archive,
+    is_named_as_image,
+    is_system,
+    refuse_missing_parts,
+)
+from data_prep.sources.labels import Label, name_and_wnid, provisional, resolve
+
+NAMES = ("classnames.txt", "classes.txt", "labels.txt")
+MANIFEST = "manifest.json"
+
+_SPLIT = re.compile(r"(?:.*[^a-z])?(train|training|val|valid|validation|test)(?:[^a-z].*)?", re.IGNORECASE)
+_SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_LABEL_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayImage(SourceImage):
+    """Pixels as our own shards with encoding=raw hold them: an .npy of uint8 [height, width, channels]."""
+
+    def read(self, most: int) -> bytes:
+        """As a portable graymap or pixmap."""
+        data = SourceImage.read(self, most)
+        head = re.match(
+            rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+), (\d+), ([13])\)",
+            data,
+            re.S,
+        )
+        if head is None:
+            raise ValueError("no array of uint8 [height, width, 1 or 3]")
+        height, width, channels = (int(number) for number in head.groups())
+        start = 10 + int.from_bytes(data[8:10], "little")
+        return b"%s %d %d 255\n" % (b"P5" if channels == 1 else b"P6", width, height) + data[start:]
+
+
+def recognises(src: Path) -> bool:
+    shards = _shards(src)
+    return "train" in shards and _has_labels(shards["train"][0])
+
+
+def _shards(src: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in entries(src):
+        inside = _SPLIT_OF.get(path.name.lower())
+        for shard in entries(path) if path.is_dir() and inside else [path]:
+            named = inside or ((match := _SPLIT.fullmatch(shard.stem)) and _SPLIT_OF[match[1].lower()])
+            if named and is_archive(shard.name) and shard.is_file():
+                found.setdefault(named, []).append(shard)
+    return found
+
+
+def _has_labels(shard: Path) -> bool:
+    try:
+        with shard.open("rb") as file:
+            return any(member.name.endswith(".cls") for member in islice(tars.members(file, shard), 16))
+    except RequestError:
+        return False
+
+
+def read(src: Path) -> Source:
+    """RequestError if a shard is damaged, or an image has no label beside it."""
+    seen, shards = Seen(src), _shards(src)
+    refuse_missing_parts(path for paths in shards.values() for path in paths)
+    listed: dict[str, Listing] = {
+        split: Listing(_images(shards[split], seen)) for split in ("train", "val", "test") if split in shards
+    }
+    keys, names = _class_names(src)
+    splits, class_names, left_out = resolve(listed, keys)
+    return Source(
+        "shards in the WebDataset convention", src, splits,
+        class_names if names is None else names, left_out=[*left_out, *seen.left_out()], notes=seen.notes(),
+        no_val="no shards of val (their names, or their folder's, say val or validation)",
+    )  # fmt: skip
+
+
+def _images(shards: list[Path], seen: Seen) -> Iterator[SourceImage]:
+    bar = progress_bar(
+        sum(path.stat().st_size for path in shards), "list the shards", unit="B", scaled=True, stays=False
+    )
+    with bar:
+        for path in shards:
+            with path.open("rb") as file:
+                yield from _of_shard(file, path, seen)
+            bar.update(path.stat().st_size)
+
+
+def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
+    """The members of one key lie side by side, in any order."""
+    key, image, label = "", None, None
+
+    def finished() -> Iterator[SourceImage]:
+        if image is not None and label is None:
+            raise RequestError(
+                f"{path}: {encodable(image.name)} has no label, {key.lstrip('/')}.cls, beside it; make the shard again"
+            )
+        if image is not None:
+            yield _image(image, path, label)
+
+    for member in tars.members(file, path):
+        if is_system(member.name.rpartition("/")[2]):
+            seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
+            continue
+        stem, _, ending = member.name.rpartition("/")[2].partition(".")
+        here = f"{member.name.rpartition('/')[0]}/{stem}"
+        if here != key:
+            yield from finished()
+            key, image, label = here, None, None
+        if ending == "cls":
+            file.seek(member.offset_data)
+            label = _label(file.read(min(member.size, _LABEL_BYTES)))
+        elif is_named_as_image(member.name) or ending == "npy":
+            image = member
+        elif ending not in ("json", "txt", "__key__"):
+            seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
+    yield from finished()
+
+
+def _label(text: bytes) -> Label:
+    plain = text.decode("utf-8", "replace").strip()
+    return int(plain) if re.fullmatch(r"-?\d+", plain) else plain
+
+
+def _image(member: TarInfo, path: Path, label: Label | None) -> SourceImage:
+    name, wnid = name_and_wnid(PurePosixPath(member.name).name)
+    kind = ArrayImage if name.endswith(".npy") else SourceImage
+    return kind(name, provisional(label, wnid), str(path), member.offset_data, member.size)
+
+
+def _class_names(src: Path) -> tuple[list[str], dict[str, str] | None]:
+    """What the labels 0, 1, ... are called, to be sorted by; and what people call those, where a manifest says it."""
+    if (src / MANIFEST).is_file():
+        try:
+            classes = json.loads((src / MANIFEST).read_text("utf-8"))["classes"]
+            return [str(known["wnid"]) for known in classes], {str(c["wnid"]): str(c["words"]) for c in classes}
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{src / MANIFEST}: no manifest of a data set ({error}); take it away") from None
+    path = next((src / name for name in NAMES if (src / name).is_file()), None)
+    lines = [] if path is None else path.read_text("utf-8-sig", "replace").splitlines()
+    return [line.strip() for line in lines if line.strip()], None

@@ -1,0 +1,186 @@
+"""Sources that are refused: exit code 2's one line names the cause and the remedy, and nothing is written."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import layouts
+import pytest
+from conftest import prepare_config
+from layouts import Images, of_class, tar_of, write
+from test_prepare import independent_reading
+
+from data_prep.common.errors import RequestError
+from data_prep.prepare import prepare
+
+Draw = Callable[[Path, Images, Images], None]
+
+
+@pytest.fixture(scope="module")
+def images(archives: Path) -> tuple[Images, Images]:
+    return independent_reading(archives)
+
+
+def numbered_val(src: Path, train: Images, val: Images) -> None:
+    wnids = sorted(of_class(train))
+    layouts.image_folder(src, train, {name: (str(wnids.index(wnid)), data) for name, (wnid, data) in val.items()})
+
+
+def val_in_capitals(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, train, {name: (wnid.upper(), data) for name, (wnid, data) in val.items()})
+
+
+def val_of_other_classes(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, train, {name: (f"x{wnid}", data) for name, (wnid, data) in val.items()})
+
+
+def val_not_sorted(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, train, {})
+    for name, (_, data) in val.items():
+        write(src / "val" / name.replace("ILSVRC2012_", ""), data)
+
+
+def two_spellings(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, train, val)
+    layouts.image_folder(src / "x", {}, val)
+    (src / "x/val").rename(src / "validation")
+
+
+def half_unpacked_class(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, train, val)
+    wnid, files = next(iter(of_class(train).items()))
+    write(src / "train" / f"{wnid}.tar", tar_of(files))
+    (src / "train" / wnid / next(iter(files))).unlink()
+
+
+def half_sorted_val(src: Path, train: Images, val: Images) -> None:
+    layouts.ilsvrc2012_unpacked(src, train, val)
+    for name, (wnid, _) in list(val.items())[:12]:
+        (src / "val" / wnid).mkdir(exist_ok=True)
+        (src / "val" / name).rename(src / "val" / wnid / name)
+
+
+def hole(start: int) -> Draw:
+    def draw(src: Path, train: Images, val: Images) -> None:
+        """Zeros instead of a header of the outer tar, from `start` bytes before the second class; the size is right."""
+        layouts.ilsvrc2012_archives(src, train, val)
+        path = src / "ILSVRC2012_img_train.tar"
+        with tarfile.open(path) as tar:
+            place = tar.getmembers()[1].offset - start
+        data = path.read_bytes()
+        path.write_bytes(data[:place] + bytes(4096) + data[place + 4096 :])
+
+    draw.__name__ = f"hole_{start}"
+    return draw
+
+
+def hole_to_the_end(src: Path, train: Images, val: Images) -> None:
+    """As torrents leave what they have not got yet."""
+    layouts.ilsvrc2012_archives(src, train, val)
+    path = src / "ILSVRC2012_img_val.tar"
+    with tarfile.open(path) as tar:
+        place = tar.getmembers()[9].offset
+    path.write_bytes(path.read_bytes()[:place] + bytes(2 << 20))
+
+
+def hole_in_a_class(src: Path, train: Images, val: Images) -> None:
+    """Within one of the inner tars."""
+    inner = {f"{wnid}.tar": tar_of(files) for wnid, files in of_class(train).items()}
+    name = sorted(inner)[4]
+    with tarfile.open(fileobj=io.BytesIO(inner[name])) as tar:
+        place = tar.getmembers()[2].offset
+    inner[name] = inner[name][:place] + bytes(1024) + inner[name][place + 1024 :]
+    layouts.ilsvrc2012_archives(src, train, val)
+    write(src / "ILSVRC2012_img_train.tar", tar_of(inner))
+
+
+def part_missing(src: Path, train: Images, val: Images) -> None:
+    layouts.parquet(src, train, val)
+    (src / "data/train-00001-of-00002.parquet").unlink()
+
+
+def two_copies(src: Path, train: Images, val: Images) -> None:
+    """The devkit says 6 or 7 images of a class."""
+    layouts.ilsvrc2012_unpacked(src, train, val)
+    for name, (wnid, data) in train.items():
+        write(src / "train" / wnid / f"copy_{name}", data)
+
+
+def shard_without_labels(src: Path, train: Images, val: Images) -> None:
+    files = {name: data for name, (_, data) in train.items()}
+    write(src / "train-0000.tar", tar_of({"a.jpg": b"", "a.cls": b"0", **files}))
+
+
+def list_without_classes(src: Path, train: Images, val: Images) -> None:
+    write(src / "train.txt", b"a.JPEG 0\nb.JPEG\n")
+
+
+def nothing_but_val(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, {}, val)
+
+
+def classes_without_train(src: Path, train: Images, val: Images) -> None:
+    for name, (wnid, data) in train.items():
+        write(src / f"class {wnid}" / name, data)
+
+
+def a_zip(src: Path, train: Images, val: Images) -> None:
+    write(src / "imagenet-object-localization-challenge.zip", b"PK")
+
+
+def tars_of_no_layout(src: Path, train: Images, val: Images) -> None:
+    write(src / "part-0.tar", tar_of({"a.jpg": b""}))
+
+
+REFUSED: dict[Draw, str] = {
+    numbered_val: r"val has 0, 1 and 8 more, train has n\d+, n\d+ and 8 more; numbers do not say which classes",
+    val_in_capitals: r"val has N\d+, N\d+ and 8 more, train has n.* differ in capital letters only: name the folders",
+    val_of_other_classes: r"val has xn\d+, xn\d+ and 8 more, train has n\d+, n\d+ and 8 more; name the folders of val",
+    val_not_sorted: r"val: 30 images that are not sorted by class, .* put the devkit .* or LOC|Kaggle's LOC_val_sol",
+    two_spellings: r"val/ and validation/ could both be val; move one of them away",
+    half_unpacked_class: r"\.tar: has 6 images, and the folder n\d+/ beside it 5; it was not unpacked to its end",
+    half_sorted_val: r"val: 18 images lie outside the folders of the classes \(.*\), 12 inside; a sorting that was not",
+    hole(0): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
+    hole(1024): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
+    hole_to_the_end: r"img_val\.tar: its list of members ends 2,097,152 bytes before it does: a hole",
+    hole_in_a_class: r"img_train\.tar, n\d+\.tar: its list of members ends [\d,]+ bytes before it does",
+    part_missing: r"data/train-00001-of-00002\.parquet is missing: of 2 parts 1 are there; download the rest",
+    two_copies: r"12 train images of n\d+, and a complete copy has [67]; two copies in one folder\?",
+    shard_without_labels: r"train-0000\.tar: n\d+_0\.JPEG has no label, n\d+_0\.cls, beside it",
+    list_without_classes: r"train\.txt: line 2 is 'b\.JPEG', not a path and a class",
+    nothing_but_val: r"found val, but no layout known here: for train/<class>/ and val/<class>/, train/ is missing",
+    classes_without_train: r"train/ is missing; if class n\d+/ and class n\d+/ are classes, move them into it",
+    a_zip: r"imagenet-object-localization-challenge\.zip is not read in place; unpack it",
+    tars_of_no_layout: r"names of WebDataset's shards must say train or val",
+}
+
+
+@pytest.mark.parametrize("draw", REFUSED, ids=lambda draw: draw.__name__)
+def test_refused_in_one_line(draw: Draw, images: tuple[Images, Images], tmp_path: Path) -> None:
+    draw(tmp_path / "src", *images)
+    with pytest.raises(RequestError, match=REFUSED[draw]) as caught:
+        prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_image_twice_is_said(
+    images: tuple[Images, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of a class copied into itself: nothing forbids it, and the labels are right."""
+    train, val = images
+    layouts.image_folder(tmp_path / "src", train, val)
+    for name, (wnid, data) in list(train.items())[:3]:
+        write(tmp_path / "src/train" / wnid / "copy" / name, data)
+    prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert "warning: 3 train images have the name and the size of another of their class" in said
+
+
+def test_padding_of_any_block_is_no_hole(images: tuple[Images, Images], tmp_path: Path) -> None:
+    """`tar -b 512` pads to 256 KiB."""
+    layouts.ilsvrc2012_archives(tmp_path / "src", *images)
+    path = tmp_path / "src/ILSVRC2012_img_val.tar"
+    path.write_bytes(path.read_bytes() + bytes(256 << 10))
+    prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
