@@ -21,7 +21,7 @@ import numpy as np
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.inference import Ensemble, Predictions
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
-from alexnet_repro.evaluation.split_pass import forget, run_pass
+from alexnet_repro.evaluation.split_pass import UNFINISHED, forget, run_pass
 from alexnet_repro.evaluation.submission import check_ids, read_ids, write_submission
 from alexnet_repro.report import illustrations, results
 from alexnet_repro.report.environment import environment
@@ -40,12 +40,12 @@ _SHOWN, _SHOWN_SEED = 8, 0  # images of Figure 4, left; `figures` draws others
 def evaluate(config: EvaluateConfig) -> None:
     members = config.members()
     configs = [RunFolder(member.folder).config() for member in members]
-    data = prepared_for(configs[0], config.data_path)
+    data = prepared_for(members[0].folder, config.data_path)
     reader = data.split(config.split)
     ids = _submission_ids(config, data)
     out = _out(config)
     with ExitStack() as locks:
-        for folder in sorted({out, *(report_folder(member.folder, config.split) for member in members)}):
+        for folder in sorted({out, *(_parts(config, member).parent for member in members)}):
             _make(folder)
             locks.enter_context(exclusive(folder / ".lock", str(folder)))
         print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}")
@@ -107,7 +107,7 @@ class Evaluation:
         self.trained = None  # makes room on the device
         trained = self.trained = load_trained(member, self.config.checkpoint)
         trained.check_data(self.data, member.run)
-        done = run_pass(trained, self.data, self.config, report_folder(member.folder, self.config.split))
+        done = run_pass(trained, self.data, self.config, _parts(self.config, member))
         predictions = done.predictions
         if not np.isfinite(predictions.average).all():
             forget(done.folder)
@@ -163,7 +163,7 @@ class Evaluation:
 def check(config: EvaluateConfig) -> None:
     """RequestError for whatever can be known to be wrong before one of several jobs begins."""
     folders = [RunFolder(member.folder) for member in config.members()]
-    data = prepared_for(folders[0].config(), config.data_path)
+    data = prepared_for(folders[0].path, config.data_path)
     data.split(config.split)
     for folder in folders:
         if not (path := folder.checkpoint_path(config.checkpoint)).is_file():
@@ -174,6 +174,13 @@ def check(config: EvaluateConfig) -> None:
 def _out(config: EvaluateConfig) -> Path:
     name = "+".join(config.names())
     return Path(config.out) if config.out else report_folder(Path(config.runs_dir) / name, config.split)
+
+
+def _parts(config: EvaluateConfig, member: RunConfig) -> Path:
+    """Where a member's pass writes what it has computed: its run's report, or `out`, as runs may be read-only."""
+    if config.out:
+        return Path(config.out) / f"{UNFINISHED}-{member.run}"
+    return report_folder(member.folder, config.split) / UNFINISHED
 
 
 def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int]:

@@ -56,10 +56,11 @@ class _Run:
             channels = self.trained.checkpoint.mean_image.shape[-1]
             raise RequestError(f"figures: kernels of {channels} channels cannot be shown as colours; leave kernels out")
         if _NEED_DATA & set(config.figures):
-            self.data = prepared_for(self.folder.config(), config.data_path)
+            self.data = prepared_for(config.folder, config.data_path)
             self.trained.check_data(self.data, config.run)
             self.split = self.data.split(config.split)
-        self.store = FigureStore(report_folder(config.folder, config.split), fingerprint(self.trained.checkpoint))
+        out = Path(config.out) if config.out else report_folder(config.folder, config.split)
+        self.store = FigureStore(out, fingerprint(self.trained.checkpoint))
 
     def chosen(self, count: int) -> SplitReader:
         """Images of the split, drawn by config.seed."""
@@ -79,7 +80,8 @@ def _neighbours(run: _Run) -> Path:
 
 def _embedding(run: _Run) -> str:
     images = run.chosen(run.config.embedded)
-    path = illustrations.write_embedding(run.folder.tensorboard, run.trained, run.data, images, run.config.batch_size)
+    tensorboard = Path(run.config.out) / run.folder.tensorboard.name if run.config.out else run.folder.tensorboard
+    path = illustrations.write_embedding(tensorboard, run.trained, run.data, images, run.config.batch_size)
     return f"{path}: see it with make tensorboard, under Projector"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # The paper names no filter. Our choice: Pillow's triangle filter when shrinking, which weighs every source pixel under
 # the target pixel, and cubic when enlarging (the authors' tool of 2014 took area and cubic).
@@ -67,15 +67,18 @@ def pillow_warnings() -> Iterator[None]:
         yield
 
 
-def prepare_image(data: bytes, size: int, channels: int = 3) -> np.ndarray:
+def prepare_image(data: bytes, size: int, channels: int = 3, upright: bool = False) -> np.ndarray:
     """As `square_image`, uint8 [size, size, channels]."""
     with pillow_warnings():
-        return np.asarray(square_image(data, size, channels)).reshape(size, size, channels)
+        return np.asarray(square_image(data, size, channels, upright)).reshape(size, size, channels)
 
 
-def square_image(data: bytes, size: int, channels: int = 3) -> Image.Image:
+def square_image(data: bytes, size: int, channels: int = 3, upright: bool = False) -> Image.Image:
     """The bytes of an image file, whatever its name says it is -> `size` x `size` pixels, RGB or (1) grey, without
     the comments, profiles and tags of the file. To be called within `pillow_warnings`.
+
+    `upright`: first turned as the file's EXIF orientation says, which photographs of phones need. Preparation does not,
+    as ImageNet was never turned.
 
     Raises OSError or ValueError for a file that cannot be read as an image, with the reason.
     """
@@ -86,6 +89,8 @@ def square_image(data: bytes, size: int, channels: int = 3) -> Image.Image:
             raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
         with Image.open(io.BytesIO(data)) as image:
             image.decodermaxblock = len(data)  # all at once: it is in memory
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
             wanted = as_rgb if channels == 3 else as_grey
             # Grey becomes RGB last: the same values, resized once instead of three times.
             square = wanted(central_square(image if image.mode == "L" else wanted(image), size))

@@ -21,6 +21,7 @@ from data_prep.reader import Shards
 
 _AHEAD = 2  # batches that each worker may be ahead; each lies in shared memory, 19 MB for 128 patches of 224
 _LOOK_AFTER_WORKERS = 1.0  # seconds between two looks at whether all are alive
+_MORE_MEMORY = "start again with fewer runtime.workers (0: none), or more /dev/shm (docker run --shm-size=1g)"
 _PATIENCE = 5.0  # seconds that a batch may still take once the run is asked to stop
 _DYING = 2.0  # seconds that a worker may take to be seen dead after its connection broke
 
@@ -79,7 +80,8 @@ class _Patches(Dataset["Tensor | RunError"]):
         except RunError as error:
             return error
         except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: no room in shared memory
-            return LoaderError(f"a loader process cannot go on ({' '.join(str(error).split())})")
+            reason = " ".join(str(error).split())
+            return LoaderError(f"a loader process cannot go on ({reason}); {_MORE_MEMORY}")
         return images
 
 
@@ -197,7 +199,7 @@ def _raise_if_dead(processes: list[Any], dataset: _Patches, patience: float) -> 
             how = f"exit code {code}" if code >= 0 else f"signal: {signal.strsignal(-code)}"
             raise LoaderError(
                 f"a loader process died ({how}); {_whereabouts(dataset, torch.tensor(dead))}; was memory short? "
-                "Start again with fewer runtime.workers, or more shared memory (/dev/shm)"
+                f"If so, {_MORE_MEMORY}"
             )
         if time.monotonic() >= until:
             return

@@ -80,9 +80,9 @@ class Ranks:
             yield
             return
         kinds = {device.type for device in devices}
-        if len(kinds) > 1:
+        if kinds not in ({"cuda"}, {"cpu"}):
             raise RequestError(f"devices={[str(device) for device in devices]}: with torchrun all columns must be on "
-                               "GPUs, or all on the CPU")  # fmt: skip
+                               "CUDA's GPUs, or all on the CPU")  # fmt: skip
         longest = timedelta(seconds=timeout + 600) if timeout else timedelta(weeks=1)
         backend = "nccl" if kinds == {"cuda"} else "gloo"
         if self.size == self.local_size:

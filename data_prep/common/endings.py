@@ -19,6 +19,7 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     if hasattr(signal, name)
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOBODY_READS = (errno.EPIPE, errno.EIO)  # a closed pipe (... | head), a terminal that is gone
 
 
@@ -40,6 +41,11 @@ def outcome(call: Callable[[], int | None]) -> tuple[int, str | None]:
         return FAILED, str(error)
     except KeyboardInterrupt:
         return INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on from there"
+    except NotImplementedError as error:
+        if "MPS" not in str(error):
+            raise
+        lacking = " ".join(str(error).split())[:120]
+        return WRONG_REQUEST, f"devices=[mps]: PyTorch lacks an operation there ({lacking}); give devices=[cpu]"
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is not imported for its name alone
             raise
@@ -47,7 +53,8 @@ def outcome(call: Callable[[], int | None]) -> tuple[int, str | None]:
     except OSError as error:
         if error.errno in _NOBODY_READS and error.filename is None:
             return FAILED, None
-        return FAILED, f"{error.filename or 'input/output'}: {error.strerror or error}"
+        room = "; free some space and start the same command again" if error.errno in _FULL else ""
+        return FAILED, f"{error.filename or 'input/output'}: {error.strerror or error}{room}"
 
 
 def leave(code: int, message: str | None) -> NoReturn:

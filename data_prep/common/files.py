@@ -30,7 +30,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk Python names no file
+            error.filename = str(path)
         partial.unlink(missing_ok=True)  # a full disk stays no fuller than it was
         raise
     partial.replace(path)
