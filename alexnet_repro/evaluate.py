@@ -28,7 +28,7 @@ from alexnet_repro.report.environment import environment
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.report.report import write_report
 from alexnet_repro.runs.checkpoint import Checkpoint
-from alexnet_repro.runs.folder import RunFolder, report_folder
+from alexnet_repro.runs.folder import RunFolder, make_writable, report_folder
 from alexnet_repro.runs.trained import TrainedModel, load_trained, prepared_for
 from data_prep.common.errors import RequestError, RunError
 from data_prep.common.files import exclusive
@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> None:
     out = _out(config)
     with ExitStack() as locks:
         for folder in sorted({out, *(_parts(config, member).parent for member in members)}):
-            _make(folder)
+            make_writable(folder)
             locks.enter_context(exclusive(folder / ".lock", str(folder)))
         print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}")
         evaluation = Evaluation(config, data, configs)
@@ -192,13 +192,6 @@ def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int
     ids = read_ids(Path(config.devkit))
     check_ids(ids, [info.wnid for info in data.manifest.classes], Path(config.devkit))
     return ids
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{folder}: cannot be made ({error.strerror}); choose another folder with out=DIR") from None
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
             device = torch.device("cuda", device.index or 0)
             if device.index >= available:
                 raise RequestError(f"devices: {name} does not exist; this machine has {available} CUDA device(s)")
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise RequestError(f"devices: {name} does not exist; this is no Mac with a GPU that PyTorch can use")
         if device not in chosen and (problem := _problem(device)):
             raise RequestError(f"devices: {name} cannot be used ({problem}); give devices=[cpu] to compute on the CPU")
         chosen.append(device)

@@ -91,6 +91,7 @@ def _text(typed: str) -> str:
             return text
     except HydraException:
         pass
+    text = text.replace("${", r"\${")  # which OmegaConf would take for the beginning of an interpolation
     return str(QuotedString(text, Quote.single).with_quotes())
 
 
