@@ -294,5 +294,15 @@ def test_predict_turns_photographs_of_phones_upright(orientation: int, tmp_path:
     assert np.array_equal(prepare_image((tmp_path / "phone.png").read_bytes(), 8), stored)  # as ImageNet is
 
 
+def test_a_photograph_with_corrupt_exif_is_read_as_it_lies(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    for number, exif in enumerate(
+        (b"Exif\0\0no TIFF", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12")
+    ):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(pixels).save(path, exif=exif, quality=95)
+        assert np.array_equal(predict_command._read(path, 8), np.asarray(Image.open(path)))
+
+
 def test_a_single_image_needs_no_list() -> None:
     assert load("predict", PredictConfig, ["run=a", "images=photo (1).jpg"]).images == ["photo (1).jpg"]
