@@ -10,10 +10,18 @@ MINUTES ?= 9
 TINY ?= data/downloads/tiny-imagenet-200.zip
 CIFAR10_EPOCHS ?= 10
 comma := ,
+# Paths reach the commands through the environment and as they were typed, so that quotes, spaces and $ in them need no
+# escaping; $$, which make wants for $, is understood, too.
+override SRC := $(subst $$$$,$$,$(value SRC))
+override OUT := $(subst $$$$,$$,$(value OUT))
+override DATA := $(subst $$$$,$$,$(value DATA))
+override RUNS := $(subst $$$$,$$,$(value RUNS))
+override TINY := $(subst $$$$,$$,$(value TINY))
+export SRC OUT DATA RUNS TINY
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv4,no_fc7
 ABLATION_RUNS = $(foreach name,$(subst $(comma), ,$(ABLATIONS)),$(name)-0 $(name)-1 $(name)-2)
 SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs=10 optim.batch_size=32 optim.learning_rate=0.005
-EVENTS := $(firstword $(wildcard $(RUNS)/*/tensorboard/events.*))
+EVENTS := $(firstword $(wildcard $(subst $() ,\ ,$(RUNS))/*/tensorboard/events.*))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check gpu-claims lint mutants columns prepare-imagenet tensorboard clean
@@ -80,14 +88,11 @@ ifndef DATA
 	@echo 'ABLATIONS=paper,no_lrn and SMALL= for the whole network and schedule' >&2
 	@exit 2
 else
-	$(RUN) -m alexnet_repro.train --multirun experiment=$(ABLATIONS) seed=0,1,2 data.path='$(DATA)' runs_dir=$(RUNS)/ablations $(SMALL)
-	$(RUN) -m alexnet_repro.evaluate --multirun run=$(subst $() ,$(comma),$(strip $(ABLATION_RUNS))) runs_dir=$(RUNS)/ablations
-	$(RUN) -m alexnet_repro.ablations runs_dir=$(RUNS)/ablations baseline=paper
+	$(RUN) -m alexnet_repro.train --multirun experiment=$(ABLATIONS) seed=0,1,2 data.path="$$DATA" runs_dir="$$RUNS/ablations" $(SMALL)
+	$(RUN) -m alexnet_repro.evaluate --multirun run=$(subst $() ,$(comma),$(strip $(ABLATION_RUNS))) runs_dir="$$RUNS/ablations"
+	$(RUN) -m alexnet_repro.ablations runs_dir="$$RUNS/ablations" baseline=paper
 endif
 
-# Passed through the environment, so that quotes and spaces in a path need no escaping.
-prepare-imagenet: export SRC := $(SRC)
-prepare-imagenet: export OUT := $(OUT)
 prepare-imagenet: $(if $(SRC),$(VENV)/installed)  ## SRC=/path/to/archives [OUT=data/ilsvrc2012]: prepare ImageNet
 ifndef SRC
 	@echo 'make prepare-imagenet: give SRC=FOLDER, the folder that holds ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar' >&2
@@ -95,7 +100,7 @@ ifndef SRC
 	@echo 'says where to get ImageNet, which layouts are understood, and how long and how much disk preparing it takes' >&2
 	@exit 2
 else
-	@$(RUN) -m data_prep.prepare 'src=$${oc.env:SRC}' 'out=$${oc.env:OUT}'
+	@$(RUN) -m data_prep.prepare src="$$SRC" out="$$OUT"
 endif
 
 # A process for each core, up to eight, takes one test file after the other; files that need a GPU share it, in one process.
@@ -120,7 +125,7 @@ gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MIN
 	done
 
 data/tiny_imagenet/manifest.json: | $(VENV)/installed
-	$(RUN) -m data_prep.prepare src=$(TINY) out=data/tiny_imagenet
+	$(RUN) -m data_prep.prepare src="$$TINY" out=data/tiny_imagenet
 
 lint: $(VENV)/installed-dev  ## check style and types
 	$(RUN) -m ruff check .
@@ -135,10 +140,10 @@ columns: $(VENV)/installed  ## draw docs/images/columns.svg again, after a chang
 
 tensorboard: $(if $(EVENTS),$(VENV)/installed)  ## [RUNS=runs] [PORT=6006]: serve the dashboards of all runs
 ifeq ($(EVENTS),)
-	@echo 'make tensorboard: no run in $(RUNS)/ has dashboards yet; make demo trains one (RUNS=FOLDER if yours are elsewhere)' >&2
+	@echo "make tensorboard: no run in $$RUNS/ has dashboards yet; make demo trains one (RUNS=FOLDER if yours are elsewhere)" >&2
 	@exit 2
 else
-	$(VENV)/bin/tensorboard --logdir '$(RUNS)' --port $(PORT)
+	$(VENV)/bin/tensorboard --logdir "$$RUNS" --port $(PORT)
 endif
 
 clean:  ## remove the environment and all caches; data/ and runs/ stay

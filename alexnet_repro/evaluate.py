@@ -21,14 +21,14 @@ import numpy as np
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.inference import Ensemble, Predictions
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
-from alexnet_repro.evaluation.split_pass import forget, run_pass
+from alexnet_repro.evaluation.split_pass import UNFINISHED, forget, run_pass
 from alexnet_repro.evaluation.submission import check_ids, read_ids, write_submission
 from alexnet_repro.report import illustrations, results
 from alexnet_repro.report.environment import environment
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.report.report import write_report
 from alexnet_repro.runs.checkpoint import Checkpoint
-from alexnet_repro.runs.folder import RunFolder, report_folder
+from alexnet_repro.runs.folder import RunFolder, make_writable, report_folder
 from alexnet_repro.runs.trained import TrainedModel, load_trained, prepared_for
 from data_prep.common.errors import RequestError, RunError
 from data_prep.common.files import exclusive
@@ -40,13 +40,13 @@ _SHOWN, _SHOWN_SEED = 8, 0  # images of Figure 4, left; `figures` draws others
 def evaluate(config: EvaluateConfig) -> None:
     members = config.members()
     configs = [RunFolder(member.folder).config() for member in members]
-    data = prepared_for(configs[0], config.data_path)
+    data = prepared_for(members[0].folder, config.data_path)
     reader = data.split(config.split)
     ids = _submission_ids(config, data)
     out = _out(config)
     with ExitStack() as locks:
-        for folder in sorted({out, *(report_folder(member.folder, config.split) for member in members)}):
-            _make(folder)
+        for folder in sorted({out, *(_parts(config, member).parent for member in members)}):
+            make_writable(folder)
             locks.enter_context(exclusive(folder / ".lock", str(folder)))
         print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}")
         evaluation = Evaluation(config, data, configs)
@@ -107,7 +107,7 @@ class Evaluation:
         self.trained = None  # makes room on the device
         trained = self.trained = load_trained(member, self.config.checkpoint)
         trained.check_data(self.data, member.run)
-        done = run_pass(trained, self.data, self.config, report_folder(member.folder, self.config.split))
+        done = run_pass(trained, self.data, self.config, _parts(self.config, member))
         predictions = done.predictions
         if not np.isfinite(predictions.average).all():
             forget(done.folder)
@@ -163,7 +163,7 @@ class Evaluation:
 def check(config: EvaluateConfig) -> None:
     """RequestError for whatever can be known to be wrong before one of several jobs begins."""
     folders = [RunFolder(member.folder) for member in config.members()]
-    data = prepared_for(folders[0].config(), config.data_path)
+    data = prepared_for(folders[0].path, config.data_path)
     data.split(config.split)
     for folder in folders:
         if not (path := folder.checkpoint_path(config.checkpoint)).is_file():
@@ -176,6 +176,13 @@ def _out(config: EvaluateConfig) -> Path:
     return Path(config.out) if config.out else report_folder(Path(config.runs_dir) / name, config.split)
 
 
+def _parts(config: EvaluateConfig, member: RunConfig) -> Path:
+    """Where a member's pass writes what it has computed: its run's report, or `out`, as runs may be read-only."""
+    if config.out:
+        return Path(config.out) / f"{UNFINISHED}-{member.run}"
+    return report_folder(member.folder, config.split) / UNFINISHED
+
+
 def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int]:
     """wnid -> ILSVRC id; empty without a submission."""
     if config.submission is None or config.devkit is None:
@@ -185,13 +192,6 @@ def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int
     ids = read_ids(Path(config.devkit))
     check_ids(ids, [info.wnid for info in data.manifest.classes], Path(config.devkit))
     return ids
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{folder}: cannot be made ({error.strerror}); choose another folder with out=DIR") from None
 
 
 if __name__ == "__main__":

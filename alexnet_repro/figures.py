@@ -22,7 +22,7 @@ from alexnet_repro.report.drawings import draw_training_errors, save
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.report.report import REPORT, read_report, render
 from alexnet_repro.runs.checkpoint import fingerprint
-from alexnet_repro.runs.folder import RunFolder, report_folder
+from alexnet_repro.runs.folder import RunFolder, make_writable, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import load_trained, prepared_for
 from data_prep.common.errors import RequestError
@@ -51,15 +51,17 @@ class _Run:
         """RequestError, before anything is drawn, if one of the figures cannot be."""
         self.config = config
         self.folder = RunFolder(config.folder)
+        out = Path(config.out) if config.out else report_folder(config.folder, config.split)
         self.trained = load_trained(config, config.checkpoint)
         if "kernels" in config.figures and not illustrations.kernels_can_be_shown(self.trained):
             channels = self.trained.checkpoint.mean_image.shape[-1]
             raise RequestError(f"figures: kernels of {channels} channels cannot be shown as colours; leave kernels out")
         if _NEED_DATA & set(config.figures):
-            self.data = prepared_for(self.folder.config(), config.data_path)
+            self.data = prepared_for(config.folder, config.data_path)
             self.trained.check_data(self.data, config.run)
             self.split = self.data.split(config.split)
-        self.store = FigureStore(report_folder(config.folder, config.split), fingerprint(self.trained.checkpoint))
+        make_writable(out)
+        self.store = FigureStore(out, fingerprint(self.trained.checkpoint))
 
     def chosen(self, count: int) -> SplitReader:
         """Images of the split, drawn by config.seed."""
@@ -79,7 +81,8 @@ def _neighbours(run: _Run) -> Path:
 
 def _embedding(run: _Run) -> str:
     images = run.chosen(run.config.embedded)
-    path = illustrations.write_embedding(run.folder.tensorboard, run.trained, run.data, images, run.config.batch_size)
+    tensorboard = Path(run.config.out) / run.folder.tensorboard.name if run.config.out else run.folder.tensorboard
+    path = illustrations.write_embedding(tensorboard, run.trained, run.data, images, run.config.batch_size)
     return f"{path}: see it with make tensorboard, under Projector"
 
 

@@ -29,6 +29,7 @@ from data_prep.common.text import printable
 from data_prep.resize import prepare_image
 
 _BAR = 30  # characters
+_FULL_BLOCK = "█"
 
 
 def predict(config: PredictConfig) -> int | None:
@@ -93,7 +94,7 @@ def _files(names: list[str]) -> list[Path]:
 def _read(file: Path, size: int) -> np.ndarray | str:
     """uint8 [size, size, 3], or why the file cannot be read."""
     try:
-        return prepare_image(file.read_bytes(), size)
+        return prepare_image(file.read_bytes(), size, upright=True)
     except (OSError, ValueError, MemoryError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         return printable(" ".join(reason.split()))
@@ -114,9 +115,18 @@ def _show(answer: dict[str, Any]) -> None:
         print(f"{name}: cannot be read as an image ({answer['error']})", file=sys.stderr)
         return
     print(name)
+    block = _FULL_BLOCK if _can_print(_FULL_BLOCK) else "#"
     for row in answer["labels"]:
-        bar = "█" * round(_BAR * row["probability"])
+        bar = block * round(_BAR * row["probability"])
         print(f"  {100 * row['probability']:5.1f} %  {bar:<{_BAR}}  {printable(row['words'])}")
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 
 from alexnet_repro import runtime
 from alexnet_repro.data import ColumnInputs, PreparedData
+from alexnet_repro.data.loader import note_on_workers
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.checkpoint import load_checkpoint
@@ -84,6 +85,8 @@ def train(config: TrainConfig) -> int | None:
         say = print if ranks.first else _silent
         if warning:
             say(f"warning: {warning}")
+        if note := note_on_workers(config.runtime, ranks.local_size):
+            say(note)
         say(f"data: {data.describe()}")
         copies = f"{ranks.size} copies, in the first " if ranks.size > 1 else ""
         say(f"model: {config.model.name}, {copies}columns on {', '.join(map(str, devices))}; run folder {folder.path}")

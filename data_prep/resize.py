@@ -5,16 +5,25 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # The paper names no filter. Our choice: Pillow's triangle filter when shrinking, which weighs every source pixel under
 # the target pixel, and cubic when enlarging (the authors' tool of 2014 took area and cubic).
 SHRINK = Image.Resampling.BILINEAR
 ENLARGE = Image.Resampling.BICUBIC
 
+_TURN = {  # by EXIF's orientation: what shows the image as it was seen
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _GZIP_MAGIC = b"\x1f\x8b"
 MOST_BYTES = 64 << 20  # of one image file; anything larger is no photograph
 
@@ -78,6 +87,13 @@ def as_grey(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else as_rgb(image).convert("L")
 
 
+def _turned_upright(image: Image.Image) -> Image.Image:
+    turn = None
+    with suppress(Exception):  # corrupt EXIF: Pillow raises what it likes, and the pixels may be well
+        turn = _TURN.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
 @contextmanager
 def pillow_warnings() -> Iterator[None]:
     """Silences Pillow's warnings, except that of an image too large, which becomes an error."""
@@ -87,15 +103,18 @@ def pillow_warnings() -> Iterator[None]:
         yield
 
 
-def prepare_image(data: bytes, size: int, channels: int = 3) -> np.ndarray:
+def prepare_image(data: bytes, size: int, channels: int = 3, upright: bool = False) -> np.ndarray:
     """As `square_image`, uint8 [size, size, channels]."""
     with pillow_warnings():
-        return np.asarray(square_image(data, size, channels)).reshape(size, size, channels)
+        return np.asarray(square_image(data, size, channels, upright)).reshape(size, size, channels)
 
 
-def square_image(data: bytes, size: int, channels: int = 3) -> Image.Image:
+def square_image(data: bytes, size: int, channels: int = 3, upright: bool = False) -> Image.Image:
     """The bytes of an image file, whatever its name says it is -> `size` x `size` pixels, RGB or (1) grey, without
     the comments, profiles and tags of the file. To be called within `pillow_warnings`.
+
+    `upright`: first turned as the file's EXIF orientation says, which photographs of phones need. Preparation does not,
+    as ImageNet was never turned.
 
     Raises OSError or ValueError for a file that cannot be read as an image, with the reason.
     """
@@ -106,9 +125,10 @@ def square_image(data: bytes, size: int, channels: int = 3) -> Image.Image:
             raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
         with Image.open(io.BytesIO(data)) as image:
             image.decodermaxblock = len(data)  # all at once: it is in memory
+            whole = _turned_upright(image) if upright else image
             wanted = as_rgb if channels == 3 else as_grey
             # Grey becomes RGB last: the same values, resized once instead of three times.
-            square = wanted(central_square(image if image.mode == "L" else wanted(image), size))
+            square = wanted(central_square(whole if whole.mode == "L" else wanted(whole), size))
             square.info = {}  # or Pillow would write the comment into the next file
             return square
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -112,6 +112,7 @@ class FiguresConfig(RunConfig):
     views: int
     batch_size: int
     data_path: str | None
+    out: str | None
 
     def __post_init__(self) -> None:
         super().__post_init__()

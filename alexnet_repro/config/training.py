@@ -182,7 +182,10 @@ class RunReference:
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run) is not None
-        require(plain, "run", repr(self.run), "a plain folder name: letters, digits, dots, dashes, at most 100")
+        several = "; --multirun takes several" if "," in self.run else ""
+        require(
+            plain, "run", repr(self.run), f"a plain folder name: letters, digits, dots, dashes, at most 100{several}"
+        )
 
     @property
     def folder(self) -> Path:

@@ -77,14 +77,15 @@ class InputTransform:
         Without colour noise in `draws`, nothing is divided for it either.
         """
         scale, shift = self.rule.scale, None
-        draws = draws.to(self.device, non_blocking=True)
+        asynchronous = self.device.type == "cuda"
+        draws = draws.to(self.device, non_blocking=asynchronous)
         if draws.colour is not None:
             assert self.components is not None
             shift = draws.colour @ self.components.T  # [N, C] grey levels
             scale /= self.divisor
         if self.line_by_line:
             return self._image_by_image(patches, draws, shift, scale)
-        x = patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        x = patches.to(self.device, non_blocking=asynchronous).permute(0, 3, 1, 2)
         x = x.to(torch.float32, memory_format=self.memory_format)
         mirror = draws.mirror[:, None, None, None]
         if self.rule.mean == "at_patch":  # the mean image is mirrored with the patch
@@ -148,7 +149,7 @@ class ColumnInputs:
 
     def spread(self, images: Tensor) -> dict[torch.device, Tensor]:
         """uint8 images on every device that has a column."""
-        return {device: images.to(device, non_blocking=True) for device in self._transforms}
+        return {device: images.to(device, non_blocking=device.type == "cuda") for device in self._transforms}
 
     @property
     def use_gpu(self) -> bool:

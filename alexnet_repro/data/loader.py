@@ -5,6 +5,8 @@ start by fork, spawn or forkserver, whatever the size of the data set. Its reply
 """
 
 import os
+import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,8 +17,12 @@ from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data.batch import Batch, Draws
 from alexnet_repro.data.resident import ResidentSplit
 from alexnet_repro.data.workers import Loading, Request, patches_of
+from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.reader import SplitReader
+
+# Python's multiprocessing adds pymp-XXXXXXXX/listener-XXXXXXXX; a socket's address holds 107 bytes, on macOS 103.
+_LONGEST_TEMPORARY = 103 - len("/pymp-XXXXXXXX/listener-XXXXXXXX")
 
 
 def epoch_batches(
@@ -139,13 +145,33 @@ def with_progress(batches: Iterable[Batch], images: int, what: str) -> Iterator[
 def loading_for(
     config: RuntimeConfig, pin: bool, processes: int = 1, asked_to_stop: Callable[[], bool] | None = None
 ) -> Loading:
-    """How batches are read, by one of `processes` on this machine."""
-    return Loading(loader_workers(config, processes), pin, config.loader_timeout, asked_to_stop)
+    """How batches are read, by one of `processes` on this machine. RequestError if TMPDIR is too long for workers."""
+    workers = loader_workers(config, processes)
+    folder = tempfile.gettempdir()
+    if workers and len(os.fsencode(folder)) > _LONGEST_TEMPORARY and hasattr(socket, "AF_UNIX"):
+        raise RequestError(
+            f"TMPDIR={folder}: too long for the sockets of loader processes; set TMPDIR to a shorter path, such as "
+            "/tmp, or give runtime.workers=0"
+        )
+    return Loading(workers, pin, config.loader_timeout, asked_to_stop)
 
 
 def loader_workers(config: RuntimeConfig, processes: int = 1) -> int:
     """The processes that read and decode, besides each of the `processes` that train on this machine."""
     if config.workers is not None:
         return config.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, max(1, cores // processes - 1))
+    return min(16, max(1, cores() // processes - 1))
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def note_on_workers(config: RuntimeConfig, processes: int = 1) -> str | None:
+    """A line about more loader processes than cores, on which they would only wait for each other."""
+    workers = config.workers or 0
+    if workers * processes <= cores():
+        return None
+    each = f" for each of {processes} processes" if processes > 1 else ""
+    return f"note: runtime.workers={workers}{each}, and there are {cores()} cores; leave it out to take what fits"

@@ -26,7 +26,7 @@ class ResidentSplit:
         self.labels = torch.from_numpy(reader.labels).to(device)
         done = 0
         for batch in whole:
-            self.images[done : done + len(batch.images)].copy_(batch.images, non_blocking=True)
+            self.images[done : done + len(batch.images)].copy_(batch.images, non_blocking=device.type == "cuda")
             done += len(batch.images)
         assert done == len(reader)
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from data_prep.common.endings import STOP_SIGNALS
 from data_prep.common.errors import RunError
 from data_prep.reader import Shards
 
 _AHEAD = 2  # batches that each worker may be ahead; each lies in shared memory, 19 MB for 128 patches of 224
 _LOOK_AFTER_WORKERS = 1.0  # seconds between two looks at whether all are alive
-_FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
+_MORE_MEMORY = "start again with fewer runtime.workers (0: none), or more /dev/shm (docker run --shm-size=1g)"
 _PATIENCE = 5.0  # seconds that a batch may still take once the run is asked to stop
 _DYING = 2.0  # seconds that a worker may take to be seen dead after its connection broke
 
@@ -79,7 +80,8 @@ class _Patches(Dataset["Tensor | RunError"]):
         except RunError as error:
             return error
         except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: no room in shared memory
-            return LoaderError(f"a loader process cannot go on ({' '.join(str(error).split())})")
+            reason = " ".join(str(error).split())
+            return LoaderError(f"a loader process cannot go on ({reason}); {_MORE_MEMORY}")
         return images
 
 
@@ -137,7 +139,7 @@ def _start_worker(_: int) -> None:
     """Ctrl-C, and torchrun's SIGTERM, reach every process of the group; the parent hears them, finishes its step, and
     ends the workers. A worker whose parent is gone ends by itself.
     """
-    for number in _FOR_THE_PARENT:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -154,7 +156,7 @@ def _undisturbed_start() -> Iterator[None]:
         return
     if multiprocessing.get_start_method() != "fork":
         resource_tracker.ensure_running()  # its own start would unblock them again
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield
@@ -197,7 +199,7 @@ def _raise_if_dead(processes: list[Any], dataset: _Patches, patience: float) -> 
             how = f"exit code {code}" if code >= 0 else f"signal: {signal.strsignal(-code)}"
             raise LoaderError(
                 f"a loader process died ({how}); {_whereabouts(dataset, torch.tensor(dead))}; was memory short? "
-                "Start again with fewer runtime.workers, or more shared memory (/dev/shm)"
+                f"If so, {_MORE_MEMORY}"
             )
         if time.monotonic() >= until:
             return

@@ -43,8 +43,8 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder.parent, ignore_errors=True)
 
 
-def run_pass(trained: TrainedModel, data: PreparedData, config: EvaluateConfig, report: Path) -> SplitPass:
-    """Predictions for a whole split. `report`: the run's report folder, beneath which the parts are written."""
+def run_pass(trained: TrainedModel, data: PreparedData, config: EvaluateConfig, parts_folder: Path) -> SplitPass:
+    """Predictions for a whole split. The parts are written beneath `parts_folder`."""
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
     weights = fingerprint(trained.checkpoint)
     follows_from = {  # all that the probabilities depend on: parts of another pass are not taken up
@@ -58,7 +58,7 @@ def run_pass(trained: TrainedModel, data: PreparedData, config: EvaluateConfig, 
         "devices": [device.type for device in trained.inputs.devices],
         "torch": torch.__version__,
     }
-    folder = report / UNFINISHED / hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
+    folder = parts_folder / hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():  # only the pass that was asked for last can be continued
         if other != folder:

@@ -19,6 +19,7 @@ def choose_devices(
 
     `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes two GPUs if
     two are there (one a column), else one, else the CPU; 0, 1, or one a column falls back to one device with a warning.
+    So does a GPU that cannot be used: it is counted, but its driver is older than PyTorch's CUDA, or it is itself.
     Where `processes` of this machine train copies of the network (torchrun), each has an equal share of its GPUs, in
     order; names of GPUs by hand are then those of all processes, one after the other.
     """
@@ -33,8 +34,14 @@ def choose_devices(
             f"torchrun started {processes} processes, and this machine has {available} GPU(s); give "
             f"--nproc-per-node={available}, or gpus=0 to train on the CPU"
         )
-    mine = range(available)[process * (available // processes) :][: available // processes]
+    mine = list(range(available)[process * (available // processes) :][: available // processes])
     wanted = min(columns, len(mine)) if gpus is None else gpus
+    for index in mine[:wanted]:
+        if problem := _problem(torch.device("cuda", index)):
+            if processes > 1:  # the others would wait for this one
+                raise RequestError(f"cuda:{index} cannot be used ({problem}); give gpus=0 to train on the CPU")
+            one = torch.device("cpu")
+            return [one] * columns, f"cuda:{index} cannot be used ({problem}): all columns run on {one}"
     if wanted == columns and len(mine) >= columns:
         return [torch.device("cuda", index) for index in mine[:columns]], None
     one = torch.device("cuda", mine[0]) if mine and wanted else torch.device("cpu")
@@ -72,18 +79,38 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
             device = torch.device(name)
         except RuntimeError:
             raise RequestError(f"devices: {name!r} is no device; use names like cpu or cuda:0") from None
-        if device.type == "meta":
-            raise RequestError("devices: 'meta' holds no numbers; use names like cpu or cuda:0")
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RequestError(f"devices: {name} is not supported; use names like cpu, cuda:0 or mps")
         if device.type == "cuda":
             device = torch.device("cuda", device.index or 0)
             if device.index >= available:
                 raise RequestError(f"devices: {name} does not exist; this machine has {available} CUDA device(s)")
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise RequestError(f"devices: {name} does not exist; this is no Mac with a GPU that PyTorch can use")
+        if device not in chosen and (problem := _problem(device)):
+            raise RequestError(f"devices: {name} cannot be used ({problem}); give devices=[cpu] to compute on the CPU")
         chosen.append(device)
     if len(chosen) == 1:
         chosen *= columns
     if len(chosen) != columns:
         raise RequestError(f"devices: {len(chosen)} names for {columns} column(s); give one, or one a column")
     return chosen
+
+
+def _problem(device: torch.device) -> str | None:
+    """Why nothing can be computed on `device`; None if something was."""
+    try:
+        torch.ones(1, device=device).add(1).item()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # PyTorch raises whatever it likes
+        return " ".join(str(error).split("\n\n")[0].split())[:200].rstrip(".") or type(error).__name__
+    return None
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """For sums that must be exact: float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def place(model: AlexNet, devices: Sequence[torch.device]) -> AlexNet:

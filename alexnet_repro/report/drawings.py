@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Classified:
     guesses: list[Guess]
 
 
-def save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path | BinaryIO) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
         figure.savefig(path, dpi=_DPI)

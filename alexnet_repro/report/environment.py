@@ -37,7 +37,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 def machine() -> dict[str, str]:
     """What a measurement was made on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0  # some are counted and have no driver
+    gpus = [torch.cuda.get_device_name(i) for i in range(usable)]
     return {
         "processor": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "gpus": ", ".join(gpus) or "none",

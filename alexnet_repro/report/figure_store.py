@@ -43,9 +43,7 @@ class FigureStore:
     ) -> Path:
         """Saves a figure and its entry in figures.json, in place of one of the same name. Returns its path."""
         path = self.folder / f"{name}.png"
-        partial = self.folder / f"{name}.partial.png"
-        drawings.save(figure, partial)
-        partial.replace(path)
+        write_atomically(path, lambda file: drawings.save(figure, file))
         kept = [stored for stored in _read(self.folder) if stored.name != name]
         kept.append(StoredFigure(name, path.name, title, caption, self.drawn_from, rows or []))
         text = json.dumps([asdict(stored) for stored in kept], indent=1, ensure_ascii=False) + "\n"

@@ -73,7 +73,7 @@ class Checkpoint:
                 key = f"{kind} {name}"
                 if key not in memory:
                     memory[key] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-                copies[name] = memory[key].copy_(tensor, non_blocking=True)
+                copies[name] = memory[key].copy_(tensor, non_blocking=tensor.is_cuda)
             return copies
 
         weights = copy("weights", self.weights)

@@ -1,5 +1,7 @@
 """runs/NAME/: configuration, checkpoints, metrics, TensorBoard events, report."""
 
+import errno
+import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -147,3 +149,15 @@ def _listed(changes: dict[str, tuple[Any, Any]]) -> str:
 def report_folder(folder: Path, split: str) -> Path:
     """Where `evaluate` and `figures` write about the run or ensemble in `folder`."""
     return folder / ("report" if split == "val" else f"report-{split}")
+
+
+def make_writable(folder: Path) -> None:
+    """Makes a folder for what a command writes about a run. RequestError if it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EROFS, "it is read-only")
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder with out=DIR"
+        ) from None

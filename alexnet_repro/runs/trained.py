@@ -3,17 +3,19 @@ with what turns images into its input.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from alexnet_repro import runtime
-from alexnet_repro.config import ModelConfig, RunConfig, RuntimeConfig, TrainConfig
+from alexnet_repro.config import ModelConfig, RunConfig, RuntimeConfig
 from alexnet_repro.data import ColumnInputs, PreparedData
 from alexnet_repro.model import AlexNet, devices_for, place
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.cli import checked
 from data_prep.common.errors import RequestError
+from data_prep.format import MANIFEST
 
 
 @dataclass
@@ -39,9 +41,20 @@ class TrainedModel:
             )
 
 
-def prepared_for(trained_with: TrainConfig, path: str | None) -> PreparedData:
-    """The data set at `path`, or if None the one that the run was trained on. RequestError if it is not there."""
-    return PreparedData(path or trained_with.data.path)
+def prepared_for(run: Path, path: str | None) -> PreparedData:
+    """The data set at `path`, or if None the one that the run in the folder `run` was trained on. A relative path is
+    looked for from here, and then from the folders that the run lies in, as a run may have been moved together with
+    its data. RequestError if there is none.
+    """
+    if path is not None:
+        return PreparedData(path)
+    trained_on = Path(RunFolder(run).config().data.path)
+    for folder in (Path(), *run.resolve().parents):
+        if (folder / trained_on / MANIFEST).is_file():
+            return PreparedData(folder / trained_on)
+    raise RequestError(
+        f"{trained_on}: the data set that {run} was trained on, and neither here nor beside the run; give data_path=DIR"
+    )
 
 
 def network_of(checkpoint: Checkpoint) -> AlexNet:

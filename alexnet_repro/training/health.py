@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from alexnet_repro.model import AlexNet
+from alexnet_repro.model import AlexNet, exact
 from alexnet_repro.training.optimisers import Optimiser
 
 
@@ -21,8 +21,8 @@ def norms(model: AlexNet, optimiser: Optimiser) -> dict[str, float]:
     The host waits once for the device, whatever the number of layers.
     """
     # Summed in float32 on a CPU, fc6's 38 million squares come out wrong in the fourth digit.
-    norm = partial(torch.linalg.vector_norm, dtype=torch.float64)
     device = model.column_devices()[0]
+    norm = partial(torch.linalg.vector_norm, dtype=exact(device))
     found: dict[str, Tensor] = {}
     for name, layer in model.layers().items():
         for column, part in zip(layer.names, layer.parts(), strict=True):

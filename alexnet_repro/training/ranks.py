@@ -24,15 +24,19 @@ class Ranks:
 
     @classmethod
     def from_env(cls) -> "Ranks":
-        """From the variables that torchrun sets; 0 of 1 without them. RequestError if some are missing."""
+        """From the variables that torchrun sets; 0 of 1 without them, or with WORLD_SIZE=1. RequestError if some are
+        missing.
+        """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        if "WORLD_SIZE" not in os.environ:
+        if os.environ.get("WORLD_SIZE", "1").strip() in ("", "1"):
             return cls()
         try:
             return cls(*(int(os.environ[name]) for name in names))
         except (KeyError, ValueError):
-            raise RequestError(f"the environment has WORLD_SIZE, but not all of {', '.join(names)}; start with "
-                               "torchrun --nproc-per-node=N -m alexnet_repro.train ...") from None  # fmt: skip
+            raise RequestError(
+                f"the environment has WORLD_SIZE, but not all of {', '.join(names)}; start with torchrun "
+                "--nproc-per-node=N -m alexnet_repro.train ..., or unset WORLD_SIZE for one process"
+            ) from None
 
     @property
     def first(self) -> bool:
@@ -76,10 +80,18 @@ class Ranks:
             yield
             return
         kinds = {device.type for device in devices}
-        if len(kinds) > 1:
+        if kinds not in ({"cuda"}, {"cpu"}):
             raise RequestError(f"devices={[str(device) for device in devices]}: with torchrun all columns must be on "
-                               "GPUs, or all on the CPU")  # fmt: skip
+                               "CUDA's GPUs, or all on the CPU")  # fmt: skip
         longest = timedelta(seconds=timeout + 600) if timeout else timedelta(weeks=1)
-        dist.init_process_group("nccl" if kinds == {"cuda"} else "gloo", timeout=longest)
+        backend = "nccl" if kinds == {"cuda"} else "gloo"
+        if self.size == self.local_size:
+            # After a restart (torchrun --max-restarts) the store still has the addresses of the ranks that are gone.
+            # Of several machines each counts its own restarts, so there the number cannot tell.
+            store, _, _ = next(dist.rendezvous("env://", timeout=longest))
+            store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            dist.init_process_group(backend, timeout=longest, store=store, rank=self.rank, world_size=self.size)
+        else:
+            dist.init_process_group(backend, timeout=longest)
         yield
         dist.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one

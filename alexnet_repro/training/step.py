@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
 from alexnet_repro.evaluation.metrics import TOP_K
-from alexnet_repro.model import AlexNet
+from alexnet_repro.model import AlexNet, exact
 from alexnet_repro.runtime import autocast
 from alexnet_repro.training.optimisers import Optimiser
 from alexnet_repro.training.ranks import Ranks
@@ -93,8 +93,8 @@ class Stepper:
     def learn(self, logits: Tensor, batch: Batch, stop: bool = False) -> Tensor:
         """Loss, backward, guard and update.
 
-        Returns what Outcome reads, on the device and over all ranks: float64 [4], the sum of the losses, the images
-        right at the first guess and within five, and the number of ranks that were asked to stop.
+        Returns what Outcome reads, on the device and over all ranks: float64 [4] (or `exact`), the sum of the losses,
+        the images right at the first guess and within five, and the number of ranks that were asked to stop.
         """
         logits, labels = logits[: max(1, batch.counted)].float(), batch.labels[: max(1, batch.counted)]
         loss_sum = F.cross_entropy(logits, labels, reduction="sum") * float(batch.counted > 0)
@@ -102,7 +102,7 @@ class Stepper:
         # DistributedDataParallel takes the mean over the ranks; the mean over the batch is what section 5 has.
         (loss_sum * (self.ranks.size / batch.total)).backward()
         counts = correct_among(logits.detach(), labels) * (batch.counted > 0)
-        sums = torch.stack([loss_sum.detach().double(), *counts.double(), torch.full_like(loss_sum, stop).double()])
+        sums = torch.stack([loss_sum.detach(), *counts, torch.full_like(loss_sum, stop)]).to(exact(logits.device))
         numbers = self.ranks.all_reduce(sums)
         found_inf = self.optimiser.found_inf
         assert found_inf is not None

@@ -1,6 +1,6 @@
 """How a command starts: Hydra composes conf/ with the command line, and a typed schema checks the result.
 
-How it ends: endings.py; several jobs of one command (--multirun): sweep.py.
+What Hydra makes of the words typed: typed.py. How a command ends: endings.py. Several jobs (--multirun): sweep.py.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from data_prep.common.endings import leave, outcome, program, run_and_exit
 from data_prep.common.errors import RequestError
 from data_prep.common.sweep import Job, checked_jobs, combinations, refuse_wrong_jobs, run_jobs
+from data_prep.common.typed import keys_of, overrides_of, refuse_habits, refuse_options
 
 Schema = TypeVar("Schema")
 
@@ -63,7 +64,7 @@ def main(
 def load(config_name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
     """conf/<config_name>.yaml with `overrides`, checked; for code and tests that need a command's configuration."""
     with _hydra():
-        composed = hydra.compose(config_name, list(overrides))
+        composed = hydra.compose(config_name, overrides_of(overrides, keys_of(schema)))
     return checked(composed, schema)
 
 
@@ -100,7 +101,10 @@ def _hydra() -> Iterator[None]:
 
 def _jobs(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
     """As `command_line`; none after --cfg job."""
-    options = _parser(config_name).parse_intermixed_args()  # options and overrides in any order
+    groups, keys = _groups(config_name), keys_of(schema)
+    options, unknown = _parser(groups).parse_known_intermixed_args()  # options and overrides in any order
+    refuse_options([word for word in unknown if word.startswith("-")], sys.argv[1:], keys, groups)
+    refuse_habits(options.overrides, keys, groups)
     search = []
     if options.config_dir is not None:
         if not Path(options.config_dir).is_dir():
@@ -108,30 +112,41 @@ def _jobs(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
         quoted = str(Path(options.config_dir).resolve()).replace("'", r"\'")
         search = [f"hydra.searchpath=['file://{quoted}']"]
     with _hydra():
-        given = combinations(options.overrides) if options.multirun else [options.overrides]
-        composed = [hydra.compose(config_name, [*search, *overrides]) for overrides in given]
+        overrides = overrides_of(options.overrides, keys, options.multirun)
+        given = combinations(overrides) if options.multirun else [overrides]
+        composed = [hydra.compose(config_name, [*search, *chosen]) for chosen in given]
     if options.cfg:
         print(OmegaConf.to_yaml(composed[0]), end="")
         return []
     return checked_jobs(given, composed, lambda config: checked(config, schema))
 
 
-def _parser(config_name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _groups(config_name: str) -> dict[str, list[str]]:
+    """The groups of settings of a command, each with its choices."""
+    defaults = OmegaConf.select(OmegaConf.load(conf_folder() / f"{config_name}.yaml"), "defaults", default=[])
+    names = [group for default in defaults if OmegaConf.is_dict(default) for group in default]
+    return {group: sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) for group in names}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(message)
+
+
+def _parser(groups: dict[str, list[str]]) -> argparse.ArgumentParser:
+    parser = _Parser(
         prog=program(),
         description=sys.modules["__main__"].__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from those in conf/")
     either = parser.add_mutually_exclusive_group()
     either.add_argument("-c", "--cfg", choices=["job"], help="show all settings, with the overrides applied")
     either.add_argument("-m", "--multirun", action="store_true", help="run every combination of KEY=VALUE,VALUE,...")
     parser.add_argument("-cd", "--config-dir", metavar="DIR", help="look for groups of settings in DIR, too")
-    defaults = OmegaConf.select(OmegaConf.load(conf_folder() / f"{config_name}.yaml"), "defaults", default=[])
-    groups = [group for default in defaults if OmegaConf.is_dict(default) for group in default]
-    choices = {group: sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) for group in groups}
-    if choices:
-        lines = [f"  {group}={' '.join(names)}" for group, names in choices.items()]
+    if groups:
+        lines = [f"  {group}={' '.join(names)}" for group, names in groups.items()]
         parser.epilog = "\n".join(["groups of settings, GROUP=NAME:", *lines])
     return parser
 

@@ -30,7 +30,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk Python names no file
+            error.filename = str(path)
         partial.unlink(missing_ok=True)  # a full disk stays no fuller than it was
         raise
     partial.replace(path)
@@ -38,15 +40,22 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock on the file `path`; RequestError, about `what`, if another process does. No lock where there is no
-    flock (Windows).
+    """Holds a lock on the file `path`; RequestError, about `what`, if another process does.
+
+    No lock where there is no flock: on Windows, and, with a warning, on file systems without it (some NFS and Lustre).
     """
     with path.open("a") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise RequestError(f"{what}: another process is at work on it; wait for it, or stop it") from None
+            except OSError as error:
+                print(
+                    f"warning: {path}: cannot be locked on this file system ({error.strerror}); see to it that no "
+                    "second process works on the same folder",
+                    file=sys.stderr,
+                )
             # The process before may have removed the file since it was opened here; a lock on it would mean nothing.
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 raise RequestError(f"{what}: another process has just finished it; start again to see")

@@ -1,5 +1,7 @@
 """Several processes that train copies of the columns: the same run as one process, to rounding."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -102,3 +104,29 @@ def test_all_processes_stop_after_the_same_step(prepared: Path, tmp_path: Path) 
     assert f"stopped by SIGTERM after {checkpoint.epoch} epochs" in out, err
     assert f"step {checkpoint.step}; all is saved" in out
     assert "exitcode" not in err and "SIGKILL" not in err  # nobody hung, nobody failed
+
+
+def test_a_killed_process_is_replaced(prepared: Path, tmp_path: Path) -> None:
+    """torchrun --max-restarts: both start again, and go on from the last checkpoint. The first rank is killed, as the
+    other one then has its old address.
+    """
+    settings = [f"data.path={prepared}", "run=r", "schedule=constant", "schedule.epochs=15", "save_minutes=1e-9"]
+    launcher = [TORCHRUN[0], "--max-restarts=1", *TORCHRUN[1:]]
+    command = [sys.executable, "-m", *launcher, "alexnet_repro.train", *SMALL, *settings, "log_every=1"]
+    metrics = tmp_path / "runs" / "r" / "metrics.jsonl"
+    out, err = tmp_path / "out", tmp_path / "err"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=stdout, stderr=stderr)
+    try:
+        deadline = time.monotonic() + 200
+        while not (metrics.is_file() and len(metrics.read_bytes().splitlines()) > 5) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(min(map(int, children)), signal.SIGKILL)
+        process.wait(timeout=200)
+    finally:
+        process.terminate()
+    said = out.read_text()
+    assert process.returncode == 0, err.read_text()
+    assert said.count("continuing after") == 1 and "done: 15 epochs, 60 steps" in said

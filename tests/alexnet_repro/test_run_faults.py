@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import resource
 import shutil
@@ -128,12 +129,12 @@ def command(prepared: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_stop_it_saves_and_says_how_to_go_on(
     number: signal.Signals, command: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    """SIGINT goes to the whole process group, loader and all, as from a terminal."""
-    (subprocess.os.killpg if number == signal.SIGINT else subprocess.os.kill)(command.pid, number)  # type: ignore[attr-defined]
+    """SIGINT and SIGHUP go to the whole process group, loader and all, as from a terminal."""
+    (os.kill if number == signal.SIGTERM else os.killpg)(command.pid, number)
     out, err = command.communicate(timeout=ENOUGH)
     assert command.returncode == 0, err
     assert "Traceback" not in err
