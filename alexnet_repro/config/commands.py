@@ -69,6 +69,7 @@ class EvaluateConfig:
 @dataclass
 class ClaimsConfig:
     runs_dir: str
+    records: bool
 
 
 @dataclass
