@@ -35,8 +35,8 @@ def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
     print(f"{'layer':<8}{'device':<9}{'weights':>20}{'output':>16}{'parameters':>13}{'mult-adds':>15}{'bytes in':>12}")
     totals = [0, 0, 0]
     for name, layer in model.layers().items():
-        for column, part, device in zip(layer.names, layer.parts(), devices, strict=False):
-            costs = _costs(layer, part, model.config.columns)
+        for index, (column, part, device) in enumerate(zip(layer.names, layer.parts(), devices, strict=False)):
+            costs = _costs(layer, part, index, model.config.columns)
             totals = [total + cost for total, cost in zip(totals, costs, strict=True)]
             weights, output = ("x".join(map(str, shape)) for shape in (part.weight.shape, layer.map_shape))
             print(f"{name + '.' + column:<8}{device!s:<9}{weights:>20}{output:>16}{_COSTS.format(*costs)}")
@@ -45,11 +45,12 @@ def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
     print("bytes in: float32 from the other columns, for one image forward; gradients of the same size go back")
 
 
-def _costs(layer: Layer, part: Weights, columns: int) -> tuple[int, int, int]:
-    """(parameters, multiply-adds for one image, bytes read from the other columns for one image)."""
+def _costs(layer: Layer, part: Weights, column: int, columns: int) -> tuple[int, int, int]:
+    """(parameters, multiply-adds for one image, bytes read from the other columns for one image) of one column."""
     assert part.bias is not None
     positions = 1 if isinstance(part, LocalConv2d) else math.prod(layer.map_shape[1:])
     foreign = layer.input_elements * (columns - 1) // columns if layer.reads == "both" else 0
+    foreign += layer.seam_elements * ((column > 0) + (column < columns - 1))
     return part.weight.numel() + part.bias.numel(), part.weight.numel() * positions, foreign * _FLOAT_BYTES
 
 

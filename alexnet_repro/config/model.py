@@ -31,6 +31,17 @@ class NormConfig:
 
 
 @dataclass
+class ResponseNormConfig(NormConfig):
+    """`across`: the maps that a window may reach, those of the same column or of the whole layer."""
+
+    across: str = "column"  # the configurations of older runs lack it
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        require_one_of(f"{key}.across", self.across, ("column", "layer"))
+
+
+@dataclass
 class PoolConfig:
     size: int
     stride: int
@@ -114,7 +125,7 @@ class ModelConfig:
     input_size: int
     pad_right_bottom: int
     activation: str
-    norm: NormConfig
+    norm: ResponseNormConfig
     same_map_norm: NormConfig | None
     pool: PoolConfig
     dropout: float

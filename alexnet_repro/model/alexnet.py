@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
-from alexnet_repro.model.response_norm import ResponseNorm
+from alexnet_repro.model.response_norm import ResponseNorm, norm_across_columns
 from data_prep.common.errors import RequestError
 
 COLUMN_NAMES = "abcdefgh"
@@ -35,8 +35,11 @@ class Layer(nn.Module):
         reads: str,
         input_elements: int,
         map_shape: tuple[int, ...],
+        seam_elements: int = 0,
     ) -> None:
-        """`input_elements`: what one part reads of one image; `map_shape`: one part's output, before `then`."""
+        """`input_elements`: what one part reads of one image; `map_shape`: one part's output, before `then`;
+        `seam_elements`: what the normalisation reads of a neighbouring column.
+        """
         super().__init__()
         self.names = COLUMN_NAMES[: len(parts)]
         for name, part in zip(self.names, parts, strict=True):
@@ -45,6 +48,7 @@ class Layer(nn.Module):
         self.reads = reads
         self.input_elements = input_elements
         self.map_shape = map_shape
+        self.seam_elements = seam_elements
 
     def parts(self) -> list[Weights]:
         """The weights, column by column."""
@@ -54,7 +58,15 @@ class Layer(nn.Module):
         parts = self.parts()
         if self.reads == "both":
             columns = exchange.gather(columns, [part.weight.device for part in parts])
-        return [then(part(x)) for part, then, x in zip(parts, self.then, columns[: len(parts)], strict=True)]
+        if not self.seam_elements:
+            return [then(part(x)) for part, then, x in zip(parts, self.then, columns[: len(parts)], strict=True)]
+        columns = [part(x) for part, x in zip(parts, columns, strict=True)]
+        for steps in zip(*self.then, strict=True):  # step by step, as one of them reads its neighbour
+            if isinstance(steps[0], ResponseNorm):
+                columns = norm_across_columns(steps, columns)
+            else:
+                columns = [step(x) for step, x in zip(steps, columns, strict=True)]
+        return columns
 
 
 class AlexNet(nn.Module):
@@ -148,7 +160,8 @@ class _Builder:
         ]
         self.maps = share
         map_shape = (share, self.spatial, self.spatial)
-        return Layer(parts, self._then(name, config.then), config.reads, read, map_shape)
+        then, seam = self._then(name, config.then)
+        return Layer(parts, then, config.reads, read, map_shape, seam)
 
     def dense(self, name: str) -> "Layer | nn.Identity":
         config: DenseConfig | None = getattr(self.config, name)
@@ -159,7 +172,7 @@ class _Builder:
         incoming = self._incoming(config.reads)
         parts = [nn.Linear(incoming, share) for _ in range(self.columns)]
         self.maps = share
-        return Layer(parts, self._then(name, config.then), config.reads, incoming, (share,))
+        return Layer(parts, self._then(name, config.then)[0], config.reads, incoming, (share,))
 
     def output(self, name: str, classes: int) -> Layer:
         self._flatten()
@@ -186,13 +199,30 @@ class _Builder:
             self.maps *= self.spatial**2
             self.spatial = None
 
-    def _then(self, name: str, steps: Sequence[str]) -> list[nn.Sequential]:
-        """One sequence a column. Stateless steps would do for all, but each column draws its own dropout mask."""
+    def _then(self, name: str, steps: Sequence[str]) -> tuple[list[nn.Sequential], int]:
+        """One sequence a column, and Layer's `seam_elements`. Stateless steps would do for all columns, but each draws
+        its own dropout mask.
+        """
         sequences = [nn.Sequential(*(self._step(name, step) for step in steps)) for _ in range(self.columns)]
+        seam = 0
         for step in steps:
             if step in ("pool", "mean_pool"):
                 self._pooled(name)
-        return sequences
+            if step == "norm" and self.config.norm.across == "layer" and self.columns > 1:
+                seam = self._seam(name)
+        return sequences, seam
+
+    def _seam(self, name: str) -> int:
+        """Elements of the maps that a column's normalisation reads of its neighbour."""
+        assert self.spatial is not None
+        beyond = self.config.norm.size // 2
+        if self.maps < beyond:
+            raise RequestError(
+                f"model.norm.across=layer: {name} has {self.maps} map(s) a column, and a window of "
+                f"model.norm.size={self.config.norm.size} reads {beyond} of the neighbour; widen the layer, or shrink "
+                "the window"
+            )
+        return beyond * self.spatial**2
 
     def _step(self, name: str, step: str) -> nn.Module:
         config = self.config
