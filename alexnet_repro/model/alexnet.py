@@ -6,6 +6,7 @@ the lower. Parameters are `conv3.a.weight` and so on, whatever devices the colum
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -89,12 +90,13 @@ class AlexNet(nn.Module):
         self.conv6 = build.conv("conv6")
         self.fc6 = build.dense("fc6")
         self.fc7 = build.dense("fc7")
+        self.bottleneck = build.dense("bottleneck")
         self.fc8 = build.output("fc8", classes)
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """What fc8 reads, a tensor a column: the last hidden layer (fc7), the feature of Figure 4, right."""
-        # What a column reads of each layer (3.2), and makes. All layers but fc8 have ReLUs (3.1); fc6 and fc7 have
+        """The last hidden layer with ReLUs (fc7), a tensor a column: the feature of Figure 4, right."""
+        # What a column reads of each layer (3.2), and makes. All layers here have ReLUs (3.1); fc6 and fc7 have
         # dropout (4.2).
         pad = self.config.pad_right_bottom
         x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
@@ -110,9 +112,13 @@ class AlexNet(nn.Module):
         x = self.fc7(x)  # both columns   2048
         return x
 
-    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        logits: Tensor = self.fc8(self.hidden(images))[0]  # both columns -> [N, 1000] on the first device
-        return logits
+    def forward(self, images: Tensor | Sequence[Tensor], joined: bool = True) -> Tensor | list[Tensor]:
+        """The logits of all classes on the first device, or, not `joined`, as they lie: one tensor there, or with
+        model.fc8.split one a column with its share of the classes, in their order.
+        """
+        x = self.bottleneck(self.hidden(images))  # no layer, but in the pretraining of CNN*
+        shares: list[Tensor] = self.fc8(x)  # both columns -> [N, 1000]
+        return exchange.gather(shares, [shares[0].device])[0] if joined else shares
 
     def layers(self) -> dict[str, Layer]:
         """The layers present, by the paper's names, first to last."""
@@ -178,7 +184,12 @@ class _Builder:
         self._flatten()
         reads = self.config.fc8.reads
         incoming = self._incoming(reads)
-        return Layer([nn.Linear(incoming, classes)], [nn.Sequential()], reads, incoming, (classes,))
+        columns = self.columns if self.config.fc8.split else 1
+        if classes < columns:
+            raise RequestError(f"model.fc8.split=true: {classes} class(es) for {columns} columns; give split=false")
+        ends = [classes * i // columns for i in range(columns + 1)]
+        parts = [nn.Linear(incoming, end - start) for start, end in pairwise(ends)]
+        return Layer(parts, [nn.Sequential() for _ in parts], reads, incoming, (parts[0].out_features,))
 
     def _incoming(self, reads: str) -> int:
         return self.maps * self.columns if reads == "both" else self.maps

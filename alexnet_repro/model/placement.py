@@ -89,6 +89,6 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
 def place(model: AlexNet, devices: Sequence[torch.device]) -> AlexNet:
     """Moves column i of every layer to devices[i]."""
     for layer in model.layers().values():
-        for part, device in zip(layer.parts(), devices, strict=False):  # fc8 lives in the first column only
+        for part, device in zip(layer.parts(), devices, strict=False):  # fc8 may live in the first column only
             part.to(device)
     return model

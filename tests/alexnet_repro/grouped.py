@@ -60,4 +60,6 @@ class Grouped(nn.Module):
         return [f"{layer}.{column}.{kind}" for column in ("a" if layer == "fc8" else "ab")]
 
     def load_columns(self, state: dict[str, Tensor]) -> None:
-        self.load_state_dict({name: torch.cat([state[c] for c in self.columns(name)]) for name in self.state_dict()})
+        """`state`: of the two-column network, whose fc8 may lie in one column or in both."""
+        names = {name: [name.replace(".", f".{column}.") for column in "ab"] for name in self.state_dict()}
+        self.load_state_dict({name: torch.cat([state[c] for c in two if c in state]) for name, two in names.items()})

@@ -9,6 +9,7 @@ from alexnet_repro.claims import claims, experiments
 from alexnet_repro.config import ClaimsConfig, TrainConfig
 from alexnet_repro.model import AlexNet
 from alexnet_repro.paper.records import RECORDS, SPREAD, record
+from alexnet_repro.training.schedule import next_phase
 from data_prep.common.cli import load
 
 # Of each net's layers with weights, on one GPU, transcribed from layers-145.cfg and its relatives: kernels or units,
@@ -45,6 +46,9 @@ NETS: dict[str, list[tuple[str, int, int, int, int]]] = {
     ],
 }  # fmt: skip
 NETS |= {"code2012_no_lrn": NETS["code2012"], "code2012_no_norm2": NETS["code2012"]}  # 148, 167
+
+# 146 on Fall-2011, layers-146-2011.cfg: its fc8 has 10921 units on one GPU and 10922 on the other.
+BOTTLENECK = [*NETS["code2012_six_conv"][:-1], ("bottleneck", 1024, 1, 2 * 2048, 1)]
 
 # What follows a convolution, in the order of the definition files.
 THEN = {
@@ -84,6 +88,60 @@ def test_the_nets_of_2012_by_their_definition_files(name: str) -> None:
     for layer, then in THEN.get(name, {}).items():
         assert getattr(network.config, layer).then == then.split()
     assert maps_of_convolutions(network) == {layer: side for layer, side in sides.items() if layer.startswith("conv")}
+
+
+def test_the_head_of_146_on_fall_2011_by_its_definition_file() -> None:
+    with torch.device("meta"):
+        network = AlexNet(load("train", TrainConfig, ["model=code2012_bottleneck"]).model, classes=21_843)
+    layers = network.layers()
+    assert list(layers) == [*(name for name, *_ in BOTTLENECK), "fc8"]
+    shapes = [tuple(part.weight.shape) for name in ("bottleneck", "fc8") for part in layers[name].parts()]
+    assert shapes == [(1024, 4096), (1024, 4096), (10_921, 2048), (10_922, 2048)]
+    assert network.config.bottleneck is not None and network.config.bottleneck.then == []  # linear
+    for config in (network.config.bottleneck, network.config.fc8):
+        assert (config.weight_std, config.bias, config.reads) == (0.01, 0.0, "both")
+    of_columns = sum(2 * (width * side * side * read + width) for _, width, side, read, _ in BOTTLENECK)
+    assert sum(p.numel() for p in network.parameters()) == of_columns + 21_843 * (2048 + 1)
+
+
+# The stages of CNN*: network, the stage before, and the layers with an initWFunc in the definition file, "fc2048a" being
+# fc6 and "fc2048ba" fc7. Then, from the notes in the parameter files, rates of the weights of conv1 to conv5, of conv6, of
+# the dense layers, at (epochs done, steps of 128 done after them); 1,600 files of 1,024 images are 12,800 steps. Biases
+# have 0.02 and there is noise throughout. Last, the epochs.
+STAGES = {
+    "cnn_star_ilsvrc2012": ("code2012", None, "", {(0, 0): (0.01, None, 0.01), (26, 0): (0.001, None, 0.001)}, 27),
+    "cnn_star_imagenet2009": (
+        "code2012_six_conv", "cnn_star_ilsvrc2012", "conv1 conv2 conv3 conv4 conv5",
+        {(0, 0): (0.001, 0.01, 0.01), (1, 12_799): (0.001, 0.01, 0.01), (1, 12_800): (0.001, 0.001, 0.001),
+         (5, 60_000): (0.001, 0.001, 0.001)}, 6,
+    ),
+    "cnn_star_pretrain": (
+        "code2012_bottleneck", "cnn_star_imagenet2009", "conv1 conv2 conv3 conv4 conv5 conv6",
+        {(0, 0): (0.001, 0.001, 0.01), (5, 110_000): (0.001, 0.001, 0.01), (6, 0): (0.001, 0.001, 0.001)}, 8,
+    ),
+    "cnn_star": ("code2012_six_conv", "cnn_star_pretrain", "conv1 conv2 conv3 conv4 conv5 conv6 fc6 fc7", {}, 54),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_stages_of_cnn_star_by_their_definition_and_parameter_files(stage: str) -> None:
+    """The rates of the last stage have a table of their own, in test_section5.py."""
+    model, before, layers, rates, epochs = STAGES[stage]
+    config = load("train", TrainConfig, [f"experiment={stage}"])
+    assert (config.model.name, config.augment.name, config.optim.name) == (model, "code2012", "code2012")
+    assert config.init_from == (before and f"{before}-0")
+    assert config.init_layers == (layers.split() or None)
+    assert next_phase(config.schedule, [0.5] * epochs).finished
+    assert not next_phase(config.schedule, [0.5] * (epochs - 1), batches=60_000).finished
+    for (done, batches), (conv, conv6, dense) in rates.items():
+        phase = next_phase(config.schedule, [0.5] * done, batches=batches)
+        expected = {f"conv{i}": conv for i in range(1, 6)} | {"conv6": conv6, "fc6": dense, "fc8": dense}
+        expected |= {"bottleneck": dense} if config.model.bottleneck else {}
+        for layer, rate in expected.items():
+            found = config.optim.learning_rate * phase.rate(layer, bias=False)
+            assert rate is None or found == pytest.approx(rate), (layer, done, batches)
+        bias = config.optim.learning_rate * config.optim.bias_rate_times * phase.rate("conv1", bias=True)
+        assert (bias, phase.colour_noise) == (pytest.approx(0.02), True)
 
 
 def maps_of_convolutions(network: AlexNet) -> dict[str, int]:
