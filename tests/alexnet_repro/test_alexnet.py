@@ -169,7 +169,9 @@ def test_how_images_lie_in_memory_changes_nothing(profile: str, layout: str) -> 
 USUAL = {"conv3", "fc6", "fc7", "fc8"}
 TALKS = {  # the layers that read both columns, where these are not the usual ones; nothing else may cross over
     "cifar10": set(),
+    "cifar10_80sec": set(),
     "cifar10_local": set(),
+    "code2012_bottleneck": USUAL | {"conv6", "bottleneck"},
     "code2012_exchange_at_conv4": {"conv4", "fc6", "fc7", "fc8"},
     "code2012_no_exchange": {"fc8"},
     "code2012_one_column": set(),

@@ -104,10 +104,24 @@ def test_the_head_of_146_on_fall_2011_by_its_definition_file() -> None:
     assert sum(p.numel() for p in network.parameters()) == of_columns + 21_843 * (2048 + 1)
 
 
-# The stages of CNN*: network, the stage before, and the layers with an initWFunc in the definition file, "fc2048a" being
-# fc6 and "fc2048ba" fc7. Then, from the notes in the parameter files, rates of the weights of conv1 to conv5, of conv6, of
-# the dense layers, at (epochs done, steps of 128 done after them); 1,600 files of 1,024 images are 12,800 steps. Biases
-# have 0.02 and there is noise throughout. Last, the epochs.
+def test_the_cifar_net_of_four_hidden_layers_by_its_definition_file() -> None:
+    """layers-80sec.cfg and layer-params-80sec.cfg, but for the decay, which Figure 1 has not."""
+    config = load("train", TrainConfig, ["experiment=figure1_80sec"])
+    with torch.device("meta"):
+        network = AlexNet(config.model, classes=10)
+    shapes = {name: tuple(layer.parts()[0].weight.shape) for name, layer in network.layers().items()}
+    assert shapes == {"conv1": (32, 3, 5, 5), "conv2": (32, 32, 5, 5), "conv3": (64, 32, 5, 5), "fc6": (64, 1024),
+                      "fc8": (10, 64)}  # fmt: skip
+    deviations = {name: getattr(network.config, name).weight_std for name in shapes}
+    assert deviations == {"conv1": 0.0001, "conv2": 0.01, "conv3": 0.01, "fc6": 0.1, "fc8": 0.1}
+    assert all(getattr(network.config, name).bias == 0 for name in shapes)
+    assert (config.optim.learning_rate, config.optim.bias_rate_times, config.optim.weight_decay) == (0.001, 2.0, 0.0)
+
+
+# The stages of CNN*: network, the stage before, and the layers with an initWFunc in the definition file (fc2048a is
+# fc6, fc2048ba fc7). Then, from the notes in the parameter files, rates of the weights of conv1 to conv5, of conv6 and
+# of the dense layers, at (epochs done, steps of 128 done after them); 1,600 files of 1,024 images are 12,800 steps.
+# Biases have 0.02 and there is noise throughout. Last, the epochs.
 STAGES = {
     "cnn_star_ilsvrc2012": ("code2012", None, "", {(0, 0): (0.01, None, 0.01), (26, 0): (0.001, None, 0.001)}, 27),
     "cnn_star_imagenet2009": (
