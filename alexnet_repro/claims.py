@@ -1,4 +1,5 @@
 """python -m alexnet_repro.claims [runs_dir=runs]: the paper's claims, each with its command and the runs of it here.
+records=true prints docs/records.md instead.
 
 Claims, commands and costs are read from the heads of conf/experiment/*.yaml: lines "# Key: text", continued by lines
 indented by three spaces. The results of this project stand in docs/claims.md.
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_repro.paper.records import as_markdown
 from alexnet_repro.report.report import REPORT, read_report
 from alexnet_repro.runs.folder import RunFolder, report_folder
 from alexnet_repro.runs.metrics_log import read_metrics
@@ -82,6 +84,9 @@ def _read(path: Path) -> Experiment:
 
 
 def claims(config: ClaimsConfig) -> None:
+    if config.records:
+        print(as_markdown(), end="")
+        return
     runs_dir = Path(config.runs_dir)
     for experiment in experiments():
         section = "" if experiment.section == "none" else re.split("[, ]", experiment.section)[0]

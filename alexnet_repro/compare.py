@@ -11,6 +11,7 @@ if __name__ == "__main__":
     jobs = command_line("compare", CompareConfig)  # first, as the imports below take seconds
 
 import json
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from alexnet_repro.evaluation.comparison import (
 )
 from alexnet_repro.evaluation.intervals import Interval
 from alexnet_repro.evaluation.metrics import TOP_K
+from alexnet_repro.paper.records import SPREAD
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
@@ -126,10 +128,11 @@ def _runs_text(facts: dict[str, Any]) -> str:
             zero = "   zero lies within" if low <= 0 <= high else ""
             lines.append(f"  top-{k}  {_difference(pair[f'top{k}_difference'], interval)}{zero}")
         if paper := pair.get("paper"):
-            both = [points(paper[f"top{k}_difference"]) for k in TOP_K if paper[f"top{k}_difference"] is not None]
             lines.append(f"  {_claim(paper)}")
-            lines.append(f"  here that would be {' / '.join(both)}; the paper measured on all of ILSVRC, and other "
-                         "data, or one run of each, need not agree")  # fmt: skip
+            if both := _both(paper, points):
+                lines.append(f"  here that would be {both}; the paper measured on all of ILSVRC, and other data, or "
+                             "one run of each, need not agree")  # fmt: skip
+            lines += [f"  {line}" for line in _recorded(paper)]
     return "\n".join(lines)
 
 
@@ -138,7 +141,7 @@ def _groups_text(facts: dict[str, Any]) -> str:
     notes = []
     rows = [
         ["group", "seeds", *(f"top-{k} error (range)" for k in TOP_K)]
-        + [cell for k in TOP_K for cell in (f"difference top-{k}", "paper", "")]
+        + [cell for k in TOP_K for cell in (f"difference top-{k}", "paper", "log of 2012", "")]
     ]
     for group in facts["groups"]:
         errors = [_error(group[f"top{k}_error"], group[f"top{k}_range"]) for k in TOP_K]
@@ -156,7 +159,9 @@ def _groups_text(facts: dict[str, Any]) -> str:
         notes.append("over several seeds: the mean of the differences between runs of the same seed, with Student's t "
                      "interval; it covers other seeds, not other test images, and is wide with few seeds")  # fmt: skip
     if any(difference["paper"] for difference in compared):
-        notes.append("the paper measured on all of ILSVRC, and one run of each; other data need not agree")
+        notes.append(
+            "the paper and its authors' logs measured on all of ILSVRC, and one run of each; other data need not agree"
+        )
     head = (
         f"{_measured_on(facts)}; errors in %, mean over seeds; differences to {facts['baseline']} in points, with 95 % "
         "intervals"
@@ -165,15 +170,18 @@ def _groups_text(facts: dict[str, Any]) -> str:
 
 
 def _difference_cells(difference: dict[str, Any] | None, k: int) -> list[str]:
-    """The difference, the paper's, and which of zero and the paper's the interval holds."""
+    """The difference, the paper's, the log's, and which of zero and the paper's the interval holds."""
     if not difference or not difference["seeds"]:
-        return ["", "", ""]
-    theirs = difference["paper"] and difference["paper"][f"top{k}_difference"]
+        return ["", "", "", ""]
+    paper, key = difference["paper"], f"top{k}_difference"
+    theirs = paper and paper[key]
+    log = paper and paper["recorded"] and paper["recorded"][key]
     holds = ["zero within" if difference[f"top{k}_zero_within"] else "zero outside"]
     if theirs is not None:
         holds.append("paper's within" if difference[f"top{k}_paper_within"] else "paper's outside")
     ours = _difference(difference[f"top{k}"], difference[f"top{k}_interval"])
-    return [ours, "" if theirs is None else points(theirs), ", ".join(holds)]
+    cells = ["" if theirs is None else points(theirs), "" if log is None else _exactly(log)]
+    return [ours, *cells, ", ".join(holds)]
 
 
 def _difference_notes(difference: dict[str, Any]) -> list[str]:
@@ -186,13 +194,35 @@ def _difference_notes(difference: dict[str, Any]) -> list[str]:
     if len(difference["seeds"]) == 1:
         notes.append("one seed; the interval covers the sampling of test images (paired bootstrap), not of seeds")
     if difference["paper"]:
-        notes.append(_claim(difference["paper"]))
+        notes += [_claim(difference["paper"]), *_recorded(difference["paper"])]
     return notes
 
 
 def _claim(paper: dict[str, Any]) -> str:
     also = f"; the two differ in more than that: {', '.join(also)}" if (also := paper["also_different"]) else ""
-    return f"the paper, section {paper['section']}: {paper['claim']}{also}"
+    whose = f"the paper, section {paper['section']}" if paper["section"] else "not in the paper"
+    return f"{whose}: {paper['claim']}{also}"
+
+
+def _recorded(paper: dict[str, Any]) -> list[str]:
+    """What the logs of 2012 have of the pair: a line, or none."""
+    if not (log := paper["recorded"]):
+        return []
+    better, worse = log["nets"]
+    both = _both(log, _exactly)
+    return [f"log of 2012: nets {better} and {worse} on {log['data']}, one run of each, differ by {both}; the top-1 "
+            f"errors of near-equal nets spread by about {SPREAD}"]  # fmt: skip
+
+
+def _both(differences: dict[str, Any], shown: Callable[[float], str]) -> str:
+    """The differences that are known, top-1 / top-5."""
+    known = (differences[f"top{k}_difference"] for k in TOP_K)
+    return " / ".join(shown(difference) for difference in known if difference is not None)
+
+
+def _exactly(fraction: float) -> str:
+    """In points with the digits of the logs, whose differences may be smaller than a tenth."""
+    return f"{100 * fraction:+.3f}".replace("-", "−")
 
 
 def _measured_on(facts: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""python -m alexnet_repro.evaluate run=NAME [split=val] [views=10|1]: errors, predictions and the report.
+"""python -m alexnet_repro.evaluate run=NAME [split=val] [views=10|9|1]: errors, predictions and the report.
 
 With runs=[a,b,c] [weights=[...]], of the ensemble; with --multirun run=a,b,c, of one after the other. An interrupted
 evaluation, started again, continues where it was.

@@ -159,7 +159,11 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
         result = f"logits, float32 [N, {classes}]"
     else:
         given = f"images, uint8 [N, {size}, {size}, {channels}]"
-        view = view if config.views == 1 else f"ten {side}x{side} patches (corners, centre, and their mirror images)"
+        view = {
+            1: view,
+            9: f"nine {side}x{side} patches (three by three positions)",
+            10: f"ten {side}x{side} patches (corners, centre, and their mirror images)",
+        }[config.views]
         averaged = "" if config.views == 1 else ", softmax outputs averaged"
         inside = f"inside the graph: {_centred('the mean image', view, checkpoint)}{averaged}"
         result = f"probabilities, float32 [N, {classes}]"

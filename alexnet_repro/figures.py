@@ -97,7 +97,7 @@ _DRAW: dict[str, Callable[[_Run], Path | str]] = {  # each returns where to look
 
 def figure1(config: Figure1Config) -> None:
     """Prints after how many epochs each run reached the training error `config.error`, and draws the curves."""
-    runs = {kind: _training_errors(Path(config.runs_dir), kind, getattr(config, kind)) for kind in ("relu", "tanh")}
+    runs = {kind: _training_errors(Path(config.runs_dir), getattr(config, kind)) for kind in ("relu", "tanh")}
     error = f"{100 * config.error:g} %"
     reached: dict[str, dict[str, float]] = {"relu": {}, "tanh": {}}
     not_yet = []
@@ -117,7 +117,7 @@ def figure1(config: Figure1Config) -> None:
         seeds = sorted(reached["relu"].keys() & reached["tanh"].keys())
         ratios = [reached["tanh"][seed] / reached["relu"][seed] for seed in seeds]
         paired = f" (by seed: {', '.join(f'{ratio:.1f}' for ratio in ratios)}{_interval(ratios)})" if ratios else ""
-        print(f"mean: relu {relu:.1f}, tanh {tanh:.1f} epochs; ratio {tanh / relu:.1f}{paired}; the paper: about 6")
+        print(f"mean: relu {relu:.1f}, tanh {tanh:.1f} epochs; ratio {tanh / relu:.1f}{paired}; the paper: 6")
     curves = {"ReLU": list(runs["relu"].values()), "tanh": list(runs["tanh"].values())}
     save(draw_training_errors(curves, config.error), Path(config.out))
     print(config.out)
@@ -144,7 +144,7 @@ def _interval(ratios: Sequence[float]) -> str:
     return f"; 95 % t interval {low:.2f} to {high:.2f}"
 
 
-def _training_errors(runs_dir: Path, kind: str, name: str) -> dict[str, list[float]]:
+def _training_errors(runs_dir: Path, name: str) -> dict[str, list[float]]:
     """By seed, the errors of the epochs of each run NAME-SEED, as fractions. RequestError if there is no such run."""
     found = {}
     for folder in sorted(runs_dir.glob(f"{name}-*")):
@@ -154,7 +154,7 @@ def _training_errors(runs_dir: Path, kind: str, name: str) -> dict[str, list[flo
     if not found:
         raise RequestError(
             f"{runs_dir}: no run {name}-SEED with an epoch done; python -m alexnet_repro.train --multirun "
-            f"experiment=cifar10_{kind} seed=0,1,2 makes them"
+            f"experiment={name} seed=0,1,2 makes them"
         )
     return found
 

@@ -58,6 +58,11 @@ def _obstacle(model: ModelConfig, columns: Sequence[torch.device], processes: in
     convolutions = [name for name in LAYERS if name.startswith("conv") and getattr(model, name) is not None]
     if dropped := [name for name in convolutions if "dropout" in getattr(model, name).then]:
         return f"has no dropout between maps, and model.{dropped[0]}.then has it"
+    normalised = any("norm" in getattr(model, name).then for name in convolutions)
+    if normalised and model.norm.across == "layer" and model.columns > 1:
+        return "normalises within each column, and model.norm.across is layer"
+    if model.fc8.split or model.bottleneck is not None:
+        return "has no bottleneck before fc8, and all classes on one device (model.bottleneck, model.fc8.split)"
     if processes > 1:
         return "needs one process, and torchrun started several"
     if model.conv1.local:

@@ -32,35 +32,43 @@ def summary(config: SummaryConfig) -> None:
 
 
 def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
-    print(f"{'layer':<8}{'device':<9}{'weights':>20}{'output':>16}{'parameters':>13}{'mult-adds':>15}{'bytes in':>12}")
+    wide = max(8, *(len(f"{name}.a ") for name in model.layers()))
+    heads = f"{'weights':>20}{'output':>16}{'parameters':>13}{'mult-adds':>15}{'bytes in':>12}"
+    print(f"{'layer':<{wide}}{'device':<9}{heads}")
     totals = [0, 0, 0]
     for name, layer in model.layers().items():
-        for column, part, device in zip(layer.names, layer.parts(), devices, strict=False):
-            costs = _costs(layer, part, model.config.columns)
+        for index, (column, part, device) in enumerate(zip(layer.names, layer.parts(), devices, strict=False)):
+            costs = _costs(layer, part, index, model.config.columns)
             totals = [total + cost for total, cost in zip(totals, costs, strict=True)]
-            weights, output = ("x".join(map(str, shape)) for shape in (part.weight.shape, layer.map_shape))
-            print(f"{name + '.' + column:<8}{device!s:<9}{weights:>20}{output:>16}{_COSTS.format(*costs)}")
-    print(f"{'total':<53}{_COSTS.format(*totals)}")
+            shapes = part.weight.shape, (len(part.weight), *layer.map_shape[1:])
+            weights, output = ("x".join(map(str, shape)) for shape in shapes)
+            print(f"{name + '.' + column:<{wide}}{device!s:<9}{weights:>20}{output:>16}{_COSTS.format(*costs)}")
+    print(f"{'total':<{wide + 45}}{_COSTS.format(*totals)}")
     print("output: of the weights, before pooling")
     print("bytes in: float32 from the other columns, for one image forward; gradients of the same size go back")
 
 
-def _costs(layer: Layer, part: Weights, columns: int) -> tuple[int, int, int]:
-    """(parameters, multiply-adds for one image, bytes read from the other columns for one image)."""
+def _costs(layer: Layer, part: Weights, column: int, columns: int) -> tuple[int, int, int]:
+    """(parameters, multiply-adds for one image, bytes read from the other columns for one image) of one column."""
     assert part.bias is not None
     positions = 1 if isinstance(part, LocalConv2d) else math.prod(layer.map_shape[1:])
     foreign = layer.input_elements * (columns - 1) // columns if layer.reads == "both" else 0
+    foreign += layer.seam_elements * ((column > 0) + (column < columns - 1))
     return part.weight.numel() + part.bias.numel(), part.weight.numel() * positions, foreign * _FLOAT_BYTES
 
 
 def _print_neurons(model: AlexNet) -> None:
-    ours = {name: math.prod(layer.map_shape) * len(layer.names) for name, layer in model.layers().items()}
-    print(f"{'neurons':<8}{'this network':>14}{'text of 3.5':>14}")
+    ours = {
+        name: sum(len(part.weight) for part in layer.parts()) * math.prod(layer.map_shape[1:])
+        for name, layer in model.layers().items()
+    }
+    wide = max(8, *(len(f"{name} ") for name in ours))
+    print(f"{'neurons':<{wide}}{'this network':>14}{'text of 3.5':>14}")
     for name in (name for name in LAYERS if name in ours or name in NEURONS):
         counts = (f"{counts[name]:,}" if name in counts else "-" for counts in (ours, NEURONS))
-        print(f"{name:<8}" + "{:>14}{:>14}".format(*counts) + (f"   {CONV1_REMARK}" if name == "conv1" else ""))
+        print(f"{name:<{wide}}" + "{:>14}{:>14}".format(*counts) + (f"   {CONV1_REMARK}" if name == "conv1" else ""))
     totals = f"{sum(ours.values()):>14,}{sum(NEURONS.values()):>14,}"
-    print(f"{'total':<8}{totals}   the paper's abstract: {NEURONS_OF_ABSTRACT:,}")
+    print(f"{'total':<{wide}}{totals}   the paper's abstract: {NEURONS_OF_ABSTRACT:,}")
 
 
 if __name__ == "__main__":

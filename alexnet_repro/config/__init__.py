@@ -25,6 +25,7 @@ from alexnet_repro.config.model import (
     NormConfig,
     OutputConfig,
     PoolConfig,
+    ResponseNormConfig,
 )
 from alexnet_repro.config.training import (
     AugmentConfig,

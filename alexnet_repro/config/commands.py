@@ -17,7 +17,8 @@ def check_shared(config: object) -> None:
     keys = vars(config)
     views = keys.get("views", 1)
     require_one_of("split", keys.get("split", "val"), ("val", "test"))
-    require(views in (1, 10), "views", views, "1 (centre) or 10 (corners, centre, and their mirrors)")
+    known = "1 (centre), 9 (three by three positions, no mirrors) or 10 (corners, centre, and their mirrors)"
+    require(views in (1, 9, 10), "views", views, known)
     for key, least in (("batch_size", 1), ("steps", 1), ("seed", 0)):
         require(keys.get(key, least) >= least, key, keys.get(key), f"{least} or more")
 
@@ -69,6 +70,7 @@ class EvaluateConfig:
 @dataclass
 class ClaimsConfig:
     runs_dir: str
+    records: bool
 
 
 @dataclass

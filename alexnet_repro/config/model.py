@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data_prep.common.errors import require, require_one_of
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "bottleneck", "fc8")
 STEPS = ("activation", "norm", "same_map_norm", "pool", "mean_pool", "dropout")
 
 
@@ -28,6 +28,17 @@ class NormConfig:
         require(0 <= self.alpha < math.inf, f"{key}.alpha", self.alpha, "0 or more, and finite")
         require(0 <= self.beta < math.inf, f"{key}.beta", self.beta, "0 or more, and finite")
         require(0 < self.k < math.inf, f"{key}.k", self.k, "positive, and finite")
+
+
+@dataclass
+class ResponseNormConfig(NormConfig):
+    """`across`: the maps that a window may reach, those of the same column or of the whole layer."""
+
+    across: str = "column"  # the configurations of older runs lack it
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        require_one_of(f"{key}.across", self.across, ("column", "layer"))
 
 
 @dataclass
@@ -81,11 +92,14 @@ class DenseConfig:
 
 @dataclass
 class OutputConfig:
-    """The last layer: one unit a class."""
+    """The last layer: one unit a class. `split`: the classes lie in equal shares on the devices of all columns, instead
+    of all on the first.
+    """
 
     reads: str
     weight_std: float
     bias: float
+    split: bool = False  # the configurations of older runs lack it
 
     def check(self, key: str) -> None:
         require_one_of(f"{key}.reads", self.reads, ("own", "both"))
@@ -114,7 +128,7 @@ class ModelConfig:
     input_size: int
     pad_right_bottom: int
     activation: str
-    norm: NormConfig
+    norm: ResponseNormConfig
     same_map_norm: NormConfig | None
     pool: PoolConfig
     dropout: float
@@ -127,6 +141,7 @@ class ModelConfig:
     fc6: DenseConfig | None
     fc7: DenseConfig | None
     fc8: OutputConfig
+    bottleneck: DenseConfig | None = None  # between fc7 and fc8; the configurations of older runs lack it
 
     def __post_init__(self) -> None:
         require(1 <= self.columns <= 8, "model.columns", self.columns, "1 to 8")
@@ -145,5 +160,5 @@ class ModelConfig:
         require(self.conv1.reads == "own", "model.conv1.reads", self.conv1.reads, "own: every column sees the image")
         require(
             self.fc8.reads == "both" or self.columns == 1, "model.fc8.reads", self.fc8.reads,
-            "both: fc8 lives on the first device and would otherwise drop the other columns",
+            "both: a class's unit lies in one column and would otherwise drop the others",
         )  # fmt: skip

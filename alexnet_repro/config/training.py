@@ -213,8 +213,9 @@ class TrainConfig(RunConfig):
     save_minutes: float
     log_every: int
     allow_changes: list[str]
-    init_from: str | None = None  # the configurations of older runs lack both
+    init_from: str | None = None  # the configurations of older runs lack these
     init_checkpoint: str | None = None
+    init_layers: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -224,6 +225,11 @@ class TrainConfig(RunConfig):
         require(self.log_every >= 1, "log_every", self.log_every, "1 or more")
         source, name = self.source_folder, self.init_checkpoint
         require(name is None or source is not None, "init_checkpoint", name, "given with init_from=RUN")
+        layers, possible = self.init_layers, LAYERS[:-1]
+        require(layers is None or source is not None, "init_layers", layers, "given with init_from=RUN")
+        known = layers is None or (bool(layers) and len(set(layers)) == len(layers) and set(layers) <= set(possible))
+        require(known, "init_layers", layers, f"one or more of {', '.join(possible)}, each once (fc8's units are the "
+                "classes)")  # fmt: skip
         itself = source is not None and source.resolve() == self.folder.resolve()
         require(not itself, "init_from", self.init_from, "another run than the one that begins")
 

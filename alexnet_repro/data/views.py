@@ -1,5 +1,5 @@
 """The views of one test image (section 4.1): five 224x224 patches, the four corners and the centre, and the
-horizontal reflection of each.
+horizontal reflection of each. Or the nine of the CIFAR-10 nets of 2012, which have no reflections.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,17 @@ def centre_of(margin: int) -> int:
 
 
 def views_of(views: int, margin: int) -> list[View]:
-    """The centre patch alone (views=1), or the ten of the paper, the centre patch first.
+    """The centre patch alone (views=1), the ten of the paper, or nine (three rows, three columns); the centre patch
+    first.
 
     `margin`: image side minus patch side; the corners are (0, 0) ... (margin, margin).
     """
     centre = centre_of(margin)
     if views == 1:
         return [View(centre, centre, False)]
+    if views == 9:
+        rows = (centre, 0, margin)
+        return [View(top, left, False) for top in rows for left in rows]
     places = [(centre, centre), (0, 0), (0, margin), (margin, 0), (margin, margin)]
     return [View(top, left, mirror) for mirror in (False, True) for top, left in places]
 

@@ -108,8 +108,8 @@ def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
 
 
 def difference_of_runs(first: EvaluatedRun, second: EvaluatedRun, config: Differences) -> dict[str, Any]:
-    """Errors of `second` minus those of `first`, as fractions, with paired intervals over images; and the paper's
-    difference, if the two are one of its ablations.
+    """Errors of `second` minus those of `first`, as fractions, with paired intervals over images; and the
+    difference in the paper and in the logs of 2012, if the two are an ablation of either.
     """
     facts: dict[str, Any] = {"first": first.name, "second": second.name}
     for k in TOP_K:

@@ -6,6 +6,7 @@ the lower. Parameters are `conv3.a.weight` and so on, whatever devices the colum
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
-from alexnet_repro.model.response_norm import ResponseNorm
+from alexnet_repro.model.response_norm import ResponseNorm, norm_across_columns
 from data_prep.common.errors import RequestError
 
 COLUMN_NAMES = "abcdefgh"
@@ -35,8 +36,11 @@ class Layer(nn.Module):
         reads: str,
         input_elements: int,
         map_shape: tuple[int, ...],
+        seam_elements: int = 0,
     ) -> None:
-        """`input_elements`: what one part reads of one image; `map_shape`: one part's output, before `then`."""
+        """`input_elements`: what one part reads of one image; `map_shape`: one part's output, before `then`;
+        `seam_elements`: what the normalisation reads of a neighbouring column.
+        """
         super().__init__()
         self.names = COLUMN_NAMES[: len(parts)]
         for name, part in zip(self.names, parts, strict=True):
@@ -45,6 +49,7 @@ class Layer(nn.Module):
         self.reads = reads
         self.input_elements = input_elements
         self.map_shape = map_shape
+        self.seam_elements = seam_elements
 
     def parts(self) -> list[Weights]:
         """The weights, column by column."""
@@ -54,7 +59,15 @@ class Layer(nn.Module):
         parts = self.parts()
         if self.reads == "both":
             columns = exchange.gather(columns, [part.weight.device for part in parts])
-        return [then(part(x)) for part, then, x in zip(parts, self.then, columns[: len(parts)], strict=True)]
+        if not self.seam_elements:
+            return [then(part(x)) for part, then, x in zip(parts, self.then, columns[: len(parts)], strict=True)]
+        columns = [part(x) for part, x in zip(parts, columns, strict=True)]
+        for steps in zip(*self.then, strict=True):  # step by step, as one of them reads its neighbour
+            if isinstance(steps[0], ResponseNorm):
+                columns = norm_across_columns(steps, columns)
+            else:
+                columns = [step(x) for step, x in zip(steps, columns, strict=True)]
+        return columns
 
 
 class AlexNet(nn.Module):
@@ -77,12 +90,13 @@ class AlexNet(nn.Module):
         self.conv6 = build.conv("conv6")
         self.fc6 = build.dense("fc6")
         self.fc7 = build.dense("fc7")
+        self.bottleneck = build.dense("bottleneck")
         self.fc8 = build.output("fc8", classes)
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """What fc8 reads, a tensor a column: the last hidden layer (fc7), the feature of Figure 4, right."""
-        # What a column reads of each layer (3.2), and makes. All layers but fc8 have ReLUs (3.1); fc6 and fc7 have
+        """The last hidden layer with ReLUs (fc7), a tensor a column: the feature of Figure 4, right."""
+        # What a column reads of each layer (3.2), and makes. All layers here have ReLUs (3.1); fc6 and fc7 have
         # dropout (4.2).
         pad = self.config.pad_right_bottom
         x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
@@ -98,9 +112,13 @@ class AlexNet(nn.Module):
         x = self.fc7(x)  # both columns   2048
         return x
 
-    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        logits: Tensor = self.fc8(self.hidden(images))[0]  # both columns -> [N, 1000] on the first device
-        return logits
+    def forward(self, images: Tensor | Sequence[Tensor], joined: bool = True) -> Tensor | list[Tensor]:
+        """The logits of all classes on the first device, or, not `joined`, as they lie: one tensor there, or with
+        model.fc8.split one a column with its share of the classes, in their order.
+        """
+        x = self.bottleneck(self.hidden(images))  # no layer, but in the pretraining of CNN*
+        shares: list[Tensor] = self.fc8(x)  # both columns -> [N, 1000]
+        return exchange.gather(shares, [shares[0].device])[0] if joined else shares
 
     def layers(self) -> dict[str, Layer]:
         """The layers present, by the paper's names, first to last."""
@@ -148,7 +166,8 @@ class _Builder:
         ]
         self.maps = share
         map_shape = (share, self.spatial, self.spatial)
-        return Layer(parts, self._then(name, config.then), config.reads, read, map_shape)
+        then, seam = self._then(name, config.then)
+        return Layer(parts, then, config.reads, read, map_shape, seam)
 
     def dense(self, name: str) -> "Layer | nn.Identity":
         config: DenseConfig | None = getattr(self.config, name)
@@ -159,13 +178,18 @@ class _Builder:
         incoming = self._incoming(config.reads)
         parts = [nn.Linear(incoming, share) for _ in range(self.columns)]
         self.maps = share
-        return Layer(parts, self._then(name, config.then), config.reads, incoming, (share,))
+        return Layer(parts, self._then(name, config.then)[0], config.reads, incoming, (share,))
 
     def output(self, name: str, classes: int) -> Layer:
         self._flatten()
         reads = self.config.fc8.reads
         incoming = self._incoming(reads)
-        return Layer([nn.Linear(incoming, classes)], [nn.Sequential()], reads, incoming, (classes,))
+        columns = self.columns if self.config.fc8.split else 1
+        if classes < columns:
+            raise RequestError(f"model.fc8.split=true: {classes} class(es) for {columns} columns; give split=false")
+        ends = [classes * i // columns for i in range(columns + 1)]
+        parts = [nn.Linear(incoming, end - start) for start, end in pairwise(ends)]
+        return Layer(parts, [nn.Sequential() for _ in parts], reads, incoming, (parts[0].out_features,))
 
     def _incoming(self, reads: str) -> int:
         return self.maps * self.columns if reads == "both" else self.maps
@@ -186,13 +210,30 @@ class _Builder:
             self.maps *= self.spatial**2
             self.spatial = None
 
-    def _then(self, name: str, steps: Sequence[str]) -> list[nn.Sequential]:
-        """One sequence a column. Stateless steps would do for all, but each column draws its own dropout mask."""
+    def _then(self, name: str, steps: Sequence[str]) -> tuple[list[nn.Sequential], int]:
+        """One sequence a column, and Layer's `seam_elements`. Stateless steps would do for all columns, but each draws
+        its own dropout mask.
+        """
         sequences = [nn.Sequential(*(self._step(name, step) for step in steps)) for _ in range(self.columns)]
+        seam = 0
         for step in steps:
             if step in ("pool", "mean_pool"):
                 self._pooled(name)
-        return sequences
+            if step == "norm" and self.config.norm.across == "layer" and self.columns > 1:
+                seam = self._seam(name)
+        return sequences, seam
+
+    def _seam(self, name: str) -> int:
+        """Elements of the maps that a column's normalisation reads of its neighbour."""
+        assert self.spatial is not None
+        beyond = self.config.norm.size // 2
+        if self.maps < beyond:
+            raise RequestError(
+                f"model.norm.across=layer: {name} has {self.maps} map(s) a column, and a window of "
+                f"model.norm.size={self.config.norm.size} reads {beyond} of the neighbour; widen the layer, or shrink "
+                "the window"
+            )
+        return beyond * self.spatial**2
 
     def _step(self, name: str, step: str) -> nn.Module:
         config = self.config

@@ -37,6 +37,17 @@ def gather(columns: Sequence[Tensor], devices: Sequence[torch.device]) -> list[T
     return [whole[device] for device in devices]
 
 
+def with_neighbours(columns: Sequence[Tensor], beyond: int) -> list[Tensor]:
+    """Each column's maps between the `beyond` last ones of the column before and the `beyond` first ones of the column
+    after, along dimension 1, on the column's device. The first column has none before, the last none after.
+    """
+    devices, inner = [x.device for x in columns], len(columns) - 1
+    edges = [x[:, -beyond:] for x in columns[:-1]] + [x[:, :beyond] for x in columns[1:]]
+    arrived = to_devices(edges, devices[1:] + devices[:-1])
+    before, after = [[], *([x] for x in arrived[:inner])], [*([x] for x in arrived[inner:]), []]
+    return [torch.cat([*b, x, *a], dim=1) for b, x, a in zip(before, columns, after, strict=True)]
+
+
 def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> list[Tensor]:
     """tensors[i] on devices[i]; differentiable.
 

@@ -116,6 +116,6 @@ def exact(device: torch.device) -> torch.dtype:
 def place(model: AlexNet, devices: Sequence[torch.device]) -> AlexNet:
     """Moves column i of every layer to devices[i]."""
     for layer in model.layers().values():
-        for part, device in zip(layer.parts(), devices, strict=False):  # fc8 lives in the first column only
+        for part, device in zip(layer.parts(), devices, strict=False):  # fc8 may live in the first column only
             part.to(device)
     return model

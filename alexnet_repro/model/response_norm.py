@@ -3,17 +3,18 @@
 `response_norm` is the formula, and what exported graphs hold. Everything after it is the same function and its gradient
 made fast, near the cost of reading and writing the maps once. (On GPUs, model/fused.py joins it with its neighbours.)
 
-It works within one column: a column's maps are the whole layer to it. The paper's sum over "N kernels in the layer"
-would, across two GPUs, need the neighbour's maps at the seam; the code of 2012 never fetched them.
+It works within one column: a column's maps are the whole layer to it, as in the code of 2012. The text's "N kernels in
+the layer", taken literally, are those of all columns: `norm_across_columns`, with model.norm.across=layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_repro.config import NormConfig
+from alexnet_repro.model import exchange
 
 
 def response_norm(a: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
@@ -53,6 +54,18 @@ class ResponseNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.config)
+
+
+def norm_across_columns(norms: Sequence[ResponseNorm], columns: Sequence[Tensor]) -> list[Tensor]:
+    """The columns of a layer, [N, maps, ...] each on its device, normalised as if all maps were in one: at each seam a
+    column reads the size // 2 nearest maps of its neighbour, which reads as many of its own.
+
+    Each column has size // 2 maps or more, and size is 3 or more.
+    """
+    beyond = norms[0].config.size // 2
+    wide = [norm(x) for norm, x in zip(norms, exchange.with_neighbours(columns, beyond), strict=True)]
+    first = [0] + [beyond] * (len(columns) - 1)  # of a column's own maps, after its neighbour's
+    return [y[:, start : start + x.shape[1]] for y, start, x in zip(wide, first, columns, strict=True)]
 
 
 # The fast form. A tensor is taken as it lies in memory, [rows, maps, inner]: rows are images and inner the places of a

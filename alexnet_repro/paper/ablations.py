@@ -1,4 +1,4 @@
-"""Whether two runs are one of the paper's ablations: its claim, and in what else the two differ."""
+"""Whether two runs are an ablation of the paper or of the logs of 2012: its claim, and in what else the two differ."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,18 +18,29 @@ _NOISE = "augment.colour_noise"
 @dataclass(frozen=True)
 class Claim:
     ablation: Ablation
-    sign: int  # 1: the second run is the one that the paper found worse; -1: the first
+    sign: int  # 1: the second run is the one that was found worse; -1: the first
     also_different: tuple[str, ...]  # what sets the two apart besides
 
     def facts(self) -> dict[str, Any]:
-        """The paper's difference of errors, second run minus first, as fractions; plain values for a report."""
-        top1, top5 = self.ablation.top1, self.ablation.top5
+        """The paper's difference of errors and that of the logs of 2012, second run minus first, as fractions, or None;
+        plain values for a report.
+        """
+        ablation, recorded = self.ablation, self.ablation.recorded()
         return {
-            "section": self.ablation.section,
-            "claim": self.ablation.claim,
-            "top1_difference": self.sign * top1 / 100,
-            "top5_difference": None if top5 is None else self.sign * top5 / 100,
+            "section": ablation.section,
+            "claim": ablation.claim,
+            **self._differences((ablation.top1, ablation.top5)),
+            "recorded": recorded and {
+                "nets": list(ablation.nets or ()), "data": ablation.recorded_on, **self._differences(recorded),
+            },
             "also_different": list(self.also_different),
+        }  # fmt: skip
+
+    def _differences(self, errors: tuple[float | None, float | None]) -> dict[str, float | None]:
+        """`errors`: of the worse network minus those of the better, in points."""
+        keys = ("top1_difference", "top5_difference")
+        return {
+            key: None if error is None else self.sign * error / 100 for key, error in zip(keys, errors, strict=True)
         }
 
 

@@ -57,6 +57,7 @@ def _taken_from(init_from: dict[str, Any] | None, sixth_layer: bool) -> list[str
     lines = []
     while init_from:
         trained = f"{init_from['model']} trained on {init_from['data']['description']} for {init_from['epoch']} epochs"
-        lines.append(f"weights taken from: run {init_from['run']}, {trained} ({paper})")
+        layers = f", {', '.join(init_from['layers'])} alone" if init_from.get("layers") else ""
+        lines.append(f"weights taken from: run {init_from['run']}, {trained}{layers} ({paper})")
         init_from = init_from["init_from"]
     return lines

@@ -12,7 +12,15 @@ from yaml import YAMLError
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet_repro.runs.settings import ADDED_LATER, BEGINNING, MAY_CHANGE, REMOVED_FROM_RUNTIME, differences, flat
+from alexnet_repro.runs.settings import (
+    ADDED_LATER,
+    BEFORE_ADDED,
+    BEGINNING,
+    MAY_CHANGE,
+    REMOVED_FROM_RUNTIME,
+    differences,
+    flat,
+)
 from data_prep.common.cli import checked
 from data_prep.common.errors import RequestError
 from data_prep.common.files import exclusive, write_atomically
@@ -96,7 +104,7 @@ class RunFolder:
                 raise RequestError(f"allow_changes={name}: no setting has this name; --cfg job lists them")
         if not self.exists():
             return
-        before = flat(self._raw_config())
+        before = BEFORE_ADDED | flat(self._raw_config())
         if beginning := differences(before, now, only=BEGINNING):
             raise RequestError(
                 f"{self.path}: was started with another beginning ({_listed(beginning)}), which is past; choose "

@@ -14,7 +14,7 @@ from alexnet_repro.config import TrainConfig
 RECIPE = ("model", "augment", "optim", "schedule")
 
 # The checkpoint whose weights a run began with. It is read once, so a later change could only make config.yaml wrong.
-BEGINNING = ("init_from", "init_checkpoint")
+BEGINNING = ("init_from", "init_checkpoint", "init_layers")
 
 # The one setting of `runtime` that changes results by more than the order of a sum.
 PRECISION = "runtime.precision"
@@ -30,6 +30,9 @@ MAY_CHANGE = (
 
 # A run begun before this setting existed computes the same with it: only epochs with a `chance_loss` heed it.
 ADDED_LATER = ("schedule.counts_once_loss_below",)
+
+# What a run computes whose configuration is older than these settings.
+BEFORE_ADDED = {"model.norm.across": "column", "model.fc8.split": False}
 
 # Settings of `runtime` that configurations of earlier versions hold. They changed speed only, and are dropped.
 REMOVED_FROM_RUNTIME = ("compile", "cuda_graphs")

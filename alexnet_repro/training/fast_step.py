@@ -82,7 +82,7 @@ class FastStepper(Stepper):
     def _step(self, batches: Mapping[torch.device, Batch], noise: bool) -> Tensor:
         images = [transform(batches[d].images, batches[d].drawn(noise)) for d, transform in self._transforms.items()]
         logits = self.fast(images, self._masks)
-        return self.learn(logits, batches[logits.device])
+        return self.learn([logits], batches[logits.device])
 
     def _keep(self, batch: Batch) -> None:
         """Copies the batch to where the graph reads it."""

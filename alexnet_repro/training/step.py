@@ -1,18 +1,17 @@
 """One step of section 5: forward through both columns, mean log-loss of the batch, backward, update."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
-from alexnet_repro.evaluation.metrics import TOP_K
 from alexnet_repro.model import AlexNet, exact
 from alexnet_repro.runtime import autocast
+from alexnet_repro.training.log_loss import correct_among, log_loss_sum
 from alexnet_repro.training.optimisers import Optimiser
 from alexnet_repro.training.ranks import Ranks
 
@@ -86,39 +85,31 @@ class Stepper:
         """
         columns = self.columns(batches, step, noise)
         with autocast(self.precision, self.inputs.devices):
-            logits: Tensor = self.network(columns)
-        batch = batches[logits.device]
-        return Outcome(self.learn(logits, batch, stop), batch.total)
+            shares: list[Tensor] = self.network(columns, joined=False)
+        batch = batches[shares[0].device]
+        return Outcome(self.learn(shares, batch, stop), batch.total)
 
-    def learn(self, logits: Tensor, batch: Batch, stop: bool = False) -> Tensor:
-        """Loss, backward, guard and update.
+    def learn(self, shares: Sequence[Tensor], batch: Batch, stop: bool = False) -> Tensor:
+        """Loss, backward, guard and update, from the logits as they lie (AlexNet.forward); `batch`: on the device of
+        the first.
 
         Returns what Outcome reads, on the device and over all ranks: float64 [4] (or `exact`), the sum of the losses,
         the images right at the first guess and within five, and the number of ranks that were asked to stop.
         """
-        logits, labels = logits[: max(1, batch.counted)].float(), batch.labels[: max(1, batch.counted)]
-        loss_sum = F.cross_entropy(logits, labels, reduction="sum") * float(batch.counted > 0)
+        images = max(1, batch.counted)
+        shares, labels = [share[:images].float() for share in shares], batch.labels[:images]
+        loss_sum = log_loss_sum(shares, labels) * float(batch.counted > 0)
         self.optimiser.zero_grad(set_to_none=True)
         # DistributedDataParallel takes the mean over the ranks; the mean over the batch is what section 5 has.
         (loss_sum * (self.ranks.size / batch.total)).backward()
-        counts = correct_among(logits.detach(), labels) * (batch.counted > 0)
-        sums = torch.stack([loss_sum.detach(), *counts, torch.full_like(loss_sum, stop)]).to(exact(logits.device))
+        counts = correct_among([share.detach() for share in shares], labels) * (batch.counted > 0)
+        sums = torch.stack([loss_sum.detach(), *counts, torch.full_like(loss_sum, stop)]).to(exact(loss_sum.device))
         numbers = self.ranks.all_reduce(sums)
         found_inf = self.optimiser.found_inf
         assert found_inf is not None
         found_inf.copy_(torch.maximum(found_inf, (~numbers[0].isfinite()).float()))
         self.optimiser.step()
         return numbers
-
-
-def correct_among(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images have their label first, and how many among the first five: [N, K], int64 [N] -> int64 [2].
-
-    evaluation.metrics.label_ranks on the device, where a step must not wait for the host. Of equal logits topk takes
-    any first; label_ranks takes the class with the lower index.
-    """
-    hits = logits.topk(min(TOP_K[-1], logits.shape[1])).indices == labels[:, None]
-    return torch.stack([hits[:, :k].sum() for k in TOP_K])
 
 
 def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) -> str:

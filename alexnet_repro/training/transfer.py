@@ -1,6 +1,8 @@
-"""Starting from the weights of another run: every layer but fc8, whose units are the classes (section 6, CNN*)."""
+"""Starting from the weights of another run (section 6, CNN*): every layer but fc8, whose units are the classes, or the
+layers that are named.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +30,8 @@ class Taken:
 
 
 def take_weights(config: TrainConfig, data: PreparedData, model: AlexNet, folder: RunFolder) -> Taken | None:
-    """Loads the weights and biases of run `config.init_from` into the initialised `model`; fc8 keeps its own.
+    """Loads weights and biases of run `config.init_from` into the initialised `model`: of the layers
+    `config.init_layers`, or of all but fc8. The others keep their own.
 
     None if no run is named, or if this one has a checkpoint, from which it continues.
     RequestError if the named run or its checkpoint does not exist or does not fit.
@@ -40,21 +43,24 @@ def take_weights(config: TrainConfig, data: PreparedData, model: AlexNet, folder
         source = RunFolder(config.source_folder).checkpoint(name)
     except RequestError as error:
         raise RequestError(f"{run}: {error}") from None
-    _refuse_unless_it_fits(run, config, data, model, source)
-    taken = {name: tensor for name, tensor in source.weights.items() if _layer(name) != _NEW_LAYER}
+    layers = config.init_layers or [name for name in model.layers() if name != _NEW_LAYER]
+    _refuse_unless_it_fits(run, config, data, model, source, layers)
+    taken = {name: tensor for name, tensor in source.weights.items() if _layer(name) in layers}
     model.load_state_dict({**model.state_dict(), **taken})
     record = {
         "run": config.init_from, "checkpoint": name, "epoch": source.epoch, "step": source.step,
         "model": source.model["name"], "data": source.data, "fingerprint": fingerprint(source),
-        "init_from": source.init_from,
+        "init_from": source.init_from, "layers": config.init_layers,
     }  # fmt: skip
-    return Taken(record, _summary(config, name, model, source))
+    return Taken(record, _summary(config, name, model, source, layers))
 
 
 def _refuse_unless_it_fits(
-    run: str, config: TrainConfig, data: PreparedData, model: AlexNet, source: Checkpoint
+    run: str, config: TrainConfig, data: PreparedData, model: AlexNet, source: Checkpoint, layers: Sequence[str]
 ) -> None:
-    """RequestError unless columns, channels, layers, shapes and what is done to the inputs are the same."""
+    """RequestError unless columns, channels, the shapes of `layers` and what is done to the inputs are the same, and
+    both networks have those layers, or where config names none, the same ones.
+    """
     theirs, name = source.model, source.model["name"]
     remedy = f"give model={name}" if name != config.model.name else "give the same model.* settings"
     if theirs["columns"] != config.model.columns:
@@ -63,12 +69,15 @@ def _refuse_unless_it_fits(
         raise RequestError(f"{run}: was trained on images of {channels} channels, and those of {data.folder} have "
                            f"{data.channels}; choose another data set")  # fmt: skip
     there, here = _shapes(source.weights), _shapes(model.state_dict())
-    if apart := sorted(there.keys() ^ here.keys()):
+    lacking = [layer for layer in layers if layer not in there or layer not in here]
+    if config.init_layers and lacking:
+        where = f"{run} lacks" if lacking[0] not in there else "this network lacks"
+        raise RequestError(f"init_layers: {where} {lacking[0]}; leave it out of init_layers")
+    if not config.init_layers and (apart := sorted(there.keys() ^ here.keys())):
         layer = apart[0]
         which = f"has {layer}, which this network lacks" if layer in there else f"lacks {layer}, which this network has"
-        raise RequestError(f"{run}: {which}; {remedy}")
-    other = [f"{layer} is {_x(there[layer])}, not {_x(shape)}" for layer, shape in here.items()
-             if layer != _NEW_LAYER and there[layer] != shape]  # fmt: skip
+        raise RequestError(f"{run}: {which}; {remedy}, or take some layers alone, init_layers=[conv1,...]")
+    other = [f"{layer} is {_x(there[layer])}, not {_x(here[layer])}" for layer in layers if there[layer] != here[layer]]
     if other:
         more = f", {len(other) - _NAMED} more" if len(other) > _NAMED else ""
         raise RequestError(f"{run}: has layers of another shape ({', '.join(other[:_NAMED])}{more}); {remedy}")
@@ -81,15 +90,16 @@ def _refuse_unless_it_fits(
                                f"{ours}; give {setting}={source.inputs[key]}")  # fmt: skip
 
 
-def _summary(config: TrainConfig, checkpoint: str, model: AlexNet, source: Checkpoint) -> str:
+def _summary(config: TrainConfig, checkpoint: str, model: AlexNet, source: Checkpoint, layers: Sequence[str]) -> str:
     """Origin, shape and standard deviation of each layer's weights, and a warning for each setting that differs."""
     lines = [f"weights of run {config.init_from}, checkpoint {checkpoint}, after {source.epoch} epochs on "
              f"{source.data['description']}:"]  # fmt: skip
     weights = model.state_dict()
+    wide = max(6, *(len(layer) + 1 for layer in model.layers()))
     for layer, shape in _shapes(weights).items():
         columns = [tensor.flatten() for name, tensor in weights.items() if _is_weight(name) and _layer(name) == layer]
-        origin = f"new, drawn by seed {config.seed}" if layer == _NEW_LAYER else f"from {config.init_from}"
-        lines.append(f"  {layer:<6}{_x(shape):>16}  std {torch.cat(columns).std():.5f}  {origin}")
+        origin = f"from {config.init_from}" if layer in layers else f"new, drawn by seed {config.seed}"
+        lines.append(f"  {layer:<{wide}}{_x(shape):>16}  std {torch.cat(columns).std():.5f}  {origin}")
     theirs, ours = {"model": checked(OmegaConf.create(source.model), ModelConfig)}, {"model": config.model}
     changed = differences(theirs, ours, ignore=(*GROUP_NAMES, *OF_INITIALISATION))
     lines += [f"warning: {key}={here}, and {config.init_from} had {there}" for key, (there, here) in changed.items()]

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 class Grouped(nn.Module):
     """Profile `paper` or `code2012`. Parameters are the columns' joined: `conv3.weight` is conv3.a, then conv3.b."""
 
-    def __init__(self, widths: dict[str, int], classes: int, map_side: int, code2012: bool = False) -> None:
-        """`map_side`: of the maps that fc6 reads, 6 for images of 224."""
+    def __init__(
+        self, widths: dict[str, int], classes: int, map_side: int, code2012: bool = False, across: str = "column"
+    ) -> None:
+        """`map_side`: of the maps that fc6 reads, 6 for images of 224. `across`: of model.norm."""
         super().__init__()
         w = widths
-        self.code2012 = code2012
+        self.code2012, self.groups = code2012, {"column": 2, "layer": 1}[across]
         self.conv1 = nn.Conv2d(3, w["conv1"], 11, stride=4)
         self.conv2 = nn.Conv2d(w["conv1"], w["conv2"], 5, padding=2, groups=2)
         self.conv3 = nn.Conv2d(w["conv2"], w["conv3"], 3, padding=1)
@@ -41,11 +43,10 @@ class Grouped(nn.Module):
         first, second = masks or (0.5, 0.5)
         return self.fc8(F.relu(self.fc7(F.relu(self.fc6(x)) * first)) * second)
 
-    @staticmethod
-    def norm(x: Tensor, torch_alpha: float) -> Tensor:
-        """Within each half of the maps; the halves as images of their own."""
+    def norm(self, x: Tensor, torch_alpha: float) -> Tensor:
+        """Within each half of the maps, the halves as images of their own, or over all."""
         n, maps, height, width = x.shape
-        halves = x.reshape(2 * n, maps // 2, height, width)
+        halves = x.reshape(self.groups * n, maps // self.groups, height, width)
         return F.local_response_norm(halves, 5, alpha=torch_alpha, beta=0.75, k=2.0).reshape(x.shape)
 
     @staticmethod
@@ -59,4 +60,6 @@ class Grouped(nn.Module):
         return [f"{layer}.{column}.{kind}" for column in ("a" if layer == "fc8" else "ab")]
 
     def load_columns(self, state: dict[str, Tensor]) -> None:
-        self.load_state_dict({name: torch.cat([state[c] for c in self.columns(name)]) for name in self.state_dict()})
+        """`state`: of the two-column network, whose fc8 may lie in one column or in both."""
+        names = {name: [name.replace(".", f".{column}.") for column in "ab"] for name in self.state_dict()}
+        self.load_state_dict({name: torch.cat([state[c] for c in two if c in state]) for name, two in names.items()})

@@ -25,7 +25,7 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
         "data_prep.prepare", f"src={archives}", "out=data/tiny", "image_size=75", "images_per_shard=16", cwd=tmp_path
     )
     assert prepared.returncode == 0, prepared.stderr
-    assert "10 classes; 60 train, 30 val pictures" in prepared.stdout
+    assert "10 classes; 60 train, 30 val images" in prepared.stdout
     assert "images/s" in prepared.stderr
     verified = run_module("data_prep.verify", "data/tiny", cwd=tmp_path)
     assert (verified.returncode, verified.stdout) == (0, "data/tiny: OK\n")
@@ -89,7 +89,7 @@ AS_TYPED = (["optim.learning_rat=1"], ["src=none"])  # in a process of their own
         (
             TRAIN,
             ["model=resnet"],
-            "model=resnet: no such choice; there are cifar10, cifar10_local",
+            "model=resnet: no such choice; there are cifar10, cifar10_80sec, cifar10_local",
         ),
         (TRAIN, ["optim.momentum 0.9"], "cannot understand 'optim.momentum 0.9'; give key=value"),
         (TRAIN, ["optim=5"], "Config group override must be a string or a list"),

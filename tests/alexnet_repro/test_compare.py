@@ -9,7 +9,7 @@ import pytest
 from conftest import prepare_config
 from evidence import ensure_evaluated, evaluate_in, kept_of
 
-from alexnet_repro.compare import compare
+from alexnet_repro.compare import _difference_cells, _runs_text, compare
 from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.intervals import paired_bootstrap
@@ -75,6 +75,63 @@ def test_ablations_are_known_by_their_networks() -> None:
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
             assert (conf_folder() / "model" / f"{name}.yaml").is_file()
+
+
+# In points, as the notes at the end of the parameter files of 2012 have the two results, ten views.
+LOGS = {
+    "one_column": (0.391680 - 0.374727, 0.182287 - 0.169987, "ILSVRC-2010 test"),
+    "no_lrn": (0.420340 - 0.406640, 0.193620 - 0.182100, "ILSVRC-2012 val"),
+    "pool_non_overlapping": (0.410580 - 0.406640, 0.185100 - 0.182100, "ILSVRC-2012 val"),
+    "no_exchange": (0.418280 - 0.406640, 0.193300 - 0.182100, "ILSVRC-2012 val"),
+    "no_norm2": (0.404880 - 0.405280, 0.181180 - 0.180480, "ILSVRC-2012 val"),  # net 167, against 170
+    "exchange_at_conv4": (None, None, None),
+}
+
+
+def test_the_pairs_of_2012_are_known_with_what_their_logs_have() -> None:
+    for variant, (top1, top5, data) in LOGS.items():
+        baseline = {"one_column": "code2012_ilsvrc2010", "no_norm2": "code2012_fixed"}.get(variant, "code2012")
+        pair = [load("train", TrainConfig, [f"experiment={e}"]) for e in (f"code2012_{variant}", baseline)]
+        claim = claim_for(*pair)
+        assert claim and claim.sign == -1, variant  # the worse one came first
+        assert {setting.split(".")[0] for setting in claim.also_different} <= {"schedule"}, variant
+        facts = claim.facts()
+        if top1 is None:
+            assert facts["recorded"] is None and facts["top1_difference"] is None
+            continue
+        assert facts["recorded"]["data"] == data
+        # Sums of six digits in floating point.
+        assert facts["recorded"]["top1_difference"] == pytest.approx(-top1, abs=1e-9)
+        assert facts["recorded"]["top5_difference"] == pytest.approx(-top5, abs=1e-9)
+
+
+def test_the_log_stands_beside_the_papers_difference_and_ours() -> None:
+    """Of a pair that both have, and of one that only the log has; with the digits of the log."""
+    lrn, exchange = (
+        claim_for(*(load("train", TrainConfig, [f"experiment={e}"]) for e in ("code2012", f"code2012_{variant}")))
+        for variant in ("no_lrn", "no_exchange")
+    )
+    assert lrn and exchange
+    errors = {"top1_error": 0.4, "top5_error": 0.2, "log_loss": 1.0, "top1_interval": [0.4, 0.4],
+              "top5_interval": [0.2, 0.2]}  # fmt: skip
+    measured = {
+        f"top{k}_{what}": value for k in (1, 5) for what, value in (("difference", 0.02), ("interval", [0, 0.1]))
+    }
+    facts = {
+        "data": {"name": "mine"}, "split": "val", "views": 10, "images": 100, "resamples": 100,
+        "runs": [{"run": run, "model": run, **errors} for run in "abc"],
+        "differences": [{"first": "a", "second": run, **measured, "paper": claim.facts()}
+                        for run, claim in (("b", lrn), ("c", exchange))],
+    }  # fmt: skip
+    said = _runs_text(facts)
+    assert "the paper, section 3.3" in said and "here that would be +1.4 / +1.2; the paper measured" in said
+    assert "nets 145 and 148 on ILSVRC-2012 val, one run of each, differ by +1.370 / +1.152" in said
+    assert "not in the paper: columns that never talk" in said and said.count("here that would be") == 1
+    assert "nets 145 and 150 on ILSVRC-2012 val, one run of each, differ by +1.164 / +1.120" in said
+    cells = _difference_cells(
+        {"seeds": [0], "paper": lrn.facts(), "top1": 0.02, "top1_interval": [0.01, 0.03], "top1_zero_within": False,
+         "top1_paper_within": True}, 1)  # fmt: skip
+    assert cells == ["+2.0 (+1.0 to +3.0)", "+1.4", "+1.370", "zero outside, paper's within"]
 
 
 def test_settings_that_differ_are_found_by_name_group_and_pattern() -> None:

@@ -156,3 +156,11 @@ def test_five_of_ten_views_are_mirrored_and_the_softmax_outputs_averaged() -> No
         assert np.abs(np.mean(ten[:view] + ten[view + 1 :], axis=0) - np.mean(ten, axis=0)).max() >= 100 * tolerance
     np.testing.assert_allclose(got.average, np.mean(ten, axis=0), rtol=0, atol=tolerance)
     np.testing.assert_allclose(got.average.sum(1), 1, rtol=1e-5)
+
+    nine = []  # as start_positions of convdata_cifar.py has them: none mirrored
+    for top, left in ((0, 0), (0, 4), (0, 8), (4, 0), (4, 4), (4, 8), (8, 0), (8, 4), (8, 8)):
+        nine.append([probabilities((image - mean)[top : top + 67, left : left + 67]) for image in images])
+    got = predict(forward_for(model, inputs, plain), [batch], views_of(9, 8))
+    np.testing.assert_allclose(got.centre, centre(images, mean), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(got.average, np.mean(nine, axis=0), rtol=0, atol=tolerance)
+    assert np.abs(np.mean(nine, axis=0) - np.mean(ten, axis=0)).max() >= 100 * tolerance

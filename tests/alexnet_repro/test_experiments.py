@@ -91,8 +91,11 @@ def test_the_command_of_every_experiment_trains(
     trained.add(alike)
     here = [f"data.path={data.folder}", f"runs_dir={tmp_path}", "devices=[cpu]", "runtime.workers=0"]
     here += ["model.width=0.125", "optim.batch_size=10", "schedule.epochs=1"]
-    if config.init_from:
-        source = config.init_from.removesuffix("-0")
+    sources: list[str] = []
+    while config.init_from:  # the stages before, CNN*'s
+        sources.insert(0, config.init_from.removesuffix("-0"))
+        config = load("train", TrainConfig, [f"experiment={sources[0]}"])
+    for source in sources:
         train(load("train", TrainConfig, [f"experiment={source}", *here]))
     small = load("train", TrainConfig, [*overrides, *here])
     train(small)

@@ -27,21 +27,22 @@ def settings_for(prepared: Path, runs: Path, *settings: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("batch", "epochs", "steps"),
+    ("batch", "epochs", "steps", "head"),
     [
-        (16, 3, 12),  # 16, 16, 16, 12: shares of 8 and 6
-        (59, 2, 4),  # 59, 1: shares of 30 and 29, and of 1 and none
+        (16, 3, 12, []),  # 16, 16, 16, 12: shares of 8 and 6
+        (59, 2, 4, []),  # 59, 1: shares of 30 and 29, and of 1 and none
+        (16, 2, 8, ["model.fc8.split=true"]),  # logits in two pieces
     ],
 )
 def test_two_processes_train_what_one_trains(
-    batch: int, epochs: int, steps: int, prepared: Path, tmp_path: Path
+    batch: int, epochs: int, steps: int, head: list[str], prepared: Path, tmp_path: Path
 ) -> None:
     """Same batches, same draws, no dropout. float32 sums in another order: 1e-5 of the largest weight.
 
     Catches a mean over ranks instead of over the batch, draws by rank, a picture validated twice or never.
     """
     rates = ["optim.learning_rate=0.0002"]
-    settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", *SENSITIVE_START, *rates]
+    settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", *SENSITIVE_START, *rates, *head]
     ends: list[Checkpoint] = []
     one_alone = run_here(TRAIN, *settings_for(prepared, tmp_path / "one", *settings), cwd=tmp_path)
     command = [*TORCHRUN, *settings_for(prepared, tmp_path / "two", *settings)]

@@ -95,3 +95,7 @@ def test_where_the_fast_form_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not applies([gpus[0], gpus[0], gpus[1], gpus[1]])
     assert not applies([gpus[0], gpus[0]], processes=2)
     assert not applies([gpus[0], gpus[0]], "model.conv4.then=[activation,dropout]")
+    assert not applies([gpus[0], gpus[0]], "model.norm.across=layer")
+    assert applies([gpus[0], gpus[0]], "model.norm.across=layer", "model=no_lrn")
+    with pytest.raises(RequestError, match="normalises within each column, and model"):
+        applies([gpus[0], gpus[0]], "model.norm.across=layer", "runtime.fast=true")

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from signal import SIGINT
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_a_change_within_an_epoch_comes_after_its_batches_also_in_a_run_that_con
     first = whole.optim.learning_rate
     assert rates == [0.0, 0.0, first, first]
     stopped = small_config(prepared, tmp_path / "stopped", *held)
-    process = start(stopped, tmp_path / "log", "alexnet_repro.training.step:Stepper.learn", call=4)
+    process = start(stopped, tmp_path / "log", "alexnet_repro.training.step:Stepper.learn", call=3, number=SIGINT)
     process.join()
     second, third = (RunFolder(stopped.folder).checkpoint(name) for name in ("previous", "last"))
     assert (second.step, third.step) == (2, 3)

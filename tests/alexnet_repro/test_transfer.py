@@ -124,6 +124,21 @@ def test_all_but_fc8_is_taken_to_the_bit_and_the_source_may_go(
             r"16x8x5x5, 2 more\); give the same model\.\* settings",
         ),
         (["model.conv6=null", "model.name=mine"], "before: has conv6, which this network lacks; give model=six_conv"),
+        (
+            ["init_layers=[conv1,fc8]"],
+            r"init_layers=\['conv1', 'fc8'\]: must be one or more of conv1, .*, bottleneck, each",
+        ),
+        (["init_layers=[]"], r"init_layers=\[\]: must be one or more of"),
+        (["init_from=null", "init_layers=[conv1]"], r"init_layers=\['conv1'\]: must be given with init_from=RUN"),
+        (
+            ["init_layers=[conv1,bottleneck]"],
+            "init_layers: init_from=before lacks bottleneck; leave it out of init_layers",
+        ),
+        (["init_layers=[conv6]", "model.conv6=null"], "init_layers: this network lacks conv6; leave it out"),
+        (
+            ["init_layers=[conv1,conv2]", "model.conv1.kernels=16"],
+            r"another shape \(conv1 is 8x3x11x11, not 16x3x11x11, conv2 is 16x4x5x5, not 16x8x5x5\)",
+        ),
         (["model.columns=1"], r"before: has model\.columns=2, not 1; give the same model\.\* settings"),
         (["augment.mean=centre"], "inputs with augment.mean=at_patch, not centre; give augment.mean=at_patch"),
         (["augment.input_scale=0.5"], "inputs with augment.input_scale=1.0, not 0.5; give augment.input_scale=1.0"),
@@ -136,6 +151,33 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         train(config_for(prepared, runs, "init_from=before", *settings))
     assert "\n" not in str(refused.value)
     assert [path.name for path in runs.iterdir()] == ["before"]
+
+
+def test_the_layers_that_are_named_are_taken_and_no_others(
+    prepared: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from stage to stage of CNN*: into a network with other layers behind them."""
+    head = ["model.bottleneck={units:6,reads:both,then:[],weight_std:0.1,bias:0.5}", "model.fc8.split=true"]
+    chosen = ["init_from=before", "init_layers=[conv1,conv2,conv6]", "model.fc6.units=16"]
+    config = config_for(prepared, runs, *head, *chosen, "seed=3", "optim.learning_rate=0")
+    train(config)
+    source, ours = (RunFolder(runs / name).checkpoint("last") for name in ("before", "after"))
+    drawn = initialise(AlexNet(config.model, classes=10), seed=3).state_dict()
+    assert ours.weights.keys() == drawn.keys() and {"bottleneck.b.bias", "fc8.b.weight"} <= drawn.keys()
+    for name, tensor in ours.weights.items():
+        from_run = name.split(".")[0] in ("conv1", "conv2", "conv6")
+        assert torch.equal(tensor, (source.weights if from_run else drawn)[name]), name
+    said = capsys.readouterr().out
+    lines = {
+        line.split()[0]: line.rpartition("  ")[2]
+        for line in said.splitlines()
+        if line.startswith("  ") and "std" in line
+    }
+    new = dict.fromkeys(["conv3", "conv4", "conv5", "fc6", "fc7", "bottleneck", "fc8"], "new, drawn by seed 3")
+    assert lines == new | dict.fromkeys(["conv1", "conv2", "conv6"], "from before")
+    assert ours.init_from and ours.init_from["layers"] == ["conv1", "conv2", "conv6"]
+    differ = differences_from_paper(config, ours, PreparedData(prepared), None)
+    assert any("for 1 epochs, conv1, conv2, conv6 alone (paper, CNN*" in line for line in differ)
 
 
 def edited(runs: Path, **changes: Any) -> None:
@@ -191,7 +233,7 @@ def test_a_run_from_before_there_was_init_from_goes_on(pretrained: Path, runs: P
     lines = folder.configuration_text().splitlines(keepends=True)
     without = [line for line in lines if not line.startswith("init_")]
     (folder.path / "config.yaml").write_text("".join(without))
-    assert len(without) == len(lines) - 2
+    assert len(without) == len(lines) - 3
     before = [f"data.path={pretrained.parent / 'data'}", f"runs_dir={runs}", "run=before", "seed=7"]
     train(load("train", TrainConfig, [*SIX, *before, "optim.batch_size=8"]))
     assert folder.config().init_from is None
