@@ -148,7 +148,7 @@ _WRITERS: dict[str, Callable[[ExportConfig, Checkpoint, AlexNet, dict[str, str]]
 def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> dict[str, str]:
     """What the file says of itself, as text."""
     size, _, channels = checkpoint.mean_image.shape
-    side, classes = network.config.input_size, network.classes
+    side, classes = network.config.input_size, network.outputs
     colours = "RGB" if channels == 3 else f"{channels} channel(s)"
     filters = f"Pillow's {SHRINK.name} to shrink, {ENLARGE.name} to enlarge"
     prepared = f"{colours}, shorter side resized to {size} ({filters}), central {size}x{size} square, values 0..255"

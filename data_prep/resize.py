@@ -58,6 +58,13 @@ def as_grey(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else as_rgb(image).convert("L")
 
 
+def prepared_square(image: Image.Image, size: int, channels: int = 3) -> Image.Image:
+    """An image of any mode -> `size` x `size` pixels, RGB or (1) grey."""
+    wanted = as_rgb if channels == 3 else as_grey
+    # Grey becomes RGB last: the same values, resized once instead of three times.
+    return wanted(central_square(image if image.mode == "L" else wanted(image), size))
+
+
 @contextmanager
 def pillow_warnings() -> Iterator[None]:
     """Silences Pillow's warnings, except that of an image too large, which becomes an error."""
@@ -86,9 +93,7 @@ def square_image(data: bytes, size: int, channels: int = 3) -> Image.Image:
             raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
         with Image.open(io.BytesIO(data)) as image:
             image.decodermaxblock = len(data)  # all at once: it is in memory
-            wanted = as_rgb if channels == 3 else as_grey
-            # Grey becomes RGB last: the same values, resized once instead of three times.
-            square = wanted(central_square(image if image.mode == "L" else wanted(image), size))
+            square = prepared_square(image, size, channels)
             square.info = {}  # or Pillow would write the comment into the next file
             return square
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -6,17 +6,20 @@ the lower. Parameters are `conv3.a.weight` and so on, whatever devices the colum
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from dataclasses import asdict
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
+from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig, SummaryConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
 from alexnet_repro.model.response_norm import ResponseNorm
+from data_prep.common.cli import checked, load
 from data_prep.common.errors import RequestError
 
 COLUMN_NAMES = "abcdefgh"
@@ -67,7 +70,7 @@ class AlexNet(nn.Module):
     def __init__(self, config: ModelConfig, classes: int, channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.classes = classes
+        self.outputs = classes
         build = _Builder(config, channels)
         self.conv1 = cast(Layer, build.conv("conv1"))  # never absent
         self.conv2 = build.conv("conv2")
@@ -79,6 +82,17 @@ class AlexNet(nn.Module):
         self.fc7 = build.dense("fc7")
         self.fc8 = build.output("fc8", classes)
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
+
+    @classmethod
+    def from_config(cls, model: str = "paper", classes: int = 1000, channels: int = 3, **overrides: Any) -> "AlexNet":
+        """The network of conf/model/`model`.yaml, with PyTorch's default weights until `initialise`.
+
+        `overrides`: settings that differ, by their names there: input_size=227, conv1={"kernels": 64}. RequestError, a
+        ValueError, for a name or a value that is refused.
+        """
+        composed = load("summary", SummaryConfig, [f"model={model}"]).model
+        merged = cast(DictConfig, OmegaConf.merge(asdict(composed), overrides))
+        return cls(checked(merged, ModelConfig), classes, channels)
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """What fc8 reads, a tensor a column: the last hidden layer (fc7), the feature of Figure 4, right."""
@@ -101,6 +115,19 @@ class AlexNet(nn.Module):
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         logits: Tensor = self.fc8(self.hidden(images))[0]  # both columns -> [N, 1000] on the first device
         return logits
+
+    def features(self, images: Tensor | Sequence[Tensor], layer: str) -> Tensor:
+        """What `layer` (conv1, fc7) passes on, after all steps that follow its weights: [N, 256, 6, 6] for the paper's
+        conv5, [N, 4096] for fc7, the columns joined, column a first, on its device.
+
+        With gradients, unless within torch.no_grad(). ValueError if there is no such layer.
+        """
+        if layer not in (layers := self.layers()):
+            raise ValueError(f"layer={layer!r}: there is none of this name; there are {', '.join(layers)}")
+        columns: list[Tensor] = []
+        with layers[layer].register_forward_hook(lambda _module, _inputs, outputs: columns.extend(outputs)):
+            self(images)
+        return exchange.gather(columns, [columns[0].device])[0]
 
     def layers(self) -> dict[str, Layer]:
         """The layers present, by the paper's names, first to last."""

@@ -86,8 +86,8 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
     return chosen
 
 
-def place(model: AlexNet, devices: Sequence[torch.device]) -> AlexNet:
-    """Moves column i of every layer to devices[i]."""
+def place(model: AlexNet, devices: Sequence[torch.device | str]) -> AlexNet:
+    """Moves column i of every layer to devices[i], such as "cuda:1"; returns `model`."""
     for layer in model.layers().values():
         for part, device in zip(layer.parts(), devices, strict=False):  # fc8 lives in the first column only
             part.to(device)

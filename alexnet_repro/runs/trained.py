@@ -3,7 +3,9 @@ with what turns images into its input.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
+import torch
 from omegaconf import OmegaConf
 
 from alexnet_repro import runtime
@@ -46,9 +48,18 @@ def prepared_for(trained_with: TrainConfig, path: str | None) -> PreparedData:
 
 def network_of(checkpoint: Checkpoint) -> AlexNet:
     """The network of a checkpoint with its weights, on the CPU, in evaluation mode."""
+    return with_weights(AlexNet, checkpoint)
+
+
+Network = TypeVar("Network", bound=AlexNet)
+
+
+def with_weights(kind: type[Network], checkpoint: Checkpoint) -> Network:
+    """As `network_of`, of a class derived from AlexNet. The tensors are those of the checkpoint, not copies of them."""
     config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
-    model = AlexNet(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
-    model.load_state_dict(checkpoint.weights)
+    with torch.device("meta"):  # no memory, and no numbers drawn that would be overwritten
+        model = kind(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
+    model.load_state_dict(checkpoint.weights, assign=True)
     return model.eval()
 
 
