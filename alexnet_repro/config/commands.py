@@ -35,6 +35,8 @@ class EvaluateConfig:
     views: int
     batch_size: int
     keep: int | None
+    classes: str | None
+    others: str
     submission: str | None
     devkit: str | None
     data_path: str | None
@@ -54,6 +56,11 @@ class EvaluateConfig:
             require(len(self.weights) == len(names), "weights", self.weights, f"one number a run, {len(names)}")
             require(all(0 < w < float("inf") for w in self.weights), "weights", self.weights, "positive, and finite")
         require(self.keep is None or self.keep >= 5, "keep", self.keep, "5 or more, or null for all classes")
+        require_one_of("others", self.others, ("left_out", "kept"))
+        needless = self.classes is None and self.others == "kept"
+        require(not needless, "others", self.others, "left out, or given with classes=FILE")
+        whole = self.classes is None or self.submission is None
+        require(whole, "submission", self.submission, "left out with classes=FILE: the server wants every image")
         both = (self.submission is None) == (self.devkit is None)
         require(
             both, "submission", self.submission, "given with devkit=FILE, which has the ILSVRC ids, and not without"

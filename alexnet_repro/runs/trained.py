@@ -27,9 +27,12 @@ class TrainedModel:
     margin: int  # image_size minus the side of the network's input
     runtime: RuntimeConfig
 
-    def check_data(self, data: PreparedData, run: str) -> None:
-        """RequestError unless `data` has the classes, image size and channels that the network was trained on."""
-        if [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
+    def check_data(self, data: PreparedData, run: str, any_classes: bool = False) -> None:
+        """RequestError unless `data` has the classes, image size and channels that the network was trained on.
+
+        `any_classes`: the classes are not looked at.
+        """
+        if not any_classes and [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
             raise RequestError(f"{data.folder}: has other classes than run {run} was trained on")
         if data.image_size != self.image_size:
             raise RequestError(
