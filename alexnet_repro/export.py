@@ -171,6 +171,7 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
         "preprocessing": f"{prepared}; {inside}",
         "classes": json.dumps(checkpoint.classes),
         "words": json.dumps(checkpoint.words),
+        "inputs": json.dumps(checkpoint.inputs),
         "configuration": json.dumps(checkpoint.model),
     }
 

@@ -187,6 +187,26 @@ class ExportConfig(RunReference):
 
 
 @dataclass
+class ConvertConfig(RunReference):
+    src: str
+    classes: str | None
+    colours: str | None
+    mean_pixel: list[float]
+    mean_image: str | None
+    image_size: int
+    input_size: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.colours is not None:
+            require_one_of("colours", self.colours, ("BGR", "RGB"))
+        three = len(self.mean_pixel) == 3 and all(0 <= value <= 255 for value in self.mean_pixel)
+        require(three, "mean_pixel", self.mean_pixel, "three numbers, 0 to 255: red, green, blue")
+        require(1 <= self.image_size <= 4096, "image_size", self.image_size, "1 to 4096")
+        require(self.input_size is None or self.input_size >= 1, "input_size", self.input_size, "1 or more, or null")
+
+
+@dataclass
 class SummaryConfig:
     model: ModelConfig
     classes: int

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig, SummaryConfig
+from alexnet_repro.config import POOLS, ConvConfig, DenseConfig, ModelConfig, SummaryConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
 from alexnet_repro.model.response_norm import ResponseNorm
@@ -217,13 +217,13 @@ class _Builder:
         """One sequence a column. Stateless steps would do for all, but each column draws its own dropout mask."""
         sequences = [nn.Sequential(*(self._step(name, step) for step in steps)) for _ in range(self.columns)]
         for step in steps:
-            if step in ("pool", "mean_pool"):
-                self._pooled(name)
+            if step in POOLS:
+                self._pooled(name, step)
         return sequences
 
     def _step(self, name: str, step: str) -> nn.Module:
         config = self.config
-        if self.spatial is None and step in ("norm", "same_map_norm", "pool", "mean_pool"):
+        if self.spatial is None and step in ("norm", "same_map_norm", *POOLS):
             raise RequestError(f"model.{name}.then: {step!r} needs maps, and a dense layer has none; remove it")
         if step == "activation":
             return nn.ReLU(inplace=True) if config.activation == "relu" else nn.Tanh()
@@ -235,11 +235,13 @@ class _Builder:
             return SameMapNorm(config.same_map_norm)
         if step == "pool":
             return nn.MaxPool2d(config.pool.size, config.pool.stride, ceil_mode=True)
+        if step == "floor_pool":  # without the window that would run past the edge
+            return nn.MaxPool2d(config.pool.size, config.pool.stride)
         if step == "mean_pool":
             return nn.AvgPool2d(config.pool.size, config.pool.stride, ceil_mode=True)  # over what is inside the map
-        return Dropout(config.dropout)
+        return Dropout(config.dropout, config.dropout_rescaled)
 
-    def _pooled(self, name: str) -> None:
+    def _pooled(self, name: str, step: str) -> None:
         pool = self.config.pool
         assert self.spatial is not None
         if self.spatial < pool.size:
@@ -247,4 +249,7 @@ class _Builder:
                 f"model.{name}.then: 'pool' of size {pool.size} over maps of {self.spatial}x{self.spatial}; "
                 "use a larger model.input_size, or pool less before it"
             )
-        self.spatial = -((pool.size - self.spatial) // pool.stride) + 1  # rounds up, as in 2012
+        if step == "floor_pool":
+            self.spatial = (self.spatial - pool.size) // pool.stride + 1
+        else:
+            self.spatial = -((pool.size - self.spatial) // pool.stride) + 1  # rounds up, as in 2012

@@ -10,7 +10,15 @@ from yaml import YAMLError
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet_repro.runs.settings import ADDED_LATER, BEGINNING, MAY_CHANGE, REMOVED_FROM_RUNTIME, differences, flat
+from alexnet_repro.runs.settings import (
+    ADDED_LATER,
+    AS_BEFORE,
+    BEGINNING,
+    MAY_CHANGE,
+    REMOVED_FROM_RUNTIME,
+    differences,
+    flat,
+)
 from data_prep.common.cli import checked
 from data_prep.common.errors import RequestError
 from data_prep.common.files import exclusive, write_atomically
@@ -94,7 +102,7 @@ class RunFolder:
                 raise RequestError(f"allow_changes={name}: no setting has this name; --cfg job lists them")
         if not self.exists():
             return
-        before = flat(self._raw_config())
+        before = AS_BEFORE | flat(self._raw_config())
         if beginning := differences(before, now, only=BEGINNING):
             raise RequestError(
                 f"{self.path}: was started with another beginning ({_listed(beginning)}), which is past; choose "

@@ -31,6 +31,9 @@ MAY_CHANGE = (
 # A run begun before this setting existed computes the same with it: only epochs with a `chance_loss` heed it.
 ADDED_LATER = ("schedule.counts_once_loss_below",)
 
+# What the configurations of earlier versions lack, and were run with.
+AS_BEFORE = {"model.dropout_rescaled": False}
+
 # Settings of `runtime` that configurations of earlier versions hold. They changed speed only, and are dropped.
 REMOVED_FROM_RUNTIME = ("compile", "cuda_graphs")
 
