@@ -21,6 +21,8 @@ from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.trained import network_of
+from alexnet_repro.weights.operations import joined_weights
+from alexnet_repro.weights.state_dicts import torchvision_state
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.resize import ENLARGE, SHRINK
@@ -134,7 +136,13 @@ def _torchscript(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet,
 def _safetensors(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:
     import safetensors.torch  # of the extra `export`
 
-    tensors = {**checkpoint.weights, "mean_image": checkpoint.mean_image}
+    weights = checkpoint.weights
+    if config.names == "torchvision":
+        try:
+            weights = torchvision_state(joined_weights(network, weights))
+        except ValueError as error:
+            raise RequestError(f"names=torchvision: {error}; leave it out") from None
+    tensors = {**weights, "mean_image": checkpoint.mean_image}
     return bytes(safetensors.torch.save(tensors, metadata=about))
 
 

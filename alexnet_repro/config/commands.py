@@ -172,6 +172,7 @@ class AblationsConfig(Differences):
 class ExportConfig(RunReference):
     checkpoint: str
     format: str
+    names: str
     out: str
     views: int
     opset: int
@@ -183,6 +184,9 @@ class ExportConfig(RunReference):
         require(18 <= self.opset <= 22, "opset", self.opset, "18 to 22")
         require(self.format == "onnx" or self.opset == 18, "opset", self.opset, "left out: it is for format=onnx")
         whole = self.format != "safetensors"
+        require_one_of("names", self.names, ("columns", "torchvision"))
+        fits = self.names == "columns" or not whole
+        require(fits, "names", self.names, "left out: it is for format=safetensors")
         require(whole or self.views == 1, "views", self.views, "left out: safetensors holds weights alone")
 
 

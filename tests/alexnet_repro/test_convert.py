@@ -189,8 +189,10 @@ def test_torchvisions_network(torchvision_net: torchvision.models.AlexNet, tmp_p
     assert "dropout" not in net.config.fc7.then and net.config.dropout_rescaled
 
 
-def test_what_was_exported_comes_back_to_the_bit(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", ["columns", "torchvision"])
+def test_what_was_exported_comes_back_to_the_bit(world: Path, tmp_path: Path, names: str) -> None:
     where = [f"runs_dir={world / 'runs'}", "run=two", "format=safetensors", f"out={tmp_path / 'net.safetensors'}"]
+    where.append(f"names={names}")
     export(load("export", ExportConfig, where))
     net = converted(tmp_path, (tmp_path / "net.safetensors").read_bytes(), "net.safetensors")
     before = load_run(world / "runs" / "two")
