@@ -97,7 +97,7 @@ def convert(config: ConvertConfig) -> None:
         checkpoint.save(folder.checkpoint_path(LAST))
     print("\n".join(_table(model, found, weights)))
     print(f"{folder.path}: {found.model.name}, {len(classes)} classes, input {found.model.input_size}, "
-          f"mean {', '.join(f'{x:.2f}' for x in found.mean_image.mean((0, 1)))} (RGB)")  # fmt: skip
+          f"mean {', '.join(f'{x:.2f}' for x in found.mean_image.mean((0, 1), dtype=np.float64))} (RGB)")  # fmt: skip
     where = f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else ""
     print(f"next: python -m alexnet_repro.predict run={config.run}{where} images=[photo.jpg]")
 

@@ -114,7 +114,7 @@ def _blob(blob: Fields) -> Tensor:
         shape = [_first(blob, number, 1) for number in (1, 2, 3, 4)]
     if int(np.prod(shape)) != len(numbers):
         raise RequestError(f"holds {len(numbers)} numbers where its shape is {shape}; it is damaged")
-    return torch.from_numpy(numbers.reshape(shape).copy())
+    return torch.from_numpy(numbers.reshape(shape))
 
 
 def _square(name: str, fields: Fields, both: int, apart: tuple[int, int], default: int | None = None) -> int:

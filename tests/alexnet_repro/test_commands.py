@@ -85,7 +85,7 @@ def test_the_main_job(archives: Path, tmp_path: Path) -> None:
         (
             TRAIN,
             ["model=resnet"],
-            "model=resnet: no such choice; there are cifar10, cifar10_local",
+            "model=resnet: no such choice; there are bvlc_alexnet, bvlc_caffenet, cifar10, cifar10_local",
         ),
         (TRAIN, ["optim.momentum 0.9"], "cannot understand 'optim.momentum 0.9'; give key=value"),
         (TRAIN, ["optim=5"], "Config group override must be a string or a list"),
