@@ -104,7 +104,9 @@ class Layer:
 
 def caffe_layers(caffenet: bool = False, norm: bool = True, width: float = 1.0, side: int = 227, groups: int = 2,
                  classes: int = 1000) -> list[Layer]:  # fmt: skip
-    """The published layers in order, with weights by which every pixel counts: N(0, 2 / inputs)."""
+    """The published layers in order, with weights by which every pixel counts: N(0, 2 / inputs), and of the first a
+    sixtieth, about the spread of pixels.
+    """
     rng = np.random.default_rng(0)
     layers, channels = [], 3
 
@@ -115,7 +117,8 @@ def caffe_layers(caffenet: bool = False, norm: bool = True, width: float = 1.0, 
     for number, (name, kernels, size, stride, pad, group) in enumerate(CONVOLUTIONS, start=1):
         kernels, group = round(kernels * width), min(group, groups)
         parameters = {"num_output": kernels, "kernel_size": size, "stride": stride, "pad": pad, "group": group}
-        layers.append(Layer(name, "Convolution", parameters, *weights((kernels, channels // group, size, size))))
+        drawn, bias = weights((kernels, channels // group, size, size))
+        layers.append(Layer(name, "Convolution", parameters, drawn / np.float32(60 if number == 1 else 1), bias))
         layers.append(Layer(f"relu{number}", "ReLU", {}))
         side, channels = (side + 2 * pad - size) // stride + 1, kernels
         after = []

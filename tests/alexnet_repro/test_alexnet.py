@@ -167,6 +167,8 @@ def test_how_images_lie_in_memory_changes_nothing(profile: str, layout: str) -> 
 
 
 TALKS = {  # the layers that read both columns; nothing else may cross over
+    "bvlc_alexnet": {"conv3", "fc6", "fc7", "fc8"},
+    "bvlc_caffenet": {"conv3", "fc6", "fc7", "fc8"},
     "cifar10": set(),
     "cifar10_local": set(),
     "code2012": {"conv3", "fc6", "fc7", "fc8"},
@@ -185,6 +187,7 @@ TALKS = {  # the layers that read both columns; nothing else may cross over
     "pool_non_overlapping": {"conv3", "fc6", "fc7", "fc8"},
     "six_conv": {"conv3", "conv6", "fc6", "fc7", "fc8"},
     "tanh": {"conv3", "fc6", "fc7", "fc8"},
+    "torchvision": set(),
 }
 
 

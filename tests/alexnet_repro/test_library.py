@@ -66,6 +66,7 @@ def test_the_page_runs_from_top_to_bottom(desk: Path, capsys: pytest.CaptureFixt
     assert sorted(desk.rglob("*")) == before, "something was written"
     assert re.search(r"epoch 3: \d+ of 30 right\n", capsys.readouterr().out)
     assert len(SNIPPETS[-1].splitlines()) <= 30
+    assert torch.isfinite(names["loss"])  # type: ignore[arg-type]
     assert names["vector"].shape == (1, 512) and names["maps"].shape == (1, 32, 6, 6)  # type: ignore[attr-defined]
 
 
