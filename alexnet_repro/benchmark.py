@@ -123,7 +123,7 @@ def fast_step(model: AlexNet, batch_size: int, precision: str) -> Callable[[], O
     stepper, size = fast_stepper(model, batch_size, precision), model.config.input_size
     batch = Batch(
         images=torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8),
-        labels=torch.randint(model.classes, (batch_size,)),
+        labels=torch.randint(model.outputs, (batch_size,)),
         draws=Draws(
             top=torch.randint(33, (batch_size,)),
             left=torch.randint(33, (batch_size,)),

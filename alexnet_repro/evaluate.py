@@ -1,7 +1,7 @@
 """python -m alexnet_repro.evaluate run=NAME [split=val] [views=10|9|1]: errors, predictions and the report.
 
 With runs=[a,b,c] [weights=[...]], of the ensemble; with --multirun run=a,b,c, of one after the other. An interrupted
-evaluation, started again, continues where it was.
+evaluation, started again, continues where it was. With classes=FILE, on the images of these classes alone.
 """
 
 from alexnet_repro.config import EvaluateConfig, RunConfig, TrainConfig
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_repro.data import PreparedData
+from alexnet_repro.evaluation.class_subset import ClassSubset, read_classes
 from alexnet_repro.evaluation.inference import Ensemble, Predictions
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
 from alexnet_repro.evaluation.split_pass import UNFINISHED, forget, run_pass
@@ -33,6 +34,7 @@ from alexnet_repro.runs.trained import TrainedModel, load_trained, prepared_for
 from data_prep.common.errors import RequestError, RunError
 from data_prep.common.files import exclusive
 from data_prep.common.text import duration, percent, percent_interval
+from data_prep.reader import SplitReader
 
 _SHOWN, _SHOWN_SEED = 8, 0  # images of Figure 4, left; `figures` draws others
 
@@ -41,16 +43,18 @@ def evaluate(config: EvaluateConfig) -> None:
     members = config.members()
     configs = [RunFolder(member.folder).config() for member in members]
     data = prepared_for(members[0].folder, config.data_path)
-    reader = data.split(config.split)
+    part = _class_subset(config)
+    reader = part.reader(data, config.split) if part else data.split(config.split)
     ids = _submission_ids(config, data)
     out = _out(config)
     with ExitStack() as locks:
         for folder in sorted({out, *(_parts(config, member).parent for member in members)}):
             make_writable(folder)
             locks.enter_context(exclusive(folder / ".lock", str(folder)))
-        print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}")
-        evaluation = Evaluation(config, data, configs)
-        kept = evaluation.run(members, reader.names())
+        print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}"
+              + (f"; {part}" if part else ""))  # fmt: skip
+        evaluation = Evaluation(config, data, reader, part, configs)
+        kept = evaluation.run(members)
         kept.save(out / FILE)
         report = evaluation.report(kept)
         evaluation.add_figures(kept, FigureStore(out, report["fingerprint"]))
@@ -73,9 +77,16 @@ def evaluate(config: EvaluateConfig) -> None:
 class Evaluation:
     """Takes one member after the other, so that one network and two sets of probabilities are in memory at a time."""
 
-    def __init__(self, config: EvaluateConfig, data: PreparedData, configs: list[TrainConfig]) -> None:
-        """`configs`: what each member was trained with."""
-        self.config, self.data, self.configs = config, data, configs
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        data: PreparedData,
+        reader: SplitReader,
+        part: ClassSubset | None,
+        configs: list[TrainConfig],
+    ) -> None:
+        """`reader`: the images; `part`: of the classes, None for all; `configs`: what each member was trained with."""
+        self.config, self.data, self.reader, self.part, self.configs = config, data, reader, part, configs
         self.weights = [float(weight) for weight in config.weights or [1.0] * len(configs)]
         self.checkpoints: list[Checkpoint] = []  # without their weights
         self.descriptions: list[dict[str, Any]] = []
@@ -84,8 +95,7 @@ class Evaluation:
         self.trained: TrainedModel | None = None  # the last member
         self.started = time.monotonic()
 
-    def run(self, members: list[RunConfig], names: np.ndarray) -> KeptPredictions:
-        """`names`: of the split's images."""
+    def run(self, members: list[RunConfig]) -> KeptPredictions:
         ensemble = Ensemble(self.weights)
         for member, config, weight in zip(members, self.configs, self.weights, strict=True):
             ensemble.add(self._predict(member, config, weight / sum(self.weights)))
@@ -96,19 +106,24 @@ class Evaluation:
             "data": self.data.identity(),
             "split": self.config.split,
             "views": self.config.views,
+            **({"part": str(self.part)} if self.part else {}),
         }
-        classes = [info.wnid for info in self.data.manifest.classes]
+        classes, class_names = [info.wnid for info in self.data.manifest.classes], self.data.classes
+        if self.part:
+            classes, class_names = self.part.outputs, self.part.names(self.checkpoints[0].words)
         keep = self.config.keep or len(classes)
         by_views = {1: mean.centre, self.config.views: mean.average}
         views = {number: KeptView.of(probabilities, mean.labels, keep) for number, probabilities in by_views.items()}
-        return KeptPredictions(about, names, mean.labels, classes, self.data.classes, views)
+        return KeptPredictions(about, self.reader.names(), mean.labels, classes, class_names, views)
 
     def _predict(self, member: RunConfig, config: TrainConfig, share: float) -> Predictions:
         self.trained = None  # makes room on the device
         trained = self.trained = load_trained(member, self.config.checkpoint)
-        trained.check_data(self.data, member.run)
-        done = run_pass(trained, self.data, self.config, _parts(self.config, member))
-        predictions = done.predictions
+        trained.check_data(self.data, member.run, any_classes=self.part is not None)
+        if self.part and trained.checkpoint.classes != self.part.known:
+            raise RequestError(f"runs: {member.run} was trained on other classes than {self.config.names()[0]}")
+        done = run_pass(trained, self.data, self.reader, self.config, _parts(self.config, member))
+        predictions = self.part.restricted(done.predictions) if self.part else done.predictions
         if not np.isfinite(predictions.average).all():
             forget(done.folder)
             raise RunError(f"{member.folder}: checkpoint {self.config.checkpoint} gives probabilities that are not "
@@ -131,6 +146,10 @@ class Evaluation:
         comparison, paper_rows = results.comparison_with_paper(
             self.configs, self.checkpoints, self.data, self.config.split
         )
+        if self.part:
+            lines = [f"evaluated on: {self.part} (paper: all classes)", *comparison["differs_from_paper"]]
+            comparison |= {"comparable": False, "differs_from_paper": lines}
+            paper_rows = {}
         return {
             "name": f"run {names}" if len(self.configs) == 1 else f"the ensemble {names}",
             "fingerprint": "+".join(one["fingerprint"] for one in self.descriptions),
@@ -156,31 +175,47 @@ class Evaluation:
             if illustrations.kernels_can_be_shown(self.trained):
                 illustrations.add_kernels(store, self.trained)
         numbers = illustrations.choose(kept.labels, _SHOWN, _SHOWN_SEED)
-        images = self.data.split(self.config.split).subset(numbers)
-        illustrations.add_labels(store, self.data, images, kept.most_views.subset(numbers))
+        images = self.reader.subset(numbers)
+        illustrations.add_labels(store, kept.class_names, images, kept.most_views.subset(numbers))
 
 
 def check(config: EvaluateConfig) -> None:
     """RequestError for whatever can be known to be wrong before one of several jobs begins."""
     folders = [RunFolder(member.folder) for member in config.members()]
     data = prepared_for(folders[0].path, config.data_path)
-    data.split(config.split)
     for folder in folders:
         if not (path := folder.checkpoint_path(config.checkpoint)).is_file():
             raise RequestError(f"{path}: no such checkpoint; train the run first, or name another with checkpoint=...")
+    part = _class_subset(config)
+    part.reader(data, config.split) if part else data.split(config.split)
     _submission_ids(config, data)
+
+
+def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
+    """None for all classes. RequestError if the list cannot be read, or the first run."""
+    if config.classes is None:
+        return None
+    chosen = read_classes(Path(config.classes))
+    known = RunFolder(config.members()[0].folder).checkpoint(config.checkpoint).classes
+    return ClassSubset(chosen, known, config.others)
+
+
+def _report_folder(folder: Path, config: EvaluateConfig) -> Path:
+    """Of the run or ensemble in `folder`; a part of the classes has one of its own."""
+    whole = report_folder(folder, config.split)
+    return whole if config.classes is None else whole.with_name(f"{whole.name}-{Path(config.classes).stem}")
 
 
 def _out(config: EvaluateConfig) -> Path:
     name = "+".join(config.names())
-    return Path(config.out) if config.out else report_folder(Path(config.runs_dir) / name, config.split)
+    return Path(config.out) if config.out else _report_folder(Path(config.runs_dir) / name, config)
 
 
 def _parts(config: EvaluateConfig, member: RunConfig) -> Path:
     """Where a member's pass writes what it has computed: its run's report, or `out`, as runs may be read-only."""
     if config.out:
         return Path(config.out) / f"{UNFINISHED}-{member.run}"
-    return report_folder(member.folder, config.split) / UNFINISHED
+    return _report_folder(member.folder, config) / UNFINISHED
 
 
 def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int]:

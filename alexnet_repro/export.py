@@ -21,6 +21,8 @@ from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.trained import network_of
+from alexnet_repro.weights.operations import joined_weights
+from alexnet_repro.weights.state_dicts import torchvision_state
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.resize import ENLARGE, SHRINK
@@ -134,7 +136,13 @@ def _torchscript(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet,
 def _safetensors(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet, about: dict[str, str]) -> bytes:
     import safetensors.torch  # of the extra `export`
 
-    tensors = {**checkpoint.weights, "mean_image": checkpoint.mean_image}
+    weights = checkpoint.weights
+    if config.names == "torchvision":
+        try:
+            weights = torchvision_state(joined_weights(network, weights))
+        except ValueError as error:
+            raise RequestError(f"names=torchvision: {error}; leave it out") from None
+    tensors = {**weights, "mean_image": checkpoint.mean_image}
     return bytes(safetensors.torch.save(tensors, metadata=about))
 
 
@@ -148,7 +156,7 @@ _WRITERS: dict[str, Callable[[ExportConfig, Checkpoint, AlexNet, dict[str, str]]
 def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> dict[str, str]:
     """What the file says of itself, as text."""
     size, _, channels = checkpoint.mean_image.shape
-    side, classes = network.config.input_size, network.classes
+    side, classes = network.config.input_size, network.outputs
     colours = "RGB" if channels == 3 else f"{channels} channel(s)"
     filters = f"Pillow's {SHRINK.name} to shrink, {ENLARGE.name} to enlarge"
     prepared = f"{colours}, shorter side resized to {size} ({filters}), central {size}x{size} square, values 0..255"
@@ -175,6 +183,7 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
         "preprocessing": f"{prepared}; {inside}",
         "classes": json.dumps(checkpoint.classes),
         "words": json.dumps(checkpoint.words),
+        "inputs": json.dumps(checkpoint.inputs),
         "configuration": json.dumps(checkpoint.model),
     }
 

@@ -71,7 +71,7 @@ class _Run:
 def _labels(run: _Run) -> Path:
     images = run.chosen(run.config.pictures)
     kept = illustrations.classify(run.trained, images, run.config.views)
-    return illustrations.add_labels(run.store, run.data, images, kept)
+    return illustrations.add_labels(run.store, run.data.classes, images, kept)
 
 
 def _neighbours(run: _Run) -> Path:

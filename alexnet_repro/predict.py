@@ -21,8 +21,6 @@ from PIL import Image
 from alexnet_repro.data import Batch, views_of
 from alexnet_repro.data.loader import loader_workers
 from alexnet_repro.evaluation import inference
-from alexnet_repro.evaluation.metrics import GUESSES
-from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.trained import load_trained
 from data_prep.common.errors import FAILED, RequestError
 from data_prep.common.text import printable
@@ -38,7 +36,7 @@ def predict(config: PredictConfig) -> int | None:
     if trained.checkpoint.mean_image.shape[-1] != 3:
         raise RequestError(f"run={config.run}: was trained on images without colour; this command reads RGB")
     forward = inference.forward_for(trained.model, trained.inputs, config.runtime)
-    views = views_of(config.views, trained.margin)
+    views, names = views_of(config.views, trained.margin), trained.checkpoint
     answers: list[dict[str, Any]] = []
     failed = False
     with ThreadPoolExecutor(max(1, loader_workers(config.runtime))) as pool:  # Pillow decodes outside Python's lock
@@ -57,7 +55,7 @@ def predict(config: PredictConfig) -> int | None:
                     answer["error"] = image
                     failed = True
                 else:
-                    answer["labels"] = _labels(next(rows), trained.checkpoint)
+                    answer["labels"] = inference.most_probable(next(rows), names.classes, names.words)
                 if config.json:
                     answers.append(answer)
                 else:
@@ -98,14 +96,6 @@ def _read(file: Path, size: int) -> np.ndarray | str:
     except (OSError, ValueError, MemoryError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         return printable(" ".join(reason.split()))
-
-
-def _labels(probabilities: np.ndarray, checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    top = np.argsort(-probabilities, kind="stable")[:GUESSES]
-    return [
-        {"wnid": checkpoint.classes[i], "words": checkpoint.words[i], "probability": float(probabilities[i])}
-        for i in top
-    ]
 
 
 def _show(answer: dict[str, Any]) -> None:

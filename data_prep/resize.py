@@ -87,6 +87,13 @@ def as_grey(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else as_rgb(image).convert("L")
 
 
+def prepared_square(image: Image.Image, size: int, channels: int = 3) -> Image.Image:
+    """An image of any mode -> `size` x `size` pixels, RGB or (1) grey."""
+    wanted = as_rgb if channels == 3 else as_grey
+    # Grey becomes RGB last: the same values, resized once instead of three times.
+    return wanted(central_square(image if image.mode == "L" else wanted(image), size))
+
+
 def _turned_upright(image: Image.Image) -> Image.Image:
     turn = None
     with suppress(Exception):  # corrupt EXIF: Pillow raises what it likes, and the pixels may be well
@@ -125,10 +132,7 @@ def square_image(data: bytes, size: int, channels: int = 3, upright: bool = Fals
             raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
         with Image.open(io.BytesIO(data)) as image:
             image.decodermaxblock = len(data)  # all at once: it is in memory
-            whole = _turned_upright(image) if upright else image
-            wanted = as_rgb if channels == 3 else as_grey
-            # Grey becomes RGB last: the same values, resized once instead of three times.
-            square = wanted(central_square(whole if whole.mode == "L" else wanted(whole), size))
+            square = prepared_square(_turned_upright(image) if upright else image, size, channels)
             square.info = {}  # or Pillow would write the comment into the next file
             return square
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

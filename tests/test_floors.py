@@ -17,7 +17,7 @@ FLOORS = [
     ["data_prep"],
     ["alexnet_repro.config"],
     ["alexnet_repro.model", "alexnet_repro.runtime", "alexnet_repro.monitor"],
-    ["alexnet_repro.data"],
+    ["alexnet_repro.data", "alexnet_repro.weights"],
     ["alexnet_repro.runs"],
     ["alexnet_repro.paper"],
     ["alexnet_repro.evaluation"],

@@ -9,6 +9,7 @@ from alexnet_repro.config.commands import (
     BenchmarkConfig,
     ClaimsConfig,
     CompareConfig,
+    ConvertConfig,
     EvaluateConfig,
     ExportConfig,
     Figure1Config,
@@ -19,6 +20,7 @@ from alexnet_repro.config.commands import (
 )
 from alexnet_repro.config.model import (
     LAYERS,
+    POOLS,
     ConvConfig,
     DenseConfig,
     ModelConfig,

@@ -36,6 +36,8 @@ class EvaluateConfig:
     views: int
     batch_size: int
     keep: int | None
+    classes: str | None
+    others: str
     submission: str | None
     devkit: str | None
     data_path: str | None
@@ -55,6 +57,11 @@ class EvaluateConfig:
             require(len(self.weights) == len(names), "weights", self.weights, f"one number a run, {len(names)}")
             require(all(0 < w < float("inf") for w in self.weights), "weights", self.weights, "positive, and finite")
         require(self.keep is None or self.keep >= 5, "keep", self.keep, "5 or more, or null for all classes")
+        require_one_of("others", self.others, ("left_out", "kept"))
+        needless = self.classes is None and self.others == "kept"
+        require(not needless, "others", self.others, "left out, or given with classes=FILE")
+        whole = self.classes is None or self.submission is None
+        require(whole, "submission", self.submission, "left out with classes=FILE: the server wants every image")
         both = (self.submission is None) == (self.devkit is None)
         require(
             both, "submission", self.submission, "given with devkit=FILE, which has the ILSVRC ids, and not without"
@@ -168,6 +175,7 @@ class AblationsConfig(Differences):
 class ExportConfig(RunReference):
     checkpoint: str
     format: str
+    names: str
     out: str
     views: int
     opset: int
@@ -179,7 +187,30 @@ class ExportConfig(RunReference):
         require(18 <= self.opset <= 22, "opset", self.opset, "18 to 22")
         require(self.format == "onnx" or self.opset == 18, "opset", self.opset, "left out: it is for format=onnx")
         whole = self.format != "safetensors"
+        require_one_of("names", self.names, ("columns", "torchvision"))
+        fits = self.names == "columns" or not whole
+        require(fits, "names", self.names, "left out: it is for format=safetensors")
         require(whole or self.views == 1, "views", self.views, "left out: safetensors holds weights alone")
+
+
+@dataclass
+class ConvertConfig(RunReference):
+    src: str
+    classes: str | None
+    colours: str | None
+    mean_pixel: list[float]
+    mean_image: str | None
+    image_size: int
+    input_size: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.colours is not None:
+            require_one_of("colours", self.colours, ("BGR", "RGB"))
+        three = len(self.mean_pixel) == 3 and all(0 <= value <= 255 for value in self.mean_pixel)
+        require(three, "mean_pixel", self.mean_pixel, "three numbers, 0 to 255: red, green, blue")
+        require(1 <= self.image_size <= 4096, "image_size", self.image_size, "1 to 4096")
+        require(self.input_size is None or self.input_size >= 1, "input_size", self.input_size, "1 or more, or null")
 
 
 @dataclass

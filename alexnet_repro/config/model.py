@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from data_prep.common.errors import require, require_one_of
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "bottleneck", "fc8")
-STEPS = ("activation", "norm", "same_map_norm", "pool", "mean_pool", "dropout")
+STEPS = ("activation", "norm", "same_map_norm", "pool", "floor_pool", "mean_pool", "dropout")
+POOLS = ("pool", "floor_pool", "mean_pool")
 
 
 @dataclass
@@ -112,7 +113,7 @@ def _check_layer(layer: ConvConfig | DenseConfig, key: str, width_key: str, widt
     for step in layer.then:
         require_one_of(f"{key}.then", step, STEPS)
     require(len(set(layer.then)) == len(layer.then), f"{key}.then", layer.then, "a list that names each step once")
-    require(not {"pool", "mean_pool"} <= set(layer.then), f"{key}.then", layer.then, "without one of pool, mean_pool")
+    require(sum(step in POOLS for step in layer.then) <= 1, f"{key}.then", layer.then, "one of " + ", ".join(POOLS))
     require(layer.weight_std >= 0, f"{key}.weight_std", layer.weight_std, "0 or more")
 
 
@@ -120,6 +121,7 @@ def _check_layer(layer: ConvConfig | DenseConfig, key: str, width_key: str, widt
 class ModelConfig:
     """`width` multiplies all kernels and units but fc8's, and divides the spread of the weights that read them by its
     square root, so that sums over fewer inputs keep their size.
+    `dropout_rescaled`: outputs are divided by 1 - dropout in training, instead of multiplied by it at test.
     """
 
     name: str
@@ -141,7 +143,8 @@ class ModelConfig:
     fc6: DenseConfig | None
     fc7: DenseConfig | None
     fc8: OutputConfig
-    bottleneck: DenseConfig | None = None  # between fc7 and fc8; the configurations of older runs lack it
+    bottleneck: DenseConfig | None = None  # between fc7 and fc8; the configurations of older runs lack both
+    dropout_rescaled: bool = False
 
     def __post_init__(self) -> None:
         require(1 <= self.columns <= 8, "model.columns", self.columns, "1 to 8")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from alexnet_repro import runtime
 from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Batch, ColumnInputs, View, views_of, whole_images
 from alexnet_repro.data.loader import loading_for
+from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.model import AlexNet, Watcher
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.reader import SplitReader
@@ -41,7 +43,7 @@ def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, pro
         from alexnet_repro.evaluation.fast_views import FastViews  # needs Triton
 
         return FastViews(model, inputs.rule, config.precision)
-    return lambda batch, views, _: _view_by_view(model, batch, views, inputs, config.precision)
+    return lambda batch, views, _: view_by_view(model, batch, views, inputs, config.precision)
 
 
 def predict(forward: Forward, batches: Iterable[Batch], views: list[View], watch: Watcher | None = None) -> Predictions:
@@ -59,9 +61,10 @@ def predict_batches(
 
 
 @torch.inference_mode()
-def _view_by_view(
+def view_by_view(
     model: AlexNet, batch: Batch, views: list[View], inputs: ColumnInputs, precision: str
 ) -> tuple[Tensor, Tensor]:
+    """As Forward."""
     model.eval()
     images = inputs.spread(batch.images)
     centre = total = None
@@ -73,6 +76,17 @@ def _view_by_view(
             total = probabilities if total is None else total + probabilities
     assert centre is not None and total is not None
     return centre, total / len(views)
+
+
+def most_probable(
+    probabilities: np.ndarray, classes: Sequence[str], words: Sequence[str], count: int = GUESSES
+) -> list[dict[str, Any]]:
+    """The `count` most probable classes of an image, most probable first, as wnid, words and probability.
+
+    probabilities: float [K]. Of equals the lower label comes first.
+    """
+    top = np.argsort(-probabilities, kind="stable")[:count]
+    return [{"wnid": classes[i], "words": words[i], "probability": float(probabilities[i])} for i in top]
 
 
 class Ensemble:

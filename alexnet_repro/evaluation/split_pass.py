@@ -24,6 +24,7 @@ from alexnet_repro.evaluation.inference import Predictions, forward_for, predict
 from alexnet_repro.runs.checkpoint import fingerprint
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.common.files import write_atomically
+from data_prep.reader import SplitReader
 
 UNFINISHED = ".unfinished"
 _SECONDS = 20.0  # between two writes: what an interruption costs at most, give or take a batch
@@ -43,8 +44,10 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder.parent, ignore_errors=True)
 
 
-def run_pass(trained: TrainedModel, data: PreparedData, config: EvaluateConfig, parts_folder: Path) -> SplitPass:
-    """Predictions for a whole split. The parts are written beneath `parts_folder`."""
+def run_pass(
+    trained: TrainedModel, data: PreparedData, reader: SplitReader, config: EvaluateConfig, parts_folder: Path
+) -> SplitPass:
+    """Predictions for `reader`, the split of `data` or a part of it. The parts are written beneath `parts_folder`."""
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
     weights = fingerprint(trained.checkpoint)
     follows_from = {  # all that the probabilities depend on: parts of another pass are not taken up
@@ -58,13 +61,14 @@ def run_pass(trained: TrainedModel, data: PreparedData, config: EvaluateConfig, 
         "devices": [device.type for device in trained.inputs.devices],
         "torch": torch.__version__,
     }
+    if config.classes is not None:
+        follows_from["images"] = hashlib.sha256(reader.index.tobytes() + reader.labels.tobytes()).hexdigest()
     folder = parts_folder / hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():  # only the pass that was asked for last can be continued
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
 
-    reader = data.split(config.split)
     parts = _read_parts(folder)
     done = sum(len(part.labels) for part in parts)
     if 0 < done < len(reader):

@@ -6,18 +6,21 @@ the lower. Parameters are `conv3.a.weight` and so on, whatever devices the colum
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig
+from alexnet_repro.config import POOLS, ConvConfig, DenseConfig, ModelConfig, SummaryConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
 from alexnet_repro.model.response_norm import ResponseNorm, norm_across_columns
+from data_prep.common.cli import checked, load
 from data_prep.common.errors import RequestError
 
 COLUMN_NAMES = "abcdefgh"
@@ -80,7 +83,7 @@ class AlexNet(nn.Module):
     def __init__(self, config: ModelConfig, classes: int, channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.classes = classes
+        self.outputs = classes
         build = _Builder(config, channels)
         self.conv1 = cast(Layer, build.conv("conv1"))  # never absent
         self.conv2 = build.conv("conv2")
@@ -93,6 +96,17 @@ class AlexNet(nn.Module):
         self.bottleneck = build.dense("bottleneck")
         self.fc8 = build.output("fc8", classes)
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
+
+    @classmethod
+    def from_config(cls, model: str = "paper", classes: int = 1000, channels: int = 3, **overrides: Any) -> "AlexNet":
+        """The network of conf/model/`model`.yaml, with PyTorch's default weights until `initialise`.
+
+        `overrides`: settings that differ, by their names there: input_size=227, conv1={"kernels": 64}. RequestError, a
+        ValueError, for a name or a value that is refused.
+        """
+        composed = load("summary", SummaryConfig, [f"model={model}"]).model
+        merged = cast(DictConfig, OmegaConf.merge(asdict(composed), overrides))
+        return cls(checked(merged, ModelConfig), classes, channels)
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The last hidden layer with ReLUs (fc7), a tensor a column: the feature of Figure 4, right."""
@@ -119,6 +133,19 @@ class AlexNet(nn.Module):
         x = self.bottleneck(self.hidden(images))  # no layer, but in the pretraining of CNN*
         shares: list[Tensor] = self.fc8(x)  # both columns -> [N, 1000]
         return exchange.gather(shares, [shares[0].device])[0] if joined else shares
+
+    def features(self, images: Tensor | Sequence[Tensor], layer: str) -> Tensor:
+        """What `layer` (conv1, fc7) passes on, after all steps that follow its weights: [N, 256, 6, 6] for the paper's
+        conv5, [N, 4096] for fc7, the columns joined, column a first, on its device.
+
+        With gradients, unless within torch.no_grad(). ValueError if there is no such layer.
+        """
+        if layer not in (layers := self.layers()):
+            raise ValueError(f"layer={layer!r}: there is none of this name; there are {', '.join(layers)}")
+        columns: list[Tensor] = []
+        with layers[layer].register_forward_hook(lambda _module, _inputs, outputs: columns.extend(outputs)):
+            self(images)
+        return exchange.gather(columns, [columns[0].device])[0]
 
     def layers(self) -> dict[str, Layer]:
         """The layers present, by the paper's names, first to last."""
@@ -217,8 +244,8 @@ class _Builder:
         sequences = [nn.Sequential(*(self._step(name, step) for step in steps)) for _ in range(self.columns)]
         seam = 0
         for step in steps:
-            if step in ("pool", "mean_pool"):
-                self._pooled(name)
+            if step in POOLS:
+                self._pooled(name, step)
             if step == "norm" and self.config.norm.across == "layer" and self.columns > 1:
                 seam = self._seam(name)
         return sequences, seam
@@ -237,7 +264,7 @@ class _Builder:
 
     def _step(self, name: str, step: str) -> nn.Module:
         config = self.config
-        if self.spatial is None and step in ("norm", "same_map_norm", "pool", "mean_pool"):
+        if self.spatial is None and step in ("norm", "same_map_norm", *POOLS):
             raise RequestError(f"model.{name}.then: {step!r} needs maps, and a dense layer has none; remove it")
         if step == "activation":
             return nn.ReLU(inplace=True) if config.activation == "relu" else nn.Tanh()
@@ -249,11 +276,13 @@ class _Builder:
             return SameMapNorm(config.same_map_norm)
         if step == "pool":
             return nn.MaxPool2d(config.pool.size, config.pool.stride, ceil_mode=True)
+        if step == "floor_pool":  # without the window that would run past the edge
+            return nn.MaxPool2d(config.pool.size, config.pool.stride)
         if step == "mean_pool":
             return nn.AvgPool2d(config.pool.size, config.pool.stride, ceil_mode=True)  # over what is inside the map
-        return Dropout(config.dropout)
+        return Dropout(config.dropout, config.dropout_rescaled)
 
-    def _pooled(self, name: str) -> None:
+    def _pooled(self, name: str, step: str) -> None:
         pool = self.config.pool
         assert self.spatial is not None
         if self.spatial < pool.size:
@@ -261,4 +290,7 @@ class _Builder:
                 f"model.{name}.then: 'pool' of size {pool.size} over maps of {self.spatial}x{self.spatial}; "
                 "use a larger model.input_size, or pool less before it"
             )
-        self.spatial = -((pool.size - self.spatial) // pool.stride) + 1  # rounds up, as in 2012
+        if step == "floor_pool":
+            self.spatial = (self.spatial - pool.size) // pool.stride + 1
+        else:
+            self.spatial = -((pool.size - self.spatial) // pool.stride) + 1  # rounds up, as in 2012

@@ -26,7 +26,7 @@ from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.model.response_norm import ResponseNorm
 
-Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, 0 or 1
+Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, as Dropout.draw fills them
 Kernel = dict[str, Any]  # which steps one kernel does, as arguments of after_conv
 
 
@@ -211,13 +211,15 @@ class FastNetwork:
             return x.relu() if config.activation == "relu" else x.tanh()
         if step == "dropout":
             if masks is None:
-                return x * (1 - config.dropout)
+                return x if config.dropout_rescaled else x * (1 - config.dropout)
             return x * torch.cat([masks[layer.name][column] for column in columns], 1)
         if step == "same_map_norm":
             assert config.same_map_norm is not None
             return same_map_norm(x, config.same_map_norm)
         if step == "pool":
             return F.max_pool2d(x, config.pool.size, config.pool.stride, ceil_mode=True)
+        if step == "floor_pool":
+            return F.max_pool2d(x, config.pool.size, config.pool.stride)
         if step == "mean_pool":
             return F.avg_pool2d(x, config.pool.size, config.pool.stride, ceil_mode=True)
         assert step == "norm"  # of a window too wide for the kernel

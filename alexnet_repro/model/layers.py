@@ -62,15 +62,15 @@ class SameMapNorm(nn.Module):
 
 class Dropout(nn.Module):
     """Section 4.2: in training each output is zero with probability `p` and otherwise left as it is; at test all
-    outputs are multiplied by 1 - p. (`torch.nn.Dropout` rescales in training instead.)
+    outputs are multiplied by 1 - p. `rescaled`: in training they are divided by it instead, as `torch.nn.Dropout` does.
 
     After `reseed` masks come from a generator of the module's own, so that a step's masks follow from its seed on any
     device of the same kind, in any memory layout; before, they come from PyTorch's global one.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, rescaled: bool = False) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.rescaled = p, rescaled
         self._seed: int | None = None
         self._generator: torch.Generator | None = None
 
@@ -82,7 +82,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return x * (1 - self.p)
+            return x if self.rescaled else x * (1 - self.p)
         return x * self._mask(x)
 
     @torch.compiler.disable  # a compiled graph would hold the seed
@@ -90,10 +90,11 @@ class Dropout(nn.Module):
         return self.draw(x.new_empty(x.shape))
 
     def draw(self, mask: Tensor) -> Tensor:
-        """Fills `mask` with the next one, and returns it."""
+        """Fills `mask` with the next one, 0 or 1 (rescaled: 1 / (1 - p)), and returns it."""
         if self._seed is not None and (self._generator is None or self._generator.device != mask.device):
             self._generator = torch.Generator(mask.device).manual_seed(self._seed)
-        return mask.bernoulli_(1 - self.p, generator=self._generator)
+        mask.bernoulli_(1 - self.p, generator=self._generator)
+        return mask.div_(1 - self.p) if self.rescaled else mask
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, rescaled={self.rescaled}"

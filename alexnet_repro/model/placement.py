@@ -113,8 +113,8 @@ def exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def place(model: AlexNet, devices: Sequence[torch.device]) -> AlexNet:
-    """Moves column i of every layer to devices[i]."""
+def place(model: AlexNet, devices: Sequence[torch.device | str]) -> AlexNet:
+    """Moves column i of every layer to devices[i], such as "cuda:1"; returns `model`."""
     for layer in model.layers().values():
         for part, device in zip(layer.parts(), devices, strict=False):  # fc8 may live in the first column only
             part.to(device)

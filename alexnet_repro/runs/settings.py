@@ -32,7 +32,7 @@ MAY_CHANGE = (
 ADDED_LATER = ("schedule.counts_once_loss_below",)
 
 # What a run computes whose configuration is older than these settings.
-BEFORE_ADDED = {"model.norm.across": "column", "model.fc8.split": False}
+BEFORE_ADDED = {"model.norm.across": "column", "model.fc8.split": False, "model.dropout_rescaled": False}
 
 # Settings of `runtime` that configurations of earlier versions hold. They changed speed only, and are dropped.
 REMOVED_FROM_RUNTIME = ("compile", "cuda_graphs")

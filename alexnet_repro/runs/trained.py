@@ -4,7 +4,9 @@ with what turns images into its input.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from omegaconf import OmegaConf
 
 from alexnet_repro import runtime
@@ -27,9 +29,12 @@ class TrainedModel:
     margin: int  # image_size minus the side of the network's input
     runtime: RuntimeConfig
 
-    def check_data(self, data: PreparedData, run: str) -> None:
-        """RequestError unless `data` has the classes, image size and channels that the network was trained on."""
-        if [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
+    def check_data(self, data: PreparedData, run: str, any_classes: bool = False) -> None:
+        """RequestError unless `data` has the classes, image size and channels that the network was trained on.
+
+        `any_classes`: the classes are not looked at.
+        """
+        if not any_classes and [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
             raise RequestError(f"{data.folder}: has other classes than run {run} was trained on")
         if data.image_size != self.image_size:
             raise RequestError(
@@ -59,9 +64,18 @@ def prepared_for(run: Path, path: str | None) -> PreparedData:
 
 def network_of(checkpoint: Checkpoint) -> AlexNet:
     """The network of a checkpoint with its weights, on the CPU, in evaluation mode."""
+    return with_weights(AlexNet, checkpoint)
+
+
+Network = TypeVar("Network", bound=AlexNet)
+
+
+def with_weights(kind: type[Network], checkpoint: Checkpoint) -> Network:
+    """As `network_of`, of a class derived from AlexNet. The tensors are those of the checkpoint, not copies of them."""
     config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
-    model = AlexNet(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
-    model.load_state_dict(checkpoint.weights)
+    with torch.device("meta"):  # no memory, and no numbers drawn that would be overwritten
+        model = kind(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
+    model.load_state_dict(checkpoint.weights, assign=True)
     return model.eval()
 
 

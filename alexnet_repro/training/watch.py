@@ -38,7 +38,7 @@ class Watch:
         paper = (row.top1, row.top5) if row and row.top1 and row.top5 else None
         self._dashboard = Dashboard(folder.tensorboard, state.step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
-        self._start = Start(config, state.model.classes, state.history)
+        self._start = Start(config, state.model.outputs, state.history)
         self._line: LiveLine | None = None
 
     def __enter__(self) -> "Watch":

@@ -90,13 +90,16 @@ def conf_folder() -> Path:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Hydra, set up with conf/. What it refuses becomes a RequestError."""
+    """Hydra, set up with conf/. What it refuses becomes a RequestError. A program's own Hydra is back afterwards."""
+    outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise RequestError(_one_line(error)) from None
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _jobs(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:

@@ -2,14 +2,20 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from conftest import SMALL
 from networks import SENSITIVE_START
 
 from alexnet_repro.config import EvaluateConfig, TrainConfig
+from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.predictions import KeptPredictions
+from alexnet_repro.model import AlexNet
+from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
 from data_prep.common.cli import load
 
@@ -51,6 +57,19 @@ def make_world(prepared: Path, folder: Path) -> Path:
         where = [f"data.path={folder / 'data'}", f"runs_dir={folder / 'runs'}", f"run={run}", "schedule.epochs=1"]
         train(load("train", TrainConfig, [*where, *SMALL, *extra]))
     return folder
+
+
+def write_run(config: TrainConfig, model: AlexNet) -> None:
+    """The run that `config` names, on its data set, with the weights of `model` and nothing trained."""
+    data, run = PreparedData(config.data.path), RunFolder(config.folder)
+    with run.locked():
+        run.write_config(config)
+    Checkpoint(
+        epoch=0, step=0, within={}, weights=dict(model.state_dict()), buffers={}, buffer_rates={}, history=[],
+        classes=[info.wnid for info in data.manifest.classes], words=data.classes, data=data.identity(),
+        mean_image=torch.from_numpy(data.mean_image), inputs={"mean": config.augment.mean, "scale": 1.0},
+        model=asdict(config.model),
+    ).save(run.checkpoint_path("last"))  # fmt: skip
 
 
 def evaluate_in(world: Path, *overrides: str, run: str = "run=one") -> None:

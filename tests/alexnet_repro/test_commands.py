@@ -89,7 +89,7 @@ AS_TYPED = (["optim.learning_rat=1"], ["src=none"])  # in a process of their own
         (
             TRAIN,
             ["model=resnet"],
-            "model=resnet: no such choice; there are cifar10, cifar10_80sec, cifar10_local",
+            "model=resnet: no such choice; there are bvlc_alexnet, bvlc_caffenet, cifar10, cifar10_80sec,",
         ),
         (TRAIN, ["optim.momentum 0.9"], "cannot understand 'optim.momentum 0.9'; give key=value"),
         (TRAIN, ["optim=5"], "Config group override must be a string or a list"),

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import reference
 import torch
+import torchvision
 from conftest import SMALL
 from networks import sensitive
 from safetensors import safe_open
@@ -115,12 +116,26 @@ def test_safetensors_holds_the_weights_by_layer_and_column(run: list[str], tmp_p
         assert json.loads(file.metadata()["configuration"])["conv1"]["kernels"] == 8
 
 
+def test_one_tower_under_torchvisions_names(run: list[str], tmp_path: Path) -> None:
+    """Its weights are those of grouped convolutions, as grouped.py has them, and torchvision's names in order."""
+    path = exported(run, tmp_path / "net.safetensors", "format=safetensors", "names=torchvision")
+    ours = dict(torchvision.models.AlexNet(num_classes=5).named_parameters())
+    checkpoint = checkpoint_of(run)
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == {*ours, "mean_image"}
+        assert torch.equal(file.get_tensor("mean_image"), checkpoint["mean_image"])
+        grouped = reference.network_of(checkpoint).float().state_dict()
+        for theirs, name in zip(ours, grouped, strict=True):
+            assert torch.equal(file.get_tensor(theirs), grouped[name]), theirs
+
+
 @pytest.mark.parametrize("run", ["paper"], indirect=True)
 def test_wrong_requests(run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, said in (
         (["format=tflite"], "format=tflite: must be one of onnx, torchscript, safetensors"),
         (["format=safetensors", "views=10"], "views=10: must be left out"),
         (["format=torchscript", "opset=20"], "opset=20: must be left out"),
+        (["format=onnx", "names=torchvision"], "names=torchvision: must be left out: it is for format=safetensors"),
         (["opset=99"], "opset=99: must be 18 to"),
         (["out=nowhere/net.onnx"], "out=nowhere/net.onnx: its folder does not exist"),
         (["out=."], r"out=\.: is no plain file"),

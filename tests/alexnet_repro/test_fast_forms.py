@@ -184,6 +184,23 @@ def test_what_no_kernel_does_is_done_step_by_step() -> None:
     assert fast == pytest.approx(plain, abs=1e-4)
 
 
+def test_rescaled_dropout_and_pooling_rounded_down() -> None:
+    """Two training steps, and the probabilities at test. conv1 makes 16 x 16 maps, so that rounding tells."""
+    steps = "model.conv1.then=[activation,norm,floor_pool]"
+    overrides = [*overrides_of("paper"), "model.input_size=71", "model.dropout_rescaled=true", steps]
+    plain, fast = steppers(overrides)
+    for step, batch in enumerate(batches(71, 7, 2)):
+        losses = [stepper({CPU: batch}, step, True, False).read().loss for stepper in (plain, fast)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    halved, _ = steppers([*overrides, "model.dropout_rescaled=false"])
+    assert abs(halved({CPU: batch}, 0, True, False).read().loss - losses[0]) > 1e-2
+    assert isinstance(fast, FastStepper)
+    image = fast._transforms[CPU](batch.images, batch.drawn(colour_noise=False))
+    with torch.no_grad():
+        expected = fast.model.eval()(fast.inputs.of_batches({CPU: batch}, noise=False))
+        torch.testing.assert_close(fast.fast([image]), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("variant", ["paper", "code2012", "no_exchange"])
 def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on two GPUs, with `cpu` and `cpu:0` in their places. fc8 lives on the first, and its maps go nowhere else."""

@@ -68,6 +68,22 @@ def test_dropout_does_not_rescale_in_training_and_halves_at_test() -> None:
     assert torch.equal(layer(x), x * 0.5)
 
 
+def test_rescaled_dropout_is_that_of_pytorch() -> None:
+    """With the same masks, in training and at test."""
+    ours, theirs, x = Dropout(0.25, rescaled=True), torch.nn.Dropout(0.25), torch.rand(40, 50) + 1
+    torch.manual_seed(3)
+    y = ours(x)
+    torch.manual_seed(3)
+    torch.testing.assert_close(y, theirs(x))
+    assert torch.equal(ours.eval()(x), x)
+
+
+def test_pooling_rounded_down_leaves_out_the_last_window() -> None:
+    net = AlexNet.from_config("paper", 3, input_size=71, width=0.125, conv1={"then": ["activation", "floor_pool"]})
+    assert net.conv1.then[0][-1](torch.zeros(1, 1, 16, 16)).shape == (1, 1, 7, 7)
+    assert net.conv2.map_shape == (16, 7, 7) and net(torch.zeros(1, 3, 71, 71)).shape == (1, 3)
+
+
 def test_a_locally_connected_layer_is_one_kernel_a_place() -> None:
     """Place by place in numpy, float64: 1e-12. Catches places or kernels in another order than the weights say."""
     rng = np.random.default_rng(0)

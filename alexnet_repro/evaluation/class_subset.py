@@ -1,0 +1,88 @@
+"""Errors on a part of the classes (ImageNet-100, a list of one's own): evaluate classes=FILE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_repro.data import PreparedData
+from alexnet_repro.evaluation.inference import Predictions
+from data_prep.common.errors import RequestError
+from data_prep.reader import SplitReader
+
+
+def read_classes(path: Path) -> list[str]:
+    """The first word of each line, a wnid or the name of a folder; further words, empty lines and lines that begin with
+    # say nothing. RequestError for what is no such file, and for a class that is named twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise RequestError(f"classes={path}: cannot be read ({reason}); give a file with one wnid a line") from None
+    classes = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not classes:
+        raise RequestError(f"classes={path}: names no class; give a file with one wnid a line")
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise RequestError(f"classes={path}: names {twice[0]} twice; remove one")
+    return classes
+
+
+@dataclass(frozen=True)
+class ClassSubset:
+    """The classes that are asked about, among all that a network tells apart.
+
+    The images are those of the chosen classes. With `others` left_out the network's outputs for the other classes are
+    left out: the probabilities of the chosen ones are divided by their sum. With kept they stay, and may be guessed.
+    """
+
+    chosen: list[str]
+    known: list[str]  # of the network, in label order
+    others: str
+
+    @property
+    def outputs(self) -> list[str]:
+        """The classes in the order of the probabilities that `restricted` gives."""
+        return self.known if self.others == "kept" else [name for name in self.known if name in set(self.chosen)]
+
+    def reader(self, data: PreparedData, split: str) -> SplitReader:
+        """The images of the chosen classes, labelled by their places in `outputs`. RequestError if a class is unknown
+        to the data or the network, or if there is no image.
+        """
+        here = [info.wnid for info in data.manifest.classes]
+        for name in self.chosen:
+            for where, classes in ((f"the data set {data.folder}", here), ("the network", self.known)):
+                if name not in classes:
+                    raise RequestError(f"classes: {name} is no class of {where}; remove it from the list")
+        place = {name: number for number, name in enumerate(self.outputs)}
+        new_label = np.array([place[name] if name in set(self.chosen) else -1 for name in here], np.int64)
+        whole = data.split(split)
+        numbers = np.flatnonzero((whole.labels >= 0) & (new_label[whole.labels] >= 0))
+        if not len(numbers):
+            raise RequestError(f"classes: split {split} of {data.folder} has no image of these; choose others")
+        part = whole.subset(numbers)
+        part.labels = new_label[part.labels]
+        return part
+
+    def names(self, words: Sequence[str]) -> list[str]:
+        """`words`: the names of all `known` classes -> those of `outputs`."""
+        return [words[self.known.index(name)] for name in self.outputs]
+
+    def restricted(self, predictions: Predictions) -> Predictions:
+        """From probabilities of all `known` classes, those of `outputs`; rows sum to 1."""
+        if self.others == "kept":
+            return predictions
+        columns = [self.known.index(name) for name in self.outputs]
+        centre, average = (_shares(full[:, columns]) for full in (predictions.centre, predictions.average))
+        return replace(predictions, centre=centre, average=average)
+
+    def __str__(self) -> str:
+        treated = "kept" if self.others == "kept" else "left out"
+        return f"{len(self.chosen)} of {len(self.known)} classes, the outputs of the others {treated}"
+
+
+def _shares(part: np.ndarray) -> np.ndarray:
+    """Divided by each row's sum, float32 [N, K]; a row of zeros stays one."""
+    shares: np.ndarray = part / np.maximum(part.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return shares
