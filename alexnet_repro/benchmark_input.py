@@ -3,6 +3,9 @@
 
 Times are those of the processor, so that other work on the machine counts for little; the pictures are in the file
 system's cache, so that there is no disk to wait for.
+
+Then the path of a batch from a loader process to training: what the training process itself spends on it, and how many
+batches pass when nothing is read or decoded, the limit for any number of loader processes.
 """
 
 from alexnet_repro.config import InputBenchmarkConfig
@@ -12,10 +15,12 @@ if __name__ == "__main__":
     jobs = command_line("benchmark_input", InputBenchmarkConfig)  # first, as the imports below take seconds
 
 import contextlib
+import copy
 import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +33,16 @@ from torchvision.transforms import v2
 from alexnet_repro import runtime
 from alexnet_repro.benchmark import medians
 from alexnet_repro.data import Batch, InputTransform, Loading, PreparedData, draw_epoch, epoch_batches, shuffled
+from alexnet_repro.data.workers import Workers
 from alexnet_repro.report.environment import machine
 from data_prep.common.errors import RequestError
 from data_prep.prepare import PrepareConfig, prepare
+from data_prep.reader import Shards, SplitReader
 from data_prep.sources.folders import ENDINGS
 
 _CPU = torch.device("cpu")
+_BATCHES = 16  # in a row, of a loader process
+_SMALL = 8  # pixels: patches of this side leave what a batch costs whatever its size
 
 Epoch = Callable[[], Iterable[object]]
 
@@ -58,6 +67,14 @@ def benchmark_input(config: InputBenchmarkConfig) -> None:
         _report(_medians(side_by_side.host(), config.steps), len(pictures))
         print("\nthe whole input path on the CPU: float32 batches, mean subtracted, mirrored, with colour noise")
         _report(_medians(side_by_side.full(), config.steps), len(pictures))
+        print("\na batch from one loader process, in the process that trains: its processor time; batches by the clock")
+        with ExitStack() as stack:
+            epochs = side_by_side.from_a_worker(stack)
+            spent = _medians(epochs, config.steps)
+            passed = _medians(epochs, config.steps, time.perf_counter)
+        for name, seconds in spent.items():
+            images = _BATCHES * config.batch_size / passed[name]
+            print(f"{name:<38}{1000 * seconds / _BATCHES:9.3f} ms a batch  {images:11,.0f} images/s")
 
 
 class SideBySide:
@@ -95,6 +112,24 @@ class SideBySide:
     def our_patches(self, data: PreparedData) -> Iterator[Batch]:
         size = self.config.batch_size
         return epoch_batches(data.split("train"), self.order, self.draws, self.side, size, Loading(workers=0))
+
+    def from_a_worker(self, stack: ExitStack) -> dict[str, Epoch]:
+        """Batches through a loader process, which lives as long as `stack`."""
+        readers = {encoding: data.split("train") for encoding, data in self.prepared.items()}
+        readers["nothing read"] = copy.copy(readers["raw"])
+        readers["nothing read"].shards = _NoShards.like(readers["raw"])
+        size = self.config.batch_size
+        order = np.resize(self.order, _BATCHES * size)
+        runs: dict[str, Epoch] = {}
+        for side in (self.side, _SMALL):
+            margin = self.rule.margin + self.side - side
+            draws = draw_epoch(self.config.augment, 0, 0, len(order), margin)
+            for name, reader in readers.items():
+                workers = stack.enter_context(Workers([reader.shards], size, side, Loading(workers=1)))
+                runs[f"{name}, {size} images of {side} pixels"] = partial(
+                    epoch_batches, reader, order, draws, side, size, workers
+                )
+        return runs
 
     def mapped_patches(self, data: PreparedData) -> Iterator[np.ndarray]:
         """As `our_patches` from raw, copied out of maps of the shards: what they would cost if nothing ever failed."""
@@ -145,6 +180,17 @@ class SideBySide:
         return v2.Compose(to_patch), v2.Compose(to_float)
 
 
+class _NoShards(Shards):
+    """Shards of which nothing is read."""
+
+    @classmethod
+    def like(cls, reader: SplitReader) -> "_NoShards":
+        return cls(reader.folder, reader.info.shards, reader.encoding, reader.shards.shape)
+
+    def patches(self, *_: object) -> None:
+        pass
+
+
 def _pictures(config: InputBenchmarkConfig) -> list[Path]:
     """The pictures below src, evenly chosen if there are too many."""
     src = Path(config.src)
@@ -173,15 +219,17 @@ def _prepared(src: Path, out: Path, encoding: str) -> PreparedData:
     return PreparedData(out)
 
 
-def _medians(epochs: dict[str, Epoch], repeats: int) -> dict[str, float]:
-    """Seconds of processor time for an epoch, the first not counted."""
+def _medians(
+    epochs: dict[str, Epoch], repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Seconds for an epoch, of this process's processor time by default; the first is not counted."""
 
     def go_through(epoch: Epoch) -> None:
         for _ in epoch():
             pass
 
     runs = {name: partial(go_through, epoch) for name, epoch in epochs.items()}
-    return medians(runs, repeats, clock=time.process_time, warm_up=1)
+    return medians(runs, repeats, clock=clock, warm_up=1)
 
 
 def _report(seconds: dict[str, float], images: int) -> None:

@@ -130,6 +130,7 @@ def run(folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks,
         stepper = Stepper(*of_stepper)
     forward = forward_for(model, inputs, config.runtime, ranks.size)
     with (
+        batches,  # opened first, as its processes are forked: no other thread should hold a lock then
         Background() as background,  # closed last: it writes what the others have submitted
         Watch(folder, state, rule, background) if ranks.first else nullcontext() as watch,
     ):

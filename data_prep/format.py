@@ -14,12 +14,18 @@ import hashlib
 import io
 import json
 import tarfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
+
+try:
+    import simplejpeg
+except ImportError:  # Pillow alone gives the same pixels
+    simplejpeg = None
 
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
@@ -130,13 +136,26 @@ def decode(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarra
         if encoding == "raw":
             pixels: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
         else:
-            pixels = np.asarray(Image.open(io.BytesIO(data)))
-            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+            pixels = _decode_jpeg(data, shape)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(" ".join(str(error).split())) from None
     if pixels.shape != shape or pixels.dtype != np.uint8:
         raise ValueError(f"is {pixels.dtype} {list(pixels.shape)}, not uint8 {list(shape)}")
     return pixels
+
+
+def _decode_jpeg(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """simplejpeg gives the same pixels as Pillow in two thirds of the time (docs/results.md). Pillow sees what it
+    refuses, and what has another shape, and raises the errors.
+    """
+    stored, wanted = {3: ("YCbCr", "RGB"), 1: ("Gray", "GRAY")}.get(shape[2], ("", ""))
+    if simplejpeg is not None:
+        with suppress(ValueError):
+            if simplejpeg.decode_jpeg_header(data)[:3] == (*shape[:2], stored):
+                pixels: np.ndarray = simplejpeg.decode_jpeg(data, wanted)
+                return pixels
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def shard_name(number: int) -> str:

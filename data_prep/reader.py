@@ -1,8 +1,8 @@
 """Random access to the images of a prepared data set, one by one or as a batch of patches.
 
 Shards are read with `preadv` into a buffer that is used again, not through mmap: about as fast (docs/results.md), and
-a shard that is cut short is a short read, where a map would end the process with SIGBUS. JPEGs are decoded by Pillow,
-which wrote them: torchvision's decoder is faster by a third, but torchvision is dropping it.
+a shard that is cut short is a short read, where a map would end the process with SIGBUS. JPEGs are decoded whole:
+a crop of 224 from 256 leaves out an eighth of the rows, whose bits must be read all the same.
 """
 
 import copy

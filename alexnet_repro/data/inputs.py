@@ -148,7 +148,7 @@ class ColumnInputs:
         return [made[device] for device in self.devices]
 
     def spread(self, images: Tensor) -> dict[torch.device, Tensor]:
-        """uint8 images on every device that has a column."""
+        """uint8 images on every device that has a column. The copies may not be done: hold the images until then."""
         return {device: images.to(device, non_blocking=device.type == "cuda") for device in self._transforms}
 
     @property

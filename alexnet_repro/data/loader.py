@@ -1,14 +1,14 @@
 """Batches of uint8 from a prepared data set. Workers only read, decode and cut; the rest runs on the device.
 
 A worker gets its work with each request, a few KB of index rows and offsets, and knows nothing else: it is cheap to
-start by fork, spawn or forkserver, whatever the size of the data set. Its reply is the patches, in shared memory.
+start by fork, spawn or forkserver, whatever the size of the data set.
 """
 
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch
 from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data.batch import Batch, Draws
 from alexnet_repro.data.resident import ResidentSplit
-from alexnet_repro.data.workers import Loading, Request, patches_of
+from alexnet_repro.data.workers import Loading, Request, Workers
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.reader import SplitReader
@@ -31,7 +31,7 @@ def epoch_batches(
     draws: Draws,
     side: int,
     batch_size: int,
-    loading: Loading,
+    loading: Loading | Workers,
     *,
     first: int = 0,
     rank: int = 0,
@@ -42,7 +42,8 @@ def epoch_batches(
     order: int64 [M], the images of the epoch; draws: what was drawn for each, M too. Each is cut to `side` at its draw.
     The last batch may be short; a rank that would get nothing of it gets the batch's first image, not counted.
     RunError, naming the shard, if an image cannot be read; LoaderError if a worker process died or was too slow.
-    Of a ResidentSplit they are cut on its device, whatever `loading` says.
+    loading: Workers of the run; or how to read, by workers that live as long as the iterator. Of a ResidentSplit the
+    batches are cut on its device, whatever `loading` says.
     """
     parts = []
     for start in range(first * batch_size, len(order), batch_size):
@@ -59,7 +60,7 @@ def whole_images(
     reader: SplitReader | ResidentSplit,
     side: int,
     batch_size: int,
-    loading: Loading,
+    loading: Loading | Workers,
     *,
     rank: int = 0,
     ranks: int = 1,
@@ -95,7 +96,7 @@ def _batches(
     draws: Draws | None,
     side: int,
     parts: list[_Part],
-    loading: Loading,
+    loading: Loading | Workers,
 ) -> Iterator[Batch]:
     """The parts of `order` as batches, cut to `side`: at `draws`, or whole."""
     if isinstance(reader, ResidentSplit):
@@ -119,19 +120,30 @@ def _cut_on_device(
 
 
 def _read(
-    reader: SplitReader, order: np.ndarray, draws: Draws | None, side: int, parts: list[_Part], loading: Loading
+    reader: SplitReader,
+    order: np.ndarray,
+    draws: Draws | None,
+    side: int,
+    parts: list[_Part],
+    loading: Loading | Workers,
 ) -> Iterator[Batch]:
-    def request(batch: int, chosen: slice) -> Request:
-        numbers = order[chosen]
-        top, left = (draws.top[chosen].numpy(), draws.left[chosen].numpy()) if draws else [np.zeros_like(numbers)] * 2
-        return Request(batch, numbers, reader.index[numbers], top, left)
-
-    requests = (request(batch, part.chosen) for batch, part in enumerate(parts))
-    for part, images in zip(parts, patches_of(reader.shards, side, requests, len(parts), loading), strict=True):
-        labels = torch.from_numpy(reader.labels[order[part.chosen]])
+    def request(part: _Part) -> Request:
+        numbers = order[part.chosen]
         drawn = draws[part.chosen] if draws else None
-        batch = Batch(images, labels, drawn, part.elsewhere, part.stands_in)
-        yield batch.map(torch.Tensor.pin_memory) if loading.pin else batch
+        rows, labels = reader.index[numbers], reader.labels[numbers]
+        return Request(reader.shards, side, rows, numbers, labels, drawn, part.elsewhere, part.stands_in)
+
+    requests = map(request, parts)
+    if isinstance(loading, Workers):
+        return loading.read(requests)
+    largest = max((part.chosen.stop - part.chosen.start for part in parts), default=0)
+    of_their_own = replace(loading, workers=min(loading.workers, len(parts)))
+    return _read_alone(Workers([reader.shards], largest, side, of_their_own), requests)
+
+
+def _read_alone(workers: Workers, requests: Iterator[Request]) -> Iterator[Batch]:
+    with workers:
+        yield from workers.read(requests)
 
 
 def with_progress(batches: Iterable[Batch], images: int, what: str) -> Iterator[Batch]:

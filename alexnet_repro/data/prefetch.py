@@ -35,7 +35,7 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
         for batch in batches:
             yield {device: batch.to(device) for device in distinct}
         return
-    copying: deque[_Copies] = deque()  # host batches must outlive their copies
+    copying: deque[_Copies] = deque()  # host batches must outlive their copies: after them, their memory is used again
 
     def begin() -> _Copies | None:
         batch = next(batches, None)
@@ -54,21 +54,26 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
         copying.append(begun)
         return begun
 
-    upcoming = begin()
-    while upcoming is not None:
-        current, failure = upcoming, None
-        try:
-            upcoming = begin()
-        except Exception as error:
-            failure = error
-        for device, done in current.done.items():
-            compute = torch.cuda.current_stream(device)
-            compute.wait_event(done)  # for these copies, not for those of the next batch
-            for tensor in current.on[device].tensors().values():
-                tensor.record_stream(compute)  # its memory may be given to a later copy only after this use
-        yield current.on
-        if failure is not None:
-            raise failure
+    try:
+        upcoming = begin()
+        while upcoming is not None:
+            current, failure = upcoming, None
+            try:
+                upcoming = begin()
+            except Exception as error:
+                failure = error
+            for device, done in current.done.items():
+                compute = torch.cuda.current_stream(device)
+                compute.wait_event(done)  # for these copies, not for those of the next batch
+                for tensor in current.on[device].tensors().values():
+                    tensor.record_stream(compute)  # its memory may be given to a later copy only after this use
+            yield current.on
+            if failure is not None:
+                raise failure
+    finally:  # also when the run stops in between
+        for copies in copying:
+            for done in copies.done.values():
+                done.synchronize()
 
 
 @cache

@@ -21,12 +21,12 @@ class ResidentSplit:
     """
 
     def __init__(self, reader: SplitReader, whole: Iterable[Batch], device: torch.device) -> None:
-        """`whole`: all images of the split, in its order. From pinned memory nothing waits for their copies."""
+        """`whole`: all images of the split, in its order."""
         self.images = torch.empty((len(reader), *reader.shards.shape), dtype=torch.uint8, device=device)
         self.labels = torch.from_numpy(reader.labels).to(device)
         done = 0
         for batch in whole:
-            self.images[done : done + len(batch.images)].copy_(batch.images, non_blocking=device.type == "cuda")
+            self.images[done : done + len(batch.images)].copy_(batch.images)  # waits: then the batch is let go
             done += len(batch.images)
         assert done == len(reader)
 

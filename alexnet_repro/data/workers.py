@@ -1,29 +1,36 @@
-"""Processes that read, decode and cut, and what happens when one of them dies, hangs, or is interrupted."""
+"""Processes that read, decode and cut into the slots of a ring, from the start of a run to its end; and what happens
+when one of them dies, hangs, or is interrupted.
 
+Batch k is read by worker k modulo their number, and taken in order. Requests lie in the slot, so that a message names
+no more than the slot; it is answered by None, or by an error.
+"""
+
+import atexit
 import multiprocessing
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import reduction, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from alexnet_repro.data.batch import Batch, Draws
+from alexnet_repro.data.ring import Ring
 from data_prep.common.endings import STOP_SIGNALS
 from data_prep.common.errors import RunError
 from data_prep.reader import Shards
 
-_AHEAD = 2  # batches that each worker may be ahead; each lies in shared memory, 19 MB for 128 patches of 224
+_AHEAD = 2  # batches that each worker may be ahead
+_IN_USE = 3  # batches that may be in use meanwhile: one computed on, one being copied, one whose copy is just done
 _LOOK_AFTER_WORKERS = 1.0  # seconds between two looks at whether all are alive
-_MORE_MEMORY = "start again with fewer runtime.workers (0: none), or more /dev/shm (docker run --shm-size=1g)"
 _PATIENCE = 5.0  # seconds that a batch may still take once the run is asked to stop
-_DYING = 2.0  # seconds that a worker may take to be seen dead after its connection broke
+_DYING = 2.0  # seconds that a worker may take to be seen dead
 
 
 class LoaderError(RunError):
@@ -46,166 +53,233 @@ class Loading:
 
 @dataclass
 class Request:
-    """One batch: N images and where to cut them."""
+    """One batch: N images of a split, and where to cut them."""
 
-    batch: int  # its place in the order of requests
-    numbers: np.ndarray  # int64 [N]: which images, for messages
+    shards: Shards
+    side: int
     rows: np.ndarray  # of the index, [N]
-    top: np.ndarray  # int64 [N]
-    left: np.ndarray  # int64 [N]
+    numbers: np.ndarray  # int64 [N]: which images, for messages
+    labels: np.ndarray  # int64 [N]
+    draws: Draws | None  # N of them; None: whole images
+    elsewhere: int = 0  # Batch's own fields
+    stands_in: bool = False
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Under the names that Ring has for them, all that is known before the images are read."""
+        if self.draws is None:
+            draws = {"top": np.zeros_like(self.numbers), "left": np.zeros_like(self.numbers)}
+        else:
+            draws = {name: tensor.numpy() for name, tensor in vars(self.draws).items() if tensor is not None}
+        return {"rows": self.rows, "numbers": self.numbers, "labels": self.labels, **draws}
+
+    def batch(self, found: dict[str, torch.Tensor]) -> Batch:
+        """`found`: as `arrays`, and the images."""
+        draws = self.draws and Draws(*(found.get(name) for name in vars(self.draws)))  # type: ignore[arg-type]
+        return Batch(found["images"], found["labels"], draws, self.elsewhere, self.stands_in)
 
 
-class _Patches(Dataset["Tensor | RunError"]):
-    """Maps a Request to uint8 [N, side, side, C].
+@dataclass
+class _UnderWay:
+    request: Request
+    stream: int
+    worker: int
+    slot: int
 
-    An error is an item too: raised in a worker, it would reach the user as the worker's traceback.
+
+class Workers:
+    """The processes, while the context is open.
+
+    Streams of requests are read one after the other, in the order in which `read` was called, also ahead of the batch
+    that was asked for: while the last batches of one are taken, the first of the next are read.
     """
 
-    def __init__(self, shards: Shards, side: int, workers: int) -> None:
-        self.shards, self.side = shards, side
-        # A line for each worker: the batch and the shard it is at. What it leaves behind if it dies.
-        self.notes = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()
+    def __init__(self, sources: Sequence[Shards], images: int, side: int, loading: Loading) -> None:
+        """For requests of at most `images` images of these sources, cut to `side` at most."""
+        if not hasattr(reduction, "DupFd"):  # Windows: no memory to share without a name
+            loading = replace(loading, workers=0)
+        self._sources, self._images, self._side, self._loading = list(sources), images, side, loading
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        self._streams: deque[tuple[int, Iterator[Request]]] = deque()
+        self._under_way: deque[_UnderWay] = deque()  # in the order in which they are taken
+        self._begun = self._given = 0  # streams, and requests
 
-    def __getitem__(self, request: Request) -> Tensor | RunError:
-        worker = get_worker_info()
-        shape = (len(request.rows), self.side, self.side, self.shards.shape[2])
+    def __enter__(self) -> "Workers":
+        count = self._loading.workers
+        if not count:
+            return self
+        slots, channels = _AHEAD * count + _IN_USE, self._sources[0].shape[2]
         try:
-            images = _shared(shape) if worker else torch.empty(shape, dtype=torch.uint8)
-            reading = None
-            if worker:
-                note = self.notes[worker.id].numpy()
-                note[:] = request.batch, -1
-                reading = note[1:]
-            self.shards.patches(request.rows, request.numbers, request.top, request.left, images.numpy(), reading)
-        except RunError as error:
-            return error
-        except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: no room in shared memory
-            reason = " ".join(str(error).split())
-            return LoaderError(f"a loader process cannot go on ({reason}); {_MORE_MEMORY}")
-        return images
+            self._ring = Ring(slots, self._images, self._side, channels, count, self._loading.pin)
+            with _signals_blocked():
+                for number in range(count):
+                    connection, theirs = multiprocessing.Pipe()
+                    process = multiprocessing.Process(
+                        target=_work, args=(theirs, self._ring, number, self._sources), daemon=True
+                    )
+                    self._connections.append(connection)
+                    process.start()
+                    self._processes.append(process)
+                    theirs.close()
+        except (OSError, MemoryError) as error:
+            self.close()
+            raise LoaderError(
+                f"{count} loader processes cannot be started ({error}); start again with fewer runtime.workers"
+            ) from None
+        atexit.register(self.close)  # before multiprocessing waits for them
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-def _shared(shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised uint8 tensor in shared memory: filled there, it reaches the parent without a copy."""
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    def close(self) -> None:
+        """Ends the processes, hanging ones too. They have nothing to lose, so they are not asked."""
+        atexit.unregister(self.close)
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join(_DYING)
+        for connection in self._connections:
+            connection.close()
+        self._processes, self._connections = [], []
+        self._streams.clear()
+        self._under_way.clear()
 
+    def read(self, requests: Iterator[Request]) -> Iterator[Batch]:
+        """The batches of a stream, in its order. To ask it for one is to give up all streams before it.
 
-def patches_of(
-    shards: Shards, side: int, requests: Iterator[Request], count: int, loading: Loading
-) -> Iterator[Tensor]:
-    """The patches of `count` requests in their order, each uint8 [N, side, side, C].
+        RunError if an image cannot be read, LoaderError if a worker died or the wait was longer than loading.timeout;
+        both name the shard. With workers the tensors lie in a slot of the ring: see ring.py for how long.
+        """
+        if not self._loading.workers:
+            return (self._read_here(request) for request in requests)
+        self._begun += 1
+        self._streams.append((self._begun, requests))
+        return self._batches(self._begun)
 
-    RunError if an image cannot be read, LoaderError if a worker died or the wait was longer than loading.timeout;
-    both name the shard.
-    """
-    if count == 0:
-        return
-    workers = min(loading.workers, count)
-    dataset = _Patches(shards, side, workers)
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=requests,  # any iterable will do
-        num_workers=workers,
-        prefetch_factor=_AHEAD if workers else None,
-        pin_memory=loading.pin,
-        timeout=_LOOK_AFTER_WORKERS if workers else 0,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # or the loader would draw from the run's own
-    )
-    with _undisturbed_start():
-        iterator: Any = iter(loader)
-    processes = iterator._workers if workers else []
-    try:
-        for batch in range(count):
-            item = _next(iterator, processes, dataset, batch, loading)
-            if isinstance(item, RunError):
-                raise item
-            yield item
-    except LoaderError:
-        for process in processes:
-            process.kill()  # one that hangs would hold up the end of the run
-        raise
-    finally:
-        if processes:
-            iterator._shutdown_workers()  # now, not when the last traceback that holds the iterator is let go
-            for process in processes:
-                if process.is_alive():  # hanging, and deaf to the SIGTERM that it was sent
-                    process.kill()
+    def _read_here(self, request: Request) -> Batch:
+        known, side = request.arrays(), request.side
+        images = np.empty((len(request.rows), side, side, request.shards.shape[2]), np.uint8)
+        request.shards.patches(request.rows, request.numbers, known["top"], known["left"], images)
+        del known["rows"]  # of a type that PyTorch lacks
+        batch = request.batch({name: torch.from_numpy(a) for name, a in {**known, "images": images}.items()})
+        return batch.map(torch.Tensor.pin_memory) if self._loading.pin else batch
 
+    def _batches(self, stream: int) -> Iterator[Batch]:
+        try:
+            yield from iter(lambda: self._next(stream), None)  # nothing here holds a batch that was handed out
+        except LoaderError:
+            self.close()
+            raise
+        finally:
+            self._give_up(stream)
 
-def _start_worker(_: int) -> None:
-    """Ctrl-C, and torchrun's SIGTERM, reach every process of the group; the parent hears them, finishes its step, and
-    ends the workers. A worker whose parent is gone ends by itself.
-    """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    def _give_up(self, last: int) -> None:
+        """Requests nothing more of the streams up to `last`."""
+        while self._streams and self._streams[0][0] <= last:
+            self._streams.popleft()
+
+    def _next(self, stream: int) -> Batch | None:
+        self._give_up(stream - 1)
+        while True:
+            self._request()
+            if not self._under_way or self._under_way[0].stream > stream:
+                return None
+            done = self._under_way[0]
+            error = self._answer(done)
+            self._under_way.popleft()
+            if done.stream < stream:  # given up
+                self._ring.free.append(done.slot)
+                continue
+            found = self._ring.lend(done.slot, len(done.request.rows), done.request.side)
+            if error is not None:
+                raise error
+            batch = done.request.batch(found)
+            # One slot stays in the ring: a caller who keeps all batches gets copies of the rest.
+            return batch if self._under_way or self._ring.free else batch.map(torch.clone)
+
+    def _request(self) -> None:
+        """Gives the workers as much as they may have."""
+        ring, count = self._ring, len(self._processes)
+        while self._streams and ring.free and len(self._under_way) < _AHEAD * count:
+            stream, requests = self._streams[0]
+            request = next(requests, None)
+            if request is None:
+                self._streams.popleft()
+                continue
+            slot, images = ring.take(), len(request.rows)
+            fields = ring.arrays(slot, images, request.side)
+            for name, array in request.arrays().items():
+                fields[name][:] = array
+            worker = self._given % count
+            self._under_way.append(_UnderWay(request, stream, worker, slot))
+            self._given += 1
+            with suppress(OSError):  # it is dead: seen when its answer is waited for
+                self._connections[worker].send((slot, images, request.side, self._sources.index(request.shards)))
+
+    def _answer(self, asked: _UnderWay) -> RunError | None:
+        """What the worker says: None, or why it could not."""
+        connection, loading, started = self._connections[asked.worker], self._loading, time.monotonic()
+        while True:
+            try:
+                if connection.poll(_LOOK_AFTER_WORKERS):
+                    answer: RunError | None = connection.recv()
+                    return answer
+            except (OSError, EOFError):
+                self._processes[asked.worker].join(_DYING)
+            for number, process in enumerate(self._processes):
+                if not process.is_alive():
+                    code = process.exitcode or 0
+                    how = f"exit code {code}" if code >= 0 else f"signal: {signal.strsignal(-code)}"
+                    raise LoaderError(
+                        f"a loader process died ({how}); {self._whereabouts(number)}; was memory short? "
+                        "Start again with fewer runtime.workers"
+                    )
+            limit = _PATIENCE if loading.asked_to_stop and loading.asked_to_stop() else loading.timeout
+            if limit and time.monotonic() - started >= limit:
+                raise LoaderError(
+                    f"waited {limit:g} s for a batch; {self._whereabouts(asked.worker)}; look at the disk it lies on, "
+                    "or start again with a longer runtime.loader_timeout"
+                )
+
+    def _whereabouts(self, worker: int) -> str:
+        source, shard = self._ring.notes[worker].tolist()
+        return f"it was reading {self._sources[source].path(shard)}" if shard >= 0 else "it had not begun to read"
 
 
 @contextmanager
-def _undisturbed_start() -> Iterator[None]:
-    """Around the start of workers.
-
-    They inherit the signals blocked: a worker that is still starting has not yet said that it ignores them. And the
-    handler by which DataLoader would raise a worker's death in the main thread, in the middle of whatever it is at, is
-    taken away again: we look after the workers when we wait for them.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
+def _signals_blocked() -> Iterator[None]:
+    """Around the start of workers, which inherit it: one that is still starting does not ignore them yet."""
     if multiprocessing.get_start_method() != "fork":
         resource_tracker.ensure_running()  # its own start would unblock them again
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread() and handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _next(iterator: Any, processes: list[Any], dataset: _Patches, batch: int, loading: Loading) -> Any:
-    """The loader's next item. DataLoader gives up after _LOOK_AFTER_WORKERS, and can be asked again."""
-    started = time.monotonic()
-    while True:
-        try:
-            return next(iterator)
-        except (RuntimeError, OSError, EOFError) as error:
-            if not processes:
-                raise
-            timed_out = "timed out" in str(error)
-            _raise_if_dead(processes, dataset, 0 if timed_out else _DYING)
-            if not timed_out:
-                raise
-        pinning = getattr(iterator, "_pin_memory_thread", None)
-        if pinning is not None and not pinning.is_alive():
-            raise LoaderError("the thread that pins memory died; start again with fewer runtime.workers")
-        limit = _PATIENCE if loading.asked_to_stop and loading.asked_to_stop() else loading.timeout
-        if limit and time.monotonic() - started >= limit:
-            raise LoaderError(
-                f"waited {limit:g} s for a batch; {_whereabouts(dataset, dataset.notes[:, 0] == batch)}; look at the "
-                "disk it lies on, or start again with a longer runtime.loader_timeout"
-            )
-
-
-def _raise_if_dead(processes: list[Any], dataset: _Patches, patience: float) -> None:
-    until = time.monotonic() + patience
-    while True:
-        dead = [number for number, process in enumerate(processes) if not process.is_alive()]
-        if dead:
-            code = processes[dead[0]].exitcode
-            how = f"exit code {code}" if code >= 0 else f"signal: {signal.strsignal(-code)}"
-            raise LoaderError(
-                f"a loader process died ({how}); {_whereabouts(dataset, torch.tensor(dead))}; was memory short? "
-                f"If so, {_MORE_MEMORY}"
-            )
-        if time.monotonic() >= until:
-            return
-        time.sleep(0.05)
-
-
-def _whereabouts(dataset: _Patches, workers: Tensor) -> str:
-    shards = [shard for shard in dataset.notes[workers, 1].tolist() if shard >= 0]
-    return f"it was reading {dataset.shards.path(shards[0])}" if shards else "it had not begun to read"
+def _work(connection: Connection, ring: Ring, worker: int, sources: Sequence[Shards]) -> None:
+    """Until the parent is gone. Ctrl-C, and torchrun's SIGTERM, reach every process of the group; the parent hears
+    them, finishes its step, and ends the workers.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    note = ring.notes[worker]
+    with suppress(OSError, EOFError):
+        while parent.sentinel not in wait([connection, parent.sentinel]):
+            slot, images, side, source = connection.recv()
+            batch, answer = ring.arrays(slot, images, side), None
+            note[:] = source, -1
+            try:
+                sources[source].patches(
+                    batch["rows"], batch["numbers"], batch["top"], batch["left"], batch["images"], note[1:]
+                )
+            except RunError as error:  # raised here, it would reach the user as the worker's traceback
+                answer = error
+            except (OSError, MemoryError) as error:
+                answer = LoaderError(f"a loader process cannot go on ({' '.join(str(error).split())})")
+            note[1] = -1
+            connection.send(answer)

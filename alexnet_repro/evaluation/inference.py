@@ -57,7 +57,8 @@ def predict_batches(
     """The same, batch by batch."""
     for batch in batches:
         centre, average = forward(batch, views, watch)
-        yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), batch.labels.cpu().numpy())
+        labels = batch.labels.cpu().numpy().copy()  # these are kept, and the batch should not be
+        yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), labels)
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The batches of a run: read from the shards, or cut from splits that lie in a device's memory."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,7 @@ from alexnet_repro.data import (
     whole_images,
 )
 from alexnet_repro.data.loader import loading_for, with_progress
+from alexnet_repro.data.workers import Workers
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.stop import Stopped, StopRequest
 from data_prep.common.errors import RequestError
@@ -38,7 +40,7 @@ def refuse_misfit(config: TrainConfig, data: PreparedData, ranks: Ranks) -> None
 
 
 class Batches:
-    """This rank's share of every batch of a run."""
+    """This rank's share of every batch of a run. The processes that read them live while the context is open."""
 
     def __init__(
         self, config: TrainConfig, data: PreparedData, devices: list[torch.device], ranks: Ranks, stop: StopRequest
@@ -50,8 +52,21 @@ class Batches:
         train, val = data.split("train"), data.split("val")
         self.train_images, self.val_images = len(train), len(val)
         self._splits: dict[str, SplitReader | ResidentSplit] = {"training": train, "validation": val}
+        size, most = config.optim.batch_size, max(self.train_images, self.val_images)
+        loading = replace(self._loading, workers=min(self._loading.workers, -(-most // size)))
+        self._workers = Workers([train.shards, val.shards], min(size, most), data.image_size, loading)
+        self._ahead: tuple[tuple[int, int | None], Iterator[Batch]] | None = None
         if config.runtime.data_on_gpu:
             refuse_larger_than_memory([train, val], devices[0])
+
+    def __enter__(self) -> "Batches":
+        """LoaderError if the processes cannot be started."""
+        if not self._config.runtime.data_on_gpu:
+            self._workers.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.close()
 
     def load(self) -> None:
         """With runtime.data_on_gpu, reads both splits into the memory of the first column's device, unless they are
@@ -73,26 +88,40 @@ class Batches:
 
     def training(self, epoch: int, first: int) -> Iterator[Mapping[torch.device, Batch]]:
         """The batches `first`, `first` + 1, ... of an epoch, both counted from 0, on every device that has a column."""
-        config, data = self._config, self._data
-        order = shuffled(config.seed, epoch if config.optim.reshuffle else 0, self.train_images)
-        margin, size = data.image_size - config.model.input_size, config.model.input_size
-        draws = draw_epoch(config.augment, config.seed, epoch, self.train_images, margin, data.channels)
-        batches = epoch_batches(
-            self._splits["training"], order, draws, size, config.optim.batch_size, self._loading,
-            first=first, rank=self._ranks.rank, ranks=self._ranks.size,
-        )  # fmt: skip
-        return on_devices(batches, self._devices)
+        return on_devices(self._begin(epoch, first), self._devices)
 
-    def validation(self, before_batch: Callable[[], None]) -> Iterator[Batch]:
-        """Whole images, each on one rank. `before_batch` is called before each batch that every rank has, so that ranks
-        may act together there; the shares of some are a batch longer.
+    def validation(self, epoch: int, before_batch: Callable[[], None]) -> Iterator[Batch]:
+        """Whole images, each on one rank, after an epoch. `before_batch` is called before each batch that every rank
+        has, so that ranks may act together there; the shares of some are a batch longer.
         """
-        size, ranks = self._config.optim.batch_size, self._ranks
-        batches = whole_images(
-            self._splits["validation"], self._data.image_size, size, self._loading, rank=ranks.rank, ranks=ranks.size
-        )
-        on_every_rank = self.val_images // ranks.size // size
-        for number, batch in enumerate(batches):
+        on_every_rank = self.val_images // self._ranks.size // self._config.optim.batch_size
+        for number, batch in enumerate(self._begin(epoch, None)):
             if number < on_every_rank:
                 before_batch()
             yield batch
+
+    def _begin(self, epoch: int, first: int | None) -> Iterator[Batch]:
+        """A pass over the training images; first=None: the validation after it. Workers that have read all of it go on
+        with the pass that should follow, so that it need not begin by waiting for them.
+        """
+        expected, batches = self._ahead or (None, None)
+        if batches is None or expected != (epoch, first):  # the first of a run
+            batches = self._pass(epoch, first)
+        following = (epoch + 1, 0) if first is None else (epoch, None)
+        self._ahead = following, self._pass(*following)
+        return batches
+
+    def _pass(self, epoch: int, first: int | None) -> Iterator[Batch]:
+        config, data, ranks = self._config, self._data, self._ranks
+        if first is None:
+            return whole_images(
+                self._splits["validation"], data.image_size, config.optim.batch_size, self._workers,
+                rank=ranks.rank, ranks=ranks.size,
+            )  # fmt: skip
+        order = shuffled(config.seed, epoch if config.optim.reshuffle else 0, self.train_images)
+        margin, size = data.image_size - config.model.input_size, config.model.input_size
+        draws = draw_epoch(config.augment, config.seed, epoch, self.train_images, margin, data.channels)
+        return epoch_batches(
+            self._splits["training"], order, draws, size, config.optim.batch_size, self._workers,
+            first=first, rank=ranks.rank, ranks=ranks.size,
+        )  # fmt: skip

@@ -141,7 +141,7 @@ class Trainer:
         """Loss and errors of the centre patch of every validation image, each on one rank; and the share of ReLUs that
         none of these images wakes.
         """
-        batches = self.batches.validation(self._stop_if_asked)
+        batches = self.batches.validation(self.state.epoch, self._stop_if_asked)
         if self.watch:
             batches = self.watch.validation(batches, self.batches.val_images)
         (centre,) = views_of(1, self.stepper.inputs.rule.margin)

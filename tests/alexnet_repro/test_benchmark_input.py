@@ -58,6 +58,7 @@ def test_the_command_reports_every_way(tmp_path: Path, capsys: pytest.CaptureFix
         torch.set_num_threads(threads)
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.endswith(" x") for line in lines) == 8
+    assert sum(line.endswith(" images/s") for line in lines) == 6  # raw, jpeg and nothing, at two sizes
     assert any(line.startswith("2 pictures of ") for line in lines)
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColumnInputs, InputRule, views_of
-from alexnet_repro.evaluation.inference import Ensemble, Predictions, forward_for, predict
+from alexnet_repro.evaluation.inference import Ensemble, Predictions, forward_for, predict, predict_batches
 from alexnet_repro.evaluation.metrics import (
     class_errors,
     confusion_matrix,
@@ -114,6 +114,13 @@ def test_an_ensemble_is_the_weighted_mean_and_of_one_the_run_itself() -> None:
     np.testing.assert_allclose(three.mean().average, expected, rtol=1e-6)  # float32 rounding
     expected = runs[0].centre / 2 + runs[1].centre / 4 + runs[2].centre / 4
     np.testing.assert_allclose(three.mean().centre, expected, rtol=1e-6)
+
+
+def test_predictions_keep_nothing_of_their_batch() -> None:
+    """The whole of its memory would stay taken as long as they are kept."""
+    batch, rows = Batch(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.tensor([3, 1])), torch.rand(2, 5)
+    (kept,) = predict_batches(lambda *_: (rows, rows), [batch], [])
+    assert kept.labels.tolist() == [3, 1] and not np.shares_memory(kept.labels, batch.labels.numpy())
 
 
 def test_log_loss() -> None:

@@ -27,6 +27,7 @@ from alexnet_repro.data import (
     shuffled,
     whole_images,
 )
+from alexnet_repro.data.workers import Workers
 from data_prep.common.errors import RunError
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
@@ -58,7 +59,7 @@ def drawn(count: int) -> Draws:
     return Draws(*map(torch.from_numpy, (top, left, mirror, colour)))
 
 
-def in_order(reader: SplitReader, loading: Loading, batch_size: int = 16, first: int = 0) -> Iterator[Batch]:
+def in_order(reader: SplitReader, loading: Loading | Workers, batch_size: int = 16, first: int = 0) -> Iterator[Batch]:
     draws = drawn(len(reader))
     return epoch_batches(reader, np.arange(len(reader)), draws, SIDE, batch_size, loading, first=first)
 
@@ -230,6 +231,70 @@ def test_left_early_it_leaves_no_process_behind(copy: Path) -> None:
     assert len(multiprocessing.active_children()) == 2
     batches.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
+
+
+def test_a_slot_is_free_when_the_last_tensor_of_its_batch_is_gone(prepared_raw: Path) -> None:
+    """Whichever tensor that is, a view of it too. One worker, five slots: two are given out at once."""
+    reader = train(prepared_raw)
+    with Workers([reader.shards], 4, SIDE, Loading(1)) as workers:
+        batches = in_order(reader, workers, 4)
+        free = workers._ring.free
+        for name in next(batches).tensors():
+            count = len(free)
+            kept = next(batches).tensors()[name][1:]
+            assert len(free) == count - 1
+            del kept
+            assert len(free) == count
+
+
+def test_a_caller_who_keeps_all_batches_has_them_as_they_were(prepared_raw: Path) -> None:
+    """Fifteen in five slots: the last slot stays with the workers."""
+    reader = train(prepared_raw)
+    kept, expected = list(in_order(reader, Loading(1), 4)), list(in_order(reader, Loading(0), 4))
+    for ours, theirs in zip(kept, expected, strict=True):
+        for name, tensor in theirs.tensors().items():
+            assert torch.equal(ours.tensors()[name], tensor), name
+
+
+def test_workers_live_from_pass_to_pass_and_read_ahead(prepared_raw: Path) -> None:
+    """The next pass is read while the last batches of this one are in use; one that was given up leaves nothing."""
+    data = PreparedData(prepared_raw)
+    training, validation = data.split("train"), data.split("val")
+    with Workers([training.shards, validation.shards], 16, 75, Loading(2)) as workers:
+        processes = {process.pid for process in multiprocessing.active_children()}
+        for first in (0, 3, 1):
+            batches = in_order(training, workers, first=first)
+            given_up = whole_images(validation, 75, 7, workers)
+            whole = whole_images(validation, 75, 16, workers)
+            for ours, theirs in zip(batches, in_order(training, Loading(0), first=first), strict=True):
+                assert torch.equal(ours.images, theirs.images)
+            assert len(workers._under_way) == 4  # of `given_up`
+            for ours, theirs in zip(whole, whole_images(validation, 75, 16, Loading(0)), strict=True):
+                assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels)
+            assert list(given_up) == []
+        assert {process.pid for process in multiprocessing.active_children()} == processes
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_passes_leave_nothing_behind(prepared_raw: Path) -> None:
+    """Neither files nor memory: ten passes of living workers, and ten of workers of their own."""
+    reader = train(prepared_raw)
+
+    def left() -> tuple[int, int]:
+        maps = Path("/proc/self/maps").read_text().count("memfd:batches")
+        return len(list(Path("/proc/self/fd").iterdir())), maps
+
+    before = left()
+    with Workers([reader.shards], 16, SIDE, Loading(2)) as workers:
+        opened = left()
+        for _ in range(10):
+            assert sum(len(b.labels) for b in in_order(reader, workers)) == 60
+            assert left() == opened
+    for _ in range(10):
+        next(in_order(reader, Loading(2)))
+    del workers
+    assert left() == before
 
 
 # A run that hears a signal and goes on to the end of its step, as training does.

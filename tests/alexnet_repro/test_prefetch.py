@@ -51,6 +51,9 @@ class Stream:
     def query(self) -> bool:
         return False
 
+    def synchronize(self) -> None:
+        self.log.append(f"end of {self.name}")
+
     def __enter__(self) -> None:
         self.log.append("copy")
 
@@ -71,7 +74,7 @@ def test_the_next_copy_begins_before_this_batch_is_handed_out(monkeypatch: pytes
         for copies in on_devices(batches(2, fail=True), [GPU, GPU]):
             log.append(f"use {copies[GPU].total}")
     handed_out = [["compute waits for copy 1", *["record"] * 6], ["compute waits for copy 2", *["record"] * 6]]
-    assert log == ["copy", "copy", *handed_out[0], "use 0", *handed_out[1], "use 1"]
+    assert log == ["copy", "copy", *handed_out[0], "use 0", *handed_out[1], "use 1", "end of copy 1", "end of copy 2"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
