@@ -71,9 +71,9 @@ claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need 
 	$(RUN) -m alexnet_repro.compare 'runs=[cifar10_lrn-0,cifar10_no_lrn-0]'
 	$(RUN) -m alexnet_repro.claims
 
-cifar10: data/cifar10/manifest.json
+cifar10: data/cifar10/manifest.json  ## download CIFAR-10 and prepare it in data/cifar10
 
-fashion-mnist: data/fashion_mnist/manifest.json
+fashion-mnist: data/fashion_mnist/manifest.json  ## the same of Fashion-MNIST
 
 data/cifar10/manifest.json: | $(VENV)/installed
 	$(RUN) -m data_prep.prepare src=data/downloads/cifar10 layout=cifar10 out=data/cifar10 image_size=32 encoding=raw

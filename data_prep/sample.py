@@ -146,7 +146,8 @@ def main(arguments: list[str]) -> None:
         write_sample(options.folder, options.train, options.val)
     except OSError as error:
         raise RequestError(f"{options.folder}: {error.strerror or error}") from None
-    print(f"{options.folder}: {options.train} training and {options.val} validation images of {len(CLASSES)} classes")
+    counts = f"{options.train} training and {options.val} validation images"
+    print(f"{options.folder}: {counts} of each of {len(CLASSES)} classes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Where the columns talk (section 3.2): the only file of the network in which a tensor changes device.
+"""Where the columns talk (section 3.2): in conv3, fc6, fc7 and fc8, by `reads: both` in conf/model/paper.yaml. The only
+file of the network in which a tensor changes device.
 
 A GPU works through queues, called streams, and what waits in one stream does not hold up the others. Each GPU computes
 on its current stream, and has two more here that do nothing but copy: one for what leaves it, one for what arrives. So

@@ -3,12 +3,12 @@
 The lag. On GPUs the host submits step n + 1 before it reads the result of step n, so that the GPUs never wait for it.
 On the CPU there is no lag.
 
-How a run stops. Ctrl-C or SIGTERM sets `stop` in one process, at any moment (stop.py); the run ends between two steps,
-saved. A single process looks at `stop` after each step that it has submitted. Several processes (ranks) must leave
-after the same step: with each step they add up how many of them are asked to stop (step.py), and if the result of step
-n says that one is, all leave after step n + lag, the one that each has just submitted when it reads this. Before,
-within and after validation they ask each other. A stop interrupts the reading of data, which may hang; it waits for
-the end of a step, of a validation batch, and of the writing of a checkpoint.
+How a run stops. Ctrl-C or SIGTERM sets `stop` in one process, at any moment (stop.py); the run ends between two
+steps, saved. A single process looks at `stop` after each step that it has submitted. Several processes (ranks) must
+leave after the same step: with each step they add up how many of them are asked to stop (step.py), and if the result
+of step n says that some process is, all leave after step n + lag, the one that each has just submitted when it reads
+this. Before, within and after validation they ask each other. A stop interrupts the reading of data, which may hang;
+it waits for the end of a step, of a validation batch, and of the writing of a checkpoint.
 """
 
 import math
@@ -100,7 +100,7 @@ class Trainer:
         counted = asked = time.perf_counter()  # up to when `seconds` are counted; when the next batch was asked for
         for batches in self.batches.training(state.epoch, progress.batch):
             progress.waited += time.perf_counter() - asked
-            if (submitted := progress.batch + len(self._submitted)) in changes:  # only net 146 changes within an epoch
+            if (submitted := progress.batch + len(self._submitted)) in changes:  # schedule=log146_ilsvrc2012 does so
                 phase = state.phase(submitted)
                 set_rates(state.optimiser, phase)
                 noise = phase.colour_noise and self.config.augment.colour_noise > 0
@@ -192,5 +192,5 @@ class Trainer:
         if save:
             self._save()
         if self.ranks.first:
-            self.saver.refuse_loss(self.state.step)
+            self.saver.raise_if_unsaved(self.state.step)
         raise Stopped

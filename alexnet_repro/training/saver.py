@@ -61,7 +61,7 @@ class Saver:
                 self._tried = time.monotonic()
                 self._retry()
 
-    def refuse_loss(self, step: int) -> None:
+    def raise_if_unsaved(self, step: int) -> None:
         """RunError if the run stops after `step` and that could not be saved."""
         if self.pending():
             raise RunError(f"{self._folder.checkpoints}: the checkpoint of step {step} could not be written; all "

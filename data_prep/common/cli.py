@@ -5,7 +5,9 @@ What Hydra makes of the words typed: typed.py. How a command ends: endings.py. S
 
 import argparse
 import difflib
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from data_prep.common.endings import leave, outcome, program, run_and_exit
-from data_prep.common.errors import RequestError
+from data_prep.common.errors import INTERRUPTED, RequestError
 from data_prep.common.sweep import Job, checked_jobs, combinations, refuse_wrong_jobs, run_jobs
 from data_prep.common.typed import keys_of, overrides_of, refuse_habits, refuse_options
 
@@ -36,7 +38,15 @@ def command_line(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
     code, message = outcome(lambda: jobs.extend(_jobs(config_name, schema)))
     if not jobs:
         leave(code, message)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted_at_the_start)
     return jobs
+
+
+def _interrupted_at_the_start(_number: int, _frame: object) -> NoReturn:
+    """Ctrl-C while PyTorch is imported, which would print a traceback."""
+    print(f"\n{program()}: interrupted before it began", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
 
 
 def main(
@@ -50,7 +60,8 @@ def main(
     One job alone makes its checks as it begins. Of several, none begins before all have passed: `check`, which raises
     RequestError for what can be found out without running, and that no two write into the same folder, `writes`.
     """
-
+    if signal.getsignal(signal.SIGINT) is _interrupted_at_the_start:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if len(jobs) == 1:
         run_and_exit(lambda: run(jobs[0].config))
 
