@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+if hasattr(signal, "SIGHUP"):  # which nohup has ignored, by every process that comes of it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if not torch.cuda.is_available():  # read when Triton is imported, which torchvision does
     os.environ["TRITON_INTERPRET"] = "1"
