@@ -10,7 +10,7 @@ import numpy as np
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.config.commands import Differences
 from alexnet_repro.evaluation.intervals import paired_bootstrap, seed_interval
-from alexnet_repro.evaluation.metrics import TOP_K
+from alexnet_repro.evaluation.metrics import TOP_K, wrong
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions
 from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.comparable import ROUNDING
@@ -51,7 +51,7 @@ class EvaluatedRun:
 
     def wrong(self, views: int, k: int) -> np.ndarray:
         """bool [N]: of which images the label is not among the k most probable classes."""
-        return np.greater_equal(self.kept.views[views].rank, k)
+        return wrong(self.kept.views[views].rank, k)
 
     def trained_on(self) -> str:
         """The fingerprint of the data set that the run was trained on; not for an ensemble."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alexnet_repro.data import Batch, View
 from alexnet_repro.evaluation.inference import Forward, predict_batches
-from alexnet_repro.evaluation.metrics import TOP_K, label_ranks, log_loss
+from alexnet_repro.evaluation.metrics import TOP_K, label_ranks, log_loss, wrong
 from alexnet_repro.model import Watcher
 
 
@@ -20,7 +20,7 @@ def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, wa
     for part in predict_batches(forward, batches, [centre], watch):
         images, ranks = len(part.labels), label_ranks(part.centre, part.labels)
         loss = log_loss(part.centre, part.labels) * images
-        sums += torch.tensor([images, loss, *((ranks >= k).sum() for k in TOP_K)], dtype=torch.float64)
+        sums += torch.tensor([images, loss, *(wrong(ranks, k).sum() for k in TOP_K)], dtype=torch.float64)
     return sums
 
 
