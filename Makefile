@@ -18,7 +18,7 @@ override DATA := $(subst $$$$,$$,$(value DATA))
 override RUNS := $(subst $$$$,$$,$(value RUNS))
 override TINY := $(subst $$$$,$$,$(value TINY))
 export SRC OUT DATA RUNS TINY
-ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv4,no_fc7
+ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv2,no_conv4
 ABLATION_RUNS = $(foreach name,$(subst $(comma), ,$(ABLATIONS)),$(name)-0 $(name)-1 $(name)-2)
 SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs=10 optim.batch_size=32 optim.learning_rate=0.005
 EVENTS := $(firstword $(wildcard $(subst $() ,\ ,$(RUNS))/*/tensorboard/events.*))
