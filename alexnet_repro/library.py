@@ -27,7 +27,7 @@ from alexnet_repro.data import (
 )
 from alexnet_repro.evaluation.inference import most_probable, view_by_view
 from alexnet_repro.evaluation.metrics import GUESSES
-from alexnet_repro.model import AlexNet, initialise, place
+from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.folder import LAST, RunFolder
 from alexnet_repro.runs.trained import with_weights
 from data_prep.common.cli import load
@@ -39,10 +39,13 @@ __all__ = [
 ]  # fmt: skip
 
 
+AnyImage = Image.Image | Tensor | str | Path  # of any size and mode; uint8 [C, H, W]; or a file
+
+
 class Transform:
     """An image -> the network's input: resized and cropped to a square (section 2), a patch of it, minus the mean.
 
-    Called as the transforms of torchvision are, with a Pillow image of any size and mode or a uint8 tensor [C, H, W];
+    Called as the transforms of torchvision are, with a Pillow image of any size and mode, a file, or uint8 [C, H, W];
     returns float32 [C, size, size] on the CPU. A batch, uint8 [N, C, H, W], becomes [N, C, size, size].
     """
 
@@ -53,7 +56,7 @@ class Transform:
         self.rule, self.augment = rule, augment
         self._to_input = InputTransform(rule, noise, torch.device("cpu"), channels_last=None)
 
-    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+    def __call__(self, image: AnyImage) -> Tensor:
         if isinstance(image, Tensor) and image.dim() == 4:
             return torch.stack([self(one) for one in image])
         if self.augment is None:
@@ -64,15 +67,20 @@ class Transform:
         place = View(int(draws.top), int(draws.left), bool(draws.mirror))
         return self._to_input(place.cut(self.whole(image)[None], self.rule.size), draws)[0]
 
-    def whole(self, image: Image.Image | Tensor) -> Tensor:
+    def whole(self, image: AnyImage) -> Tensor:
         """The same image as a prepared data set has it: uint8 [S, S, C]."""
         size, _, channels = self.rule.mean_image.shape
+        if isinstance(image, str | Path):
+            with Image.open(image) as opened:
+                return self.whole(opened.copy())
         if isinstance(image, Tensor):
             if image.dtype != torch.uint8 or image.dim() != 3:
                 raise ValueError(
                     f"image: {image.dtype} {list(image.shape)}; must be uint8 [C, H, W], or a Pillow image"
                 )
             image = as_image(image.permute(1, 2, 0).cpu().numpy())
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"image: {type(image).__name__}; must be a file, a Pillow image, or uint8 [C, H, W]")
         return torch.from_numpy(np.array(prepared_square(image, size, channels))).view(size, size, channels)
 
 
@@ -122,16 +130,28 @@ class TrainedAlexNet(AlexNet):
     classes: list[str]  # wnids, or folder names, in the order of the outputs
     words: list[str]  # names of the classes
 
-    def probabilities(self, images: Image.Image | Tensor | Sequence[Image.Image | Tensor], views: int = 10) -> Tensor:
+    def forward(self, images: Tensor | Sequence[Tensor], joined: bool = True) -> Any:
+        """float32 [N, C, size, size] -> logits [N, classes]. ValueError for other shapes."""
+        if torch.compiler.is_compiling():
+            return super().forward(images, joined)
+        size, channels = self.config.input_size, self.transform.rule.mean_image.shape[-1]
+        if isinstance(images, Tensor) and images.shape[1:] != (channels, size, size):
+            raise ValueError(f"input: {list(images.shape)}; must be [N, {channels}, {size}, {size}], as net.transform "
+                             "makes it of a batch, or of one image with [None] behind it")  # fmt: skip
+        return super().forward(images, joined)
+
+    def probabilities(self, images: AnyImage | Sequence[AnyImage], views: int = 10) -> Tensor:
         """Softmax outputs averaged over the centre patch (views=1) or the ten views of section 4.1, in test mode:
         float32 [N, classes] on the CPU; of one image [classes].
 
-        `images`: Pillow images or uint8 tensors [C, H, W], one or a sequence of them; or uint8 [N, C, H, W].
+        `images`: Pillow images, files or uint8 tensors [C, H, W], one or a sequence; or uint8 [N, C, H, W].
         """
         if views not in (1, 10):
             raise ValueError(f"views={views}: must be 1 (centre) or 10 (corners, centre, and their mirrors)")
-        single = isinstance(images, Image.Image) or (isinstance(images, Tensor) and images.dim() == 3)
+        single = isinstance(images, Image.Image | str | Path) or (isinstance(images, Tensor) and images.dim() == 3)
         several = [images] if single else list(images)  # type: ignore[arg-type]
+        if not several:
+            raise ValueError("images: none were given")
         whole = torch.stack([self.transform.whole(image) for image in several])  # type: ignore[arg-type]
         inputs = ColumnInputs(self.transform.rule, self.column_devices(), channels_last=None)
         batch = Batch(whole, torch.zeros(len(whole), dtype=torch.int64))
@@ -142,12 +162,12 @@ class TrainedAlexNet(AlexNet):
             self.train(was_training)
         return average.cpu().clone()[0 if single else slice(None)]  # out of inference mode: an ordinary tensor
 
-    def predict(self, image: Image.Image | Tensor, views: int = 10, count: int = GUESSES) -> list[dict[str, Any]]:
+    def predict(self, image: AnyImage, views: int = 10, count: int = GUESSES) -> list[dict[str, Any]]:
         """The `count` most probable classes, most probable first: {"wnid": ..., "words": ..., "probability": ...} each.
 
-        `image`, `views`: as in `probabilities`.
+        `image`: one; `views`: as in `probabilities`.
         """
-        return most_probable(self.probabilities(image, views).numpy(), self.classes, self.words, count)
+        return most_probable(self.probabilities([image], views)[0].numpy(), self.classes, self.words, count)
 
 
 def load_run(
@@ -162,5 +182,6 @@ def load_run(
     net.transform = Transform(loaded.input_rule())
     net.classes, net.words = list(loaded.classes), list(loaded.words)
     if devices is not None:
-        place(net, [torch.device(name) for name in devices] * (net.config.columns if len(devices) == 1 else 1))
+        chosen, _ = choose_devices(net.config.columns, None, [str(device) for device in devices])
+        place(net, chosen)
     return net

@@ -97,6 +97,12 @@ def test_predictions_are_those_of_evaluate(world: Path) -> None:
     assert net.training and net.probabilities(images[3]).requires_grad is False
     with pytest.raises(ValueError, match=r"views=3: must be 1 \(centre\) or 10"):
         net.predict(images[3], views=3)
+    with pytest.raises(ValueError, match="images: none were given"):
+        net.probabilities([])
+    with pytest.raises(ValueError, match=r"input: \[3, 67, 67\]; must be \[N, 3, 67, 67\]"):
+        net(torch.zeros(3, 67, 67))
+    with pytest.raises(ValueError, match="image: dict; must be a file"):
+        net.predict({})
 
 
 def test_features_are_the_vectors_of_figures(world: Path) -> None:
@@ -141,6 +147,7 @@ def test_a_photograph_is_prepared_as_a_data_set_prepares_it(world: Path, tmp_pat
         whole = prepare_image(content, 75)
         image = Image.open(tmp_path / "a.png")
         np.testing.assert_array_equal(net.transform.whole(image).numpy(), whole)
+        np.testing.assert_array_equal(net.transform.whole(str(tmp_path / "a.png")).numpy(), whole)
         expected = (whole.astype(np.float32) - rule.mean_image)[4:71, 4:71].transpose(2, 0, 1)
         np.testing.assert_array_equal(net.transform(image).numpy(), expected)
         if shape[-1] == 3:
