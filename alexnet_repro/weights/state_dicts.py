@@ -17,14 +17,14 @@ TORCHVISION_NAMES = {  # our layer -> torchvision's
 
 
 def read_pth(data: bytes) -> dict[str, Tensor]:
-    """RequestError if it is no state dict."""
+    """RequestError if it is no state dict. The prefix of DataParallel, module., is left out."""
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        raise RequestError(f"cannot be read by torch.load ({' '.join(str(error).split())[:100]})") from None
+    except Exception:  # a damaged file can fail in any way, and a whole network is code, which is not run
+        raise RequestError("cannot be read as a state dict; save one with torch.save(net.state_dict(), FILE)") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise RequestError("is no state dict, names and tensors alone; save net.state_dict()")
-    return state
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -155,7 +155,8 @@ def test_torchvisions_network(torchvision_net: torchvision.models.AlexNet, tmp_p
     """In test mode layer by layer, from the same photograph through torchvision's own transforms; in training with the
     same masks.
     """
-    torch.save(torchvision_net.state_dict(), tmp_path / "alexnet.pth")
+    parallel = {f"module.{name}": tensor for name, tensor in torchvision_net.state_dict().items()}
+    torch.save(parallel, tmp_path / "alexnet.pth")  # as DataParallel names them
     convert(
         load("convert", ConvertConfig, [f"src={tmp_path / 'alexnet.pth'}", "run=r", f"runs_dir={tmp_path / 'runs'}"])
     )
@@ -240,7 +241,7 @@ def test_what_does_not_fit_is_refused_by_its_name(tmp_path: Path, monkeypatch: p
         (b"no caffemodel at all", "a.caffemodel", "is no message of protocol buffers|ends too early|holds no layers"),
         (b"", "a.caffemodel", "holds no layers"),
         (b"nothing", "a.onnx", "cannot be read as ONNX"),
-        (b"nothing", "a.pth", r"cannot be read by torch\.load"),
+        (b"nothing", "a.pth", r"save one with torch\.save\(net\.state_dict\(\), FILE\)"),
         (b"nothing", "a.safetensors", "cannot be read as safetensors"),
         (b"nothing", "a.h5", r"ends like none of \.caffemodel, \.onnx"),
     ]
