@@ -27,7 +27,7 @@ EVENTS := $(firstword $(wildcard $(subst $() ,\ ,$(RUNS))/*/tensorboard/events.*
 .PHONY: help install demo sample claims cifar10 fashion-mnist ablations test gpu-check gpu-claims lint mutants columns prepare-imagenet tensorboard clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed  ## create .venv with the project in it
 
@@ -67,13 +67,13 @@ claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need 
 	$(RUN) -m alexnet_repro.evaluate run=fashion_mnist-0 checkpoint=best split=test views=1
 	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_lrn,cifar10_no_lrn schedule.epochs=$(CIFAR10_EPOCHS) \
 	  'allow_changes=[schedule.epochs]'
-	$(RUN) -m alexnet_repro.evaluate --multirun run=cifar10_lrn-0,cifar10_no_lrn-0
-	$(RUN) -m alexnet_repro.compare 'runs=[cifar10_lrn-0,cifar10_no_lrn-0]'
+	$(RUN) -m alexnet_repro.evaluate --multirun run=cifar10_lrn-0,cifar10_no_lrn-0 views=9
+	$(RUN) -m alexnet_repro.compare 'runs=[cifar10_lrn-0,cifar10_no_lrn-0]' views=9
 	$(RUN) -m alexnet_repro.claims
 
 cifar10: data/cifar10/manifest.json  ## download CIFAR-10 and prepare it in data/cifar10
 
-fashion-mnist: data/fashion_mnist/manifest.json  ## the same of Fashion-MNIST
+fashion-mnist: data/fashion_mnist/manifest.json  ## download Fashion-MNIST and prepare it in data/fashion_mnist
 
 data/cifar10/manifest.json: | $(VENV)/installed
 	$(RUN) -m data_prep.prepare src=data/downloads/cifar10 layout=cifar10 out=data/cifar10 image_size=32 encoding=raw
@@ -103,24 +103,26 @@ else
 	@$(RUN) -m data_prep.prepare src="$$SRC" out="$$OUT"
 endif
 
-# A process for each core, up to eight, takes one test file after the other; files that need a GPU share it, in one process.
+# A process for each core, up to eight, takes one test file after the other; tests/gpu follows in one process.
 test: $(VENV)/installed-dev  ## run all tests
 	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --ignore=tests/gpu
 	$(RUN) -m pytest tests/gpu
 
 gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure its speed; a few minutes
 	$(RUN) -m pytest -rs tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
-	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py
+	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py \
+	  tests/alexnet_repro/test_background.py
 	$(RUN) tests/benchmarks/gpu.py gpu-check.json
 
 # A run is stopped when the time is up, and continued by the same command; finished runs are skipped.
-gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9]: long runs on one GPU, the most valuable first
+gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9] [TINY=FILE.zip]: long runs on one GPU, the most valuable first
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
 	for runs in experiment=tiny_imagenet_code2012,tiny_imagenet 'experiment=cifar10_lrn,cifar10_no_lrn seed=0,1,2' \
-	  'experiment=$(ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet runs_dir=$(RUNS)/ablations'; do \
+	  'experiment=$(ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet'; do \
 	  left=$$(( end - $$(date +%s) )); \
 	  [ $$left -gt 0 ] || { echo 'the time is up; the same command continues'; exit 0; }; \
-	  timeout --foreground --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runtime.precision=bf16 runtime.data_on_gpu=true; \
+	  case $$runs in *net170*) folder=$$RUNS/ablations;; *) folder=$$RUNS;; esac; \
+	  timeout --foreground --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runs_dir="$$folder" runtime.precision=bf16 runtime.data_on_gpu=true; \
 	  case $$? in 0) ;; 124) echo 'the time is up; the same command continues'; exit 0;; *) exit 1;; esac; \
 	done
 
@@ -132,7 +134,7 @@ lint: $(VENV)/installed-dev  ## check style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-mutants: $(VENV)/installed-mutants  ## [FILES=alexnet_repro/data/views.py]: do the tests notice single faults in the code? Takes hours
+mutants: $(VENV)/installed-mutants  ## [FILES=alexnet_repro/data/views.py] [MUTANTS=--survivors]: do the tests notice single faults in the code? Takes hours
 	$(RUN) tests/mutants.py $(MUTANTS) $(FILES)
 
 columns: $(VENV)/installed  ## draw docs/images/columns.svg again, after a change of conf/model/paper.yaml
@@ -147,5 +149,5 @@ else
 endif
 
 clean:  ## remove the environment and all caches; data/ and runs/ stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

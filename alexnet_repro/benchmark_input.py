@@ -38,7 +38,7 @@ from alexnet_repro.report.environment import machine
 from data_prep.common.errors import RequestError
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.reader import Shards, SplitReader
-from data_prep.sources.folders import ENDINGS
+from data_prep.sources.inventory import ENDINGS
 
 _CPU = torch.device("cpu")
 _BATCHES = 16  # in a row, of a loader process

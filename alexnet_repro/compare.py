@@ -211,7 +211,7 @@ def _recorded(paper: dict[str, Any]) -> list[str]:
     better, worse = log["nets"]
     both = _both(log, _exactly)
     return [f"log of 2012: nets {better} and {worse} on {log['data']}, one run of each, differ by {both}; the top-1 "
-            f"errors of near-equal nets spread by about {SPREAD}"]  # fmt: skip
+            f"errors of near-equal nets spread by about ±{SPREAD}"]  # fmt: skip
 
 
 def _both(differences: dict[str, Any], shown: Callable[[float], str]) -> str:

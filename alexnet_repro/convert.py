@@ -25,6 +25,7 @@ from torchvision.models import AlexNet_Weights
 
 from alexnet_repro.config import DataConfig, ModelConfig, TrainConfig
 from alexnet_repro.data import PreparedData
+from alexnet_repro.evaluation.class_subset import read_classes
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import LAST, RunFolder
@@ -49,7 +50,7 @@ class Found:
     model: ModelConfig
     layers: dict[str, LayerWeights] | None  # whole layers, or
     weights: dict[str, Tensor] | None  # columns
-    mean_image: np.ndarray  # float32 [S, S, 3], 0..255, RGB
+    mean_image: np.ndarray | None  # float32 [S, S, 3], 0..255, RGB; None: as the settings say
     inputs: dict[str, Any]  # as in Checkpoint
     classes: list[str] | None = None
     words: list[str] | None = None
@@ -60,11 +61,12 @@ def convert(config: ConvertConfig) -> None:
     src, folder = Path(config.src), RunFolder(config.folder)
     if folder.path.exists():
         raise RequestError(f"{folder.path}: exists; choose another name with run=...")
-    reader = _READERS.get(src.suffix.lower())
+    kind = src.suffix.lower()
+    reader = _READERS.get(kind)
     if reader is None:
         raise RequestError(f"src={printable(config.src)}: ends like none of {', '.join(_READERS)}; name it by its kind")
-    if src.suffix in _PACKAGES and importlib.util.find_spec(_PACKAGES[src.suffix]) is None:
-        raise RequestError(f"src={printable(config.src)}: needs the package {_PACKAGES[src.suffix]}; install the "
+    if kind in _PACKAGES and importlib.util.find_spec(_PACKAGES[kind]) is None:
+        raise RequestError(f"src={printable(config.src)}: needs the package {_PACKAGES[kind]}; install the "
                            "project's extra, pip install '.[export]'")  # fmt: skip
     try:
         content = src.read_bytes()
@@ -77,11 +79,13 @@ def convert(config: ConvertConfig) -> None:
             model = AlexNet(found.model, outputs)
         weights = found.weights or column_weights(model, found.layers or {})
         model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:  # of load_state_dict
-        raise RequestError(f"src={printable(config.src)}: {' '.join(str(error).split())[:200]}") from None
     except RequestError as error:
         raise RequestError(f"src={printable(config.src)}: {error}") from None
-    if found.model.input_size > len(found.mean_image):
+    except Exception as error:  # of load_state_dict; and a damaged file can fail in any way
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RequestError(f"src={printable(config.src)}: {reason}") from None
+    mean_image = _mean_image(config) if found.mean_image is None else found.mean_image
+    if found.model.input_size > len(mean_image):
         raise RequestError(f"image_size={config.image_size}: must be at least the input, {found.model.input_size}")
     classes, words, path = _classes(config, found, outputs)
     plan = hashlib.sha256(content).hexdigest()
@@ -90,14 +94,14 @@ def convert(config: ConvertConfig) -> None:
     checkpoint = Checkpoint(
         epoch=0, step=0, within={}, weights=weights, buffers={}, buffer_rates={}, history=[], classes=classes,
         words=words, data={"name": src.name, "description": f"what {printable(src.name)} was trained on", "plan": plan},
-        mean_image=torch.from_numpy(found.mean_image), inputs=found.inputs, model=asdict(found.model),
+        mean_image=torch.from_numpy(mean_image), inputs=found.inputs, model=asdict(found.model),
     )  # fmt: skip
     with folder.locked():
         folder.write_config(train)
         checkpoint.save(folder.checkpoint_path(LAST))
     print("\n".join(_table(model, found, weights)))
     print(f"{folder.path}: {found.model.name}, {len(classes)} classes, input {found.model.input_size}, "
-          f"mean {', '.join(f'{x:.2f}' for x in found.mean_image.mean((0, 1), dtype=np.float64))} (RGB)")  # fmt: skip
+          f"mean {', '.join(f'{x:.2f}' for x in mean_image.mean((0, 1), dtype=np.float64))} (RGB)")  # fmt: skip
     where = f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else ""
     print(f"next: python -m alexnet_repro.predict run={config.run}{where} images=[photo.jpg]")
 
@@ -115,7 +119,7 @@ def _of_operations(config: ConvertConfig, operations: list[Operation], input_siz
     layers = dict(network.layers)
     if config.colours != "RGB":
         layers["conv1"] = replace(layers["conv1"], weight=layers["conv1"].weight.flip(1))
-    return Found(_model("", network.settings), layers, None, _mean_image(config), {"mean": "at_patch", "scale": 1.0})
+    return Found(_model("", network.settings), layers, None, None, {"mean": "at_patch", "scale": 1.0})
 
 
 def _mean_image(config: ConvertConfig) -> np.ndarray:
@@ -127,6 +131,8 @@ def _mean_image(config: ConvertConfig) -> np.ndarray:
         image = read_mean(Path(config.mean_image).read_bytes())
     except OSError as error:
         raise RequestError(f"mean_image={config.mean_image}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError) as error:  # RequestError among them; and a damaged file
+        raise RequestError(f"mean_image={config.mean_image}: {error}") from None
     if image.shape != (3, side, side):
         found = "x".join(map(str, image.shape))
         raise RequestError(f"mean_image={config.mean_image}: is {found}, and images are 3x{side}x{side}")
@@ -176,7 +182,9 @@ _PACKAGES = {".onnx": "onnx", ".safetensors": "safetensors"}
 
 
 def _model(known: str, settings: Mapping[str, Any]) -> ModelConfig:
-    """conf/model/`known` with `settings`, or without a name that one of which these are the settings, if there is."""
+    """conf/model/`known` with `settings` over it. With `known` empty: the one of _KNOWN that has these settings, or
+    else the paper's with them, named converted.
+    """
     composed = asdict(load("train", TrainConfig, [f"model={known or 'paper'}"]).model)
     model = checked(_merged(composed, settings), ModelConfig)
     for name in () if known else _KNOWN:
@@ -214,12 +222,8 @@ def _classes(config: ConvertConfig, found: Found, outputs: int) -> tuple[list[st
         data = PreparedData(path)
         classes, words = [info.wnid for info in data.manifest.classes], data.classes
     else:
-        try:
-            lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "no text"
-            raise RequestError(f"classes={config.classes}: cannot be read ({reason})") from None
-        classes, words = [line[0] for line in lines], [line[-1] for line in lines]
+        named = read_classes(path)
+        classes, words = list(named), list(named.values())
     if len(classes) != outputs:
         raise RequestError(f"classes={config.classes}: has {len(classes)} classes, and the network {outputs} outputs")
     return classes, words, str(path) if path.is_dir() else None

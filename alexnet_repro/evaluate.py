@@ -10,6 +10,7 @@ from data_prep.common.cli import command_line, main
 if __name__ == "__main__":
     jobs = command_line("evaluate", EvaluateConfig)  # first, as the imports below take seconds
 
+import re
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,7 +29,7 @@ from alexnet_repro.report import illustrations, results
 from alexnet_repro.report.environment import environment
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.report.report import write_report
-from alexnet_repro.runs.checkpoint import Checkpoint
+from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet_repro.runs.folder import RunFolder, make_writable, report_folder
 from alexnet_repro.runs.trained import TrainedModel, load_trained, prepared_for
 from data_prep.common.errors import RequestError, RunError
@@ -44,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> None:
     configs = [RunFolder(member.folder).config() for member in members]
     data = prepared_for(members[0].folder, config.data_path)
     part = _class_subset(config)
-    reader = part.reader(data, config.split) if part else data.split(config.split)
+    reader = _reader(config, data, part)
     ids = _submission_ids(config, data)
     out = _out(config)
     with ExitStack() as locks:
@@ -186,18 +187,26 @@ def check(config: EvaluateConfig) -> None:
     for folder in folders:
         if not (path := folder.checkpoint_path(config.checkpoint)).is_file():
             raise RequestError(f"{path}: no such checkpoint; train the run first, or name another with checkpoint=...")
-    part = _class_subset(config)
-    part.reader(data, config.split) if part else data.split(config.split)
+    _reader(config, data, _class_subset(config))
     _submission_ids(config, data)
 
 
 def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
-    """None for all classes. RequestError if the list cannot be read, or the first run."""
+    """None for all classes. RequestError if the list or the first run's checkpoint cannot be read."""
     if config.classes is None:
         return None
-    chosen = read_classes(Path(config.classes))
-    known = RunFolder(config.members()[0].folder).checkpoint(config.checkpoint).classes
+    if re.match(r"test(-|$)", Path(config.classes).stem):
+        raise RequestError(f"classes={config.classes}: its report would lie where that of split=test does; rename the "
+                           "file")  # fmt: skip
+    chosen = list(read_classes(Path(config.classes)))
+    first = RunFolder(config.members()[0].folder)
+    known = load_checkpoint(first.checkpoint_path(config.checkpoint), on_disk=True).classes
     return ClassSubset(chosen, known, config.others)
+
+
+def _reader(config: EvaluateConfig, data: PreparedData, part: ClassSubset | None) -> SplitReader:
+    """The images to be evaluated. RequestError if there are none."""
+    return part.reader(data, config.split) if part else data.split(config.split)
 
 
 def _report_folder(folder: Path, config: EvaluateConfig) -> Path:

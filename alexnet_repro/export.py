@@ -189,7 +189,7 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
 
 
 def _centred(mean_image: str, view: str, checkpoint: Checkpoint) -> str:
-    """What comes between a prepared picture and the network, in words."""
+    """What comes between a prepared image and the network, in words."""
     at_patch = checkpoint.inputs["mean"] == "at_patch"
     centred = f"minus {mean_image}, then {view}" if at_patch else f"{view}, minus the central patch of {mean_image}"
     scale = checkpoint.inputs["scale"]

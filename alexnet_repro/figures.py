@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from scipy import stats
+import numpy as np
 
 from alexnet_repro.data import PreparedData
+from alexnet_repro.evaluation.intervals import seed_interval
 from alexnet_repro.report import illustrations
 from alexnet_repro.report.drawings import draw_training_errors, save
 from alexnet_repro.report.figure_store import FigureStore
@@ -138,9 +139,9 @@ def epochs_until(error: float, errors: Sequence[float]) -> float | None:
 
 def _interval(ratios: Sequence[float]) -> str:
     """Student's t interval of the mean over seeds, if there are several."""
-    if len(ratios) < 2 or not (standard_error := stats.sem(ratios)):
+    if len(set(ratios)) < 2:
         return ""
-    low, high = stats.t.interval(0.95, len(ratios) - 1, sum(ratios) / len(ratios), standard_error)
+    low, high = seed_interval(np.array(ratios))
     return f"; 95 % t interval {low:.2f} to {high:.2f}"
 
 

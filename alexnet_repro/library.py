@@ -32,7 +32,7 @@ from alexnet_repro.runs.folder import LAST, RunFolder
 from alexnet_repro.runs.trained import with_weights
 from data_prep.common.cli import load
 from data_prep.preview import as_image
-from data_prep.resize import prepared_square
+from data_prep.resize import prepare_image, prepared_square
 
 __all__ = [
     "AlexNet", "PreparedDataset", "TrainedAlexNet", "Transform", "initialise", "load_run", "place", "transform",
@@ -71,8 +71,7 @@ class Transform:
         """The same image as a prepared data set has it: uint8 [S, S, C]."""
         size, _, channels = self.rule.mean_image.shape
         if isinstance(image, str | Path):
-            with Image.open(image) as opened:
-                return self.whole(opened.copy())
+            return torch.from_numpy(prepare_image(Path(image).read_bytes(), size, channels, upright=True).copy())
         if isinstance(image, Tensor):
             if image.dtype != torch.uint8 or image.dim() != 3:
                 raise ValueError(

@@ -36,7 +36,7 @@ def predict(config: PredictConfig) -> int | None:
     if trained.checkpoint.mean_image.shape[-1] != 3:
         raise RequestError(f"run={config.run}: was trained on images without colour; this command reads RGB")
     forward = inference.forward_for(trained.model, trained.inputs, config.runtime)
-    views, names = views_of(config.views, trained.margin), trained.checkpoint
+    views, checkpoint = views_of(config.views, trained.margin), trained.checkpoint
     answers: list[dict[str, Any]] = []
     failed = False
     with ThreadPoolExecutor(max(1, loader_workers(config.runtime))) as pool:  # Pillow decodes outside Python's lock
@@ -55,7 +55,7 @@ def predict(config: PredictConfig) -> int | None:
                     answer["error"] = image
                     failed = True
                 else:
-                    answer["labels"] = inference.most_probable(next(rows), names.classes, names.words)
+                    answer["labels"] = inference.most_probable(next(rows), checkpoint.classes, checkpoint.words)
                 if config.json:
                     answers.append(answer)
                 else:

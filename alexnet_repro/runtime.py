@@ -1,4 +1,4 @@
-"""What changes speed and rounding only: precision of matrix units, fast forms, loader processes, host memory."""
+"""What changes speed and rounding only: precision of matrix units, fast forms, host memory."""
 
 import os
 import shutil

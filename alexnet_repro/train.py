@@ -51,7 +51,7 @@ def check(config: TrainConfig) -> None:
     devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
     runtime.fast_form(config.runtime, config.model, devices)
     with torch.device("meta"):
-        AlexNet(config.model, len(data.classes), data.channels)
+        TrainingState(config, data, AlexNet(config.model, len(data.classes), data.channels))
     RunFolder(config.folder).refuse_changes(config)
 
 
@@ -131,7 +131,7 @@ def run(folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks,
     forward = forward_for(model, inputs, config.runtime, ranks.size)
     with (
         batches,  # opened first, as its processes are forked: no other thread should hold a lock then
-        Background() as background,  # closed last: it writes what the others have submitted
+        Background() as background,  # closed after the watch: it writes what was submitted
         Watch(folder, state, rule, background) if ranks.first else nullcontext() as watch,
     ):
         saver = Saver(folder, config.save_minutes, background)
@@ -140,7 +140,7 @@ def run(folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks,
 
 def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, float]] | None:
     """The history of a run that its schedule has ended, with these settings on these images. None for any other run,
-    and where its last checkpoint cannot tell.
+    with allow_changes, and where its last checkpoint cannot tell.
     """
     folder = RunFolder(config.folder)
     if config.allow_changes or not folder.exists():

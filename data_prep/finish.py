@@ -70,10 +70,11 @@ def finish(
 def _check_rejected(rejected: list[Rejected], images: int, splits: dict[str, SplitInfo], most: float) -> None:
     if len(rejected) > most * images or not splits["train"].images:
         reason = Counter(r.reason for r in rejected).most_common(1)[0][0]
+        too_many = f"more than max_rejected={most}" if len(rejected) > most * images else "and no train image is left"
+        remedy = "Mend the source" + (", or start again with a higher max_rejected" if splits["train"].images else "")
         raise RunError(
-            f"{len(rejected)} of {images} images cannot be read, more than max_rejected={most}; "
-            f"the first is {rejected[0].name}, the most frequent reason: {reason}. Mend the source, "
-            "or start again with a higher max_rejected"
+            f"{len(rejected)} of {images} images cannot be read, {too_many}; "
+            f"the first is {rejected[0].name}, the most frequent reason: {reason}. {remedy}"
         )
 
 

@@ -69,7 +69,7 @@ class Rejected:
 @dataclass
 class Manifest:
     name: str
-    source: dict[str, Any]  # layout, path, what was understood
+    source: dict[str, str]  # layout and path
     classes: list[ClassInfo]  # in label order: sorted wnids or folder names
     image_size: int
     channels: int

@@ -104,4 +104,4 @@ def _run(tasks: Sequence[Task], config: PrepareConfig, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line("prepare", PrepareConfig), prepare)
+    main(command_line("prepare", PrepareConfig), prepare, writes=lambda config: Path(config.out))

@@ -89,7 +89,7 @@ def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None
 
 
 def _stamp(train_per_class: int, val_per_class: int) -> bytes:
-    program = hashlib.sha256(Path(drawing.__file__).read_bytes()).hexdigest()
+    program = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (drawing.__file__, __file__))).hexdigest()
     return json.dumps({"train": train_per_class, "val": val_per_class, "drawing": program}).encode()
 
 
@@ -140,7 +140,8 @@ def main(arguments: list[str]) -> None:
     if options.train < 1 or options.val < 1:
         raise RequestError("--train and --val must be 1 or more")
     stamp = options.folder / _STAMP  # written last
-    if stamp.is_file() and stamp.read_bytes() == _stamp(options.train, options.val):
+    whole = all((options.folder / name).is_file() for name in (TRAIN, VAL, DEVKIT, _STAMP))
+    if whole and stamp.read_bytes() == _stamp(options.train, options.val):
         return print(f"{options.folder}: the sample is there already")
     try:
         write_sample(options.folder, options.train, options.val)

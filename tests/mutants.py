@@ -7,10 +7,10 @@
     python tests/mutants.py --again FILE ...      those that no test noticed, once more: after tests were added
     python tests/mutants.py --survivors FILE ...  what no test noticed, as differences, and the share found by file
 
-mutmut makes the mutants, finds out which tests reach a function, and keeps the outcome in mutants/. What it lacks is in
-this file: a choice of files that goes on where it was stopped, a table by file, and, as hooks of pytest, that a test
-reaches what the fixtures of its module have called, and takes their time; mutmut would note the one for the first test
-that asked for them, and the other nowhere.
+mutmut makes the mutants, finds out which tests reach a function, and keeps the outcome in mutants/. It notes which
+functions a test calls; what a module's fixture calls it notes only for the first test that uses the fixture, and the
+fixture's time for none: the two pytest hooks below note both for every such test. The rest of this file chooses files
+and mutants, so that a stopped run goes on, and prints a table by file.
 """
 
 import fnmatch

@@ -1,4 +1,5 @@
-"""README.md and docs/ agree with the code: the drawing of the network, and every link and file that they name."""
+"""README.md and docs/ agree with the code: the drawing of the network, every link, and the files
+that README.md and architecture.md name by their paths."""
 
 import re
 from pathlib import Path

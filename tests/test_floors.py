@@ -1,4 +1,4 @@
-"""The rooms of the house lie on floors: a module imports from its own floor's packages or from below, never from above.
+"""The rooms of the house lie on floors: a module imports from its own room or from the floors below.
 
 docs/architecture.md draws them. Read from the sources, so that imports within functions count as well.
 """

@@ -11,8 +11,8 @@ FIGURES = ("kernels", "curves", "labels", "neighbours", "embedding")
 
 
 def check_shared(config: object) -> None:
-    """Of the keys that mean the same in every command, those that `config` has. RequestError names the first one whose
-    value makes no sense.
+    """Checks the keys that mean the same in every command, as far as `config` has them. RequestError names the first
+    whose value makes no sense.
     """
     keys = vars(config)
     views = keys.get("views", 1)
@@ -105,7 +105,7 @@ class PredictConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_shared(self)
-        require(bool(self.images), "images", self.images, "one picture or more, images=[a.jpg], or a folder of them")
+        require(bool(self.images), "images", self.images, "one image or more, images=[a.jpg], or a folder of them")
 
 
 @dataclass

@@ -38,8 +38,10 @@ class AugmentConfig:
         require_one_of("augment.mean", self.mean, ("at_patch", "centre"))
         require(0 <= self.colour_noise < math.inf, "augment.colour_noise", self.colour_noise, "0 or more, and finite")
         require_one_of("augment.colour_scale", self.colour_scale, ("eigenvalues", "standard_deviations"))
-        require(0 < self.colour_divisor < math.inf, "augment.colour_divisor", self.colour_divisor, "positive")
-        require(0 < self.input_scale < math.inf, "augment.input_scale", self.input_scale, "positive")
+        require(
+            0 < self.colour_divisor < math.inf, "augment.colour_divisor", self.colour_divisor, "positive, and finite"
+        )
+        require(0 < self.input_scale < math.inf, "augment.input_scale", self.input_scale, "positive, and finite")
 
 
 @dataclass
@@ -184,7 +186,10 @@ class RunReference:
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run) is not None
         several = "; --multirun takes several" if "," in self.run else ""
         require(
-            plain, "run", repr(self.run), f"a plain folder name: letters, digits, dots, dashes, at most 100{several}"
+            plain,
+            "run",
+            repr(self.run),
+            f"a plain folder name: letters, digits, dots, dashes, underscores, at most 100{several}",
         )
 
     @property

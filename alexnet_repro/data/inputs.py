@@ -1,9 +1,9 @@
 """From images to the network's input: the mean image subtracted (section 2), patches mirrored and colour-shifted (4.1),
 on the device of the column that will see them, from uint8.
 
-`InputTransform` is the rule, operation by operation. Two other bodies of it exist for speed, are compared with it by
-tests, and give the same numbers: `_image_by_image` below, for CPUs, and the GPU kernel in fused_input.py. A third, in
-export.py, holds the test views alone, as a graph that other runtimes can read.
+`InputTransform` is the rule, operation by operation. Two other bodies of it exist for speed and are compared with it
+by tests: `_image_by_image` below, for CPUs, the same to the bit, and the GPU kernel in fused_input.py, whose colour
+noise may round otherwise. A third, in export.py, holds the test views alone, as a graph that other runtimes can read.
 """
 
 from collections.abc import Mapping, Sequence

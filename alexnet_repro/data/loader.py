@@ -4,8 +4,8 @@ A worker gets its work with each request, a few KB of index rows and offsets, an
 start by fork, spawn or forkserver, whatever the size of the data set.
 """
 
+import multiprocessing
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +21,8 @@ from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.reader import SplitReader
 
-# Python's multiprocessing adds pymp-XXXXXXXX/listener-XXXXXXXX; a socket's address holds 107 bytes, on macOS 103.
+# The fork server, which alone has a socket there, adds /pymp-XXXXXXXX/listener-XXXXXXXX to TMPDIR; the address of a
+# socket holds 107 bytes, on macOS 103.
 _LONGEST_TEMPORARY = 103 - len("/pymp-XXXXXXXX/listener-XXXXXXXX")
 
 
@@ -157,10 +158,11 @@ def with_progress(batches: Iterable[Batch], images: int, what: str) -> Iterator[
 def loading_for(
     config: RuntimeConfig, pin: bool, processes: int = 1, asked_to_stop: Callable[[], bool] | None = None
 ) -> Loading:
-    """How batches are read, by one of `processes` on this machine. RequestError if TMPDIR is too long for workers."""
+    """How batches are read, by one of `processes` here. RequestError if TMPDIR is too long for a fork server."""
     workers = loader_workers(config, processes)
     folder = tempfile.gettempdir()
-    if workers and len(os.fsencode(folder)) > _LONGEST_TEMPORARY and hasattr(socket, "AF_UNIX"):
+    long = len(os.fsencode(folder)) > _LONGEST_TEMPORARY
+    if workers and long and multiprocessing.get_start_method() == "forkserver":
         raise RequestError(
             f"TMPDIR={folder}: too long for the sockets of loader processes; set TMPDIR to a shorter path, such as "
             "/tmp, or give runtime.workers=0"

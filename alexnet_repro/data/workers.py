@@ -1,8 +1,8 @@
 """Processes that read, decode and cut into the slots of a ring, from the start of a run to its end; and what happens
 when one of them dies, hangs, or is interrupted.
 
-Batch k is read by worker k modulo their number, and taken in order. Requests lie in the slot, so that a message names
-no more than the slot; it is answered by None, or by an error.
+Batch k is read by worker k modulo their number, and taken in order. What is asked for lies in the slot, so that a
+message is four integers (slot, images, side, source); it is answered by None, or by an error.
 """
 
 import atexit
@@ -34,7 +34,7 @@ _DYING = 2.0  # seconds that a worker may take to be seen dead
 
 
 class LoaderError(RunError):
-    """A loader process died or was too slow. The data may be well."""
+    """A loader process died or was too slow. The data themselves may be sound."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class Request:
 
     def batch(self, found: dict[str, torch.Tensor]) -> Batch:
         """`found`: as `arrays`, and the images."""
-        draws = self.draws and Draws(*(found.get(name) for name in vars(self.draws)))  # type: ignore[arg-type]
+        draws = self.draws and Draws(
+            *(None if drawn is None else found[name] for name, drawn in vars(self.draws).items())  # type: ignore[arg-type]
+        )
         return Batch(found["images"], found["labels"], draws, self.elsewhere, self.stands_in)
 
 
@@ -146,7 +148,7 @@ class Workers:
         self._under_way.clear()
 
     def read(self, requests: Iterator[Request]) -> Iterator[Batch]:
-        """The batches of a stream, in its order. To ask it for one is to give up all streams before it.
+        """The batches of a stream, in its order. Asking it for a batch gives up all earlier streams.
 
         RunError if an image cannot be read, LoaderError if a worker died or the wait was longer than loading.timeout;
         both name the shard. With workers the tensors lie in a slot of the ring: see ring.py for how long.

@@ -12,21 +12,23 @@ from data_prep.common.errors import RequestError
 from data_prep.reader import SplitReader
 
 
-def read_classes(path: Path) -> list[str]:
-    """The first word of each line, a wnid or the name of a folder; further words, empty lines and lines that begin with
-    # say nothing. RequestError for what is no such file, and for a class that is named twice.
+def read_classes(path: Path) -> dict[str, str]:
+    """The first word of each line, a wnid or the name of a folder, and the rest of the line, its name, if there is one.
+    Empty lines and lines that begin with # are ignored. RequestError if the file cannot be read, names no class, or
+    one twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
         raise RequestError(f"classes={path}: cannot be read ({reason}); give a file with one wnid a line") from None
-    classes = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    entries = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
+    classes = [entry[0] for entry in entries]
     if not classes:
         raise RequestError(f"classes={path}: names no class; give a file with one wnid a line")
     if twice := sorted({name for name in classes if classes.count(name) > 1}):
         raise RequestError(f"classes={path}: names {twice[0]} twice; remove one")
-    return classes
+    return {entry[0]: entry[-1].strip() for entry in entries}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class ClassSubset:
     @property
     def outputs(self) -> list[str]:
         """The classes in the order of the probabilities that `restricted` gives."""
-        return self.known if self.others == "kept" else [name for name in self.known if name in set(self.chosen)]
+        chosen = set(self.chosen)
+        return self.known if self.others == "kept" else [name for name in self.known if name in chosen]
 
     def reader(self, data: PreparedData, split: str) -> SplitReader:
         """The images of the chosen classes, labelled by their places in `outputs`. RequestError if a class is unknown
@@ -55,8 +58,8 @@ class ClassSubset:
             for where, classes in ((f"the data set {data.folder}", here), ("the network", self.known)):
                 if name not in classes:
                     raise RequestError(f"classes: {name} is no class of {where}; remove it from the list")
-        place = {name: number for number, name in enumerate(self.outputs)}
-        new_label = np.array([place[name] if name in set(self.chosen) else -1 for name in here], np.int64)
+        place, chosen = {name: number for number, name in enumerate(self.outputs)}, set(self.chosen)
+        new_label = np.array([place[name] if name in chosen else -1 for name in here], np.int64)
         whole = data.split(split)
         numbers = np.flatnonzero((whole.labels >= 0) & (new_label[whole.labels] >= 0))
         if not len(numbers):

@@ -63,6 +63,8 @@ class EvaluatedRun:
 
 def evaluate_command(names: Sequence[str], runs_dir: str, split: str, views: int) -> str:
     several = f"--multirun run={','.join(names)}" if len(names) > 1 else f"run={names[0]}"
+    if len(names) == 1 and "+" in names[0]:  # an ensemble
+        several = f"'runs=[{names[0].replace('+', ',')}]'"
     where = f" runs_dir={runs_dir}" if runs_dir != "runs" else ""
     return f"python -m alexnet_repro.evaluate {several}{where} split={split} views={views}"
 

@@ -287,7 +287,7 @@ class _Builder:
         assert self.spatial is not None
         if self.spatial < pool.size:
             raise RequestError(
-                f"model.{name}.then: 'pool' of size {pool.size} over maps of {self.spatial}x{self.spatial}; "
+                f"model.{name}.then: {step!r} of size {pool.size} over maps of {self.spatial}x{self.spatial}; "
                 "use a larger model.input_size, or pool less before it"
             )
         if step == "floor_pool":

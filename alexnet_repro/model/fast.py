@@ -41,7 +41,7 @@ class InputLayout:
     @classmethod
     def of(cls, config: ModelConfig, channels: int) -> "InputLayout":
         conv1, side = config.conv1, config.input_size + config.pad_right_bottom
-        fold = conv1.stride if conv1.padding == 0 and not conv1.local else 1
+        fold = conv1.stride if conv1.padding == 0 else 1
         if fold > 1:
             side = (side - conv1.size) // fold + -(-conv1.size // fold)  # what the last window reads, and no more
         return cls(fold, side, -(-fold * fold * channels // 8) * 8)
@@ -69,9 +69,7 @@ class FastNetwork:
         """
         self.model, self.precision = model, precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        weight = model.conv1.parts()[0].weight
-        image_channels = weight.shape[1] if weight.dim() == 4 else 0
-        self.layout = InputLayout.of(model.config, image_channels)
+        self.layout = InputLayout.of(model.config, model.conv1.parts()[0].weight.shape[1])
         if shares is None:
             placed = list(enumerate(model.column_devices()))
             distinct = dict.fromkeys(device for _, device in placed)

@@ -1,5 +1,6 @@
 """Which column lives on which device. Everything else takes its device from the column's weights."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -17,9 +18,10 @@ def choose_devices(
 ) -> tuple[list[torch.device], str | None]:
     """One device a column, and a warning if the machine could not give what was asked for.
 
-    `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes two GPUs if
-    two are there (one a column), else one, else the CPU; 0, 1, or one a column falls back to one device with a warning.
-    So does a GPU that cannot be used: it is counted, but its driver is older than PyTorch's CUDA, or it is itself.
+    `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes one GPU a
+    column if there are so many, else one, else the CPU; 0 is the CPU, 1 one GPU for all columns. Too few GPUs, or a GPU
+    that is counted but cannot be used (a broken card, a driver older than PyTorch's CUDA), give one device for all
+    columns and a warning.
     Where `processes` of this machine train copies of the network (torchrun), each has an equal share of its GPUs, in
     order; names of GPUs by hand are then those of all processes, one after the other.
     """
@@ -36,15 +38,16 @@ def choose_devices(
         )
     mine = list(range(available)[process * (available // processes) :][: available // processes])
     wanted = min(columns, len(mine)) if gpus is None else gpus
-    for index in mine[:wanted]:
+    chosen = mine[:columns] if wanted == columns <= len(mine) else mine[: min(wanted, 1)]
+    for index in chosen:
         if problem := _problem(torch.device("cuda", index)):
             if processes > 1:  # the others would wait for this one
                 raise RequestError(f"cuda:{index} cannot be used ({problem}); give gpus=0 to train on the CPU")
             one = torch.device("cpu")
             return [one] * columns, f"cuda:{index} cannot be used ({problem}): all columns run on {one}"
-    if wanted == columns and len(mine) >= columns:
-        return [torch.device("cuda", index) for index in mine[:columns]], None
-    one = torch.device("cuda", mine[0]) if mine and wanted else torch.device("cpu")
+    if len(chosen) == columns:
+        return [torch.device("cuda", index) for index in chosen], None
+    one = torch.device("cuda", chosen[0]) if chosen else torch.device("cpu")
     warning = None
     if gpus is not None and gpus > len(mine):
         found = {0: "no GPU", 1: "one GPU"}.get(available, f"{available} GPUs")
@@ -57,7 +60,7 @@ def devices_for(columns: int, gpus: int | None, devices: Sequence[str] | None) -
     """`choose_devices` for a command of one process, which prints the warning."""
     chosen, warning = choose_devices(columns, gpus, devices)
     if warning:
-        print(f"warning: {warning}")
+        print(f"warning: {warning}", file=sys.stderr)
     return chosen
 
 

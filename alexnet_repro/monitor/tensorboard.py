@@ -99,7 +99,7 @@ class Dashboard:
         self._file.flush()
 
     def train(self, step: int, numbers: Mapping[str, float]) -> None:
-        """After step number `step`, counted from 1: loss, learning_rate, images_per_second, data_wait, ..."""
+        """After step number `step`, counted from 1: loss, learning_rate/weights, images_per_second, data_wait, ..."""
         for name, value in numbers.items():
             self._scalar(_TAGS.get(name, name if "/" in name else f"train/{name}"), value, step)
         self._lay_out()
@@ -107,10 +107,7 @@ class Dashboard:
     def epoch(
         self, step: int, row: Mapping[str, float], health: Mapping[str, float], kernels: np.ndarray | None
     ) -> None:
-        """`row`: the epoch's line of metrics.jsonl; `health`: of health.py; `kernels`: Figure 3, uint8 [H, W, 3].
-
-        Call it before the checkpoint that ends the epoch: a run that dies in between does the epoch again.
-        """
+        """`row`: the epoch's line of metrics.jsonl; `health`: of health.py; `kernels`: Figure 3, uint8 [H, W, 3]."""
         for name, value in row.items():
             if name not in _NOT_SHOWN:
                 tag = {**_TAGS, **_EPOCH_TAGS}.get(name, name if "/" in name else f"epoch/{name}")
@@ -128,9 +125,10 @@ class Dashboard:
         """Some images of an augmented batch, as the network sees them but with the mean added again, so that people can
         recognise them.
 
-        `images`: float [N, C, H, W], grey levels minus the mean; `mean`: float [C, H, W] or what broadcasts to it.
+        `images`: float32 [N, C, H, W] on the CPU, grey levels minus the mean; `mean`: float32 [C, H, W] too, or what
+        broadcasts to it.
         """
-        some = images[:BATCH_IMAGES].detach().to("cpu", torch.float32) + mean.detach().to("cpu", torch.float32)
+        some = images[:BATCH_IMAGES] + mean
         pixels = some.round().clamp(0, 255).to(torch.uint8)
         grid = make_grid(pixels, nrow=BATCH_IMAGES // 2, padding=2, pad_value=255)
         self._file.add(summary.image("pictures/augmented_batch", grid.numpy(), dataformats="CHW"), step)
@@ -141,7 +139,7 @@ class Dashboard:
         self._file.flush()
 
     def flush(self) -> None:
-        """Call it before a checkpoint within an epoch, so that a run killed after it has no gap before it."""
+        """Writes what waits, at once."""
         self._file.flush()
 
     def _scalar(self, tag: str, value: float, step: int) -> None:

@@ -1,11 +1,12 @@
 """What the logs of the authors' 2012 code have, as data: the notes at the end of its parameter files, net by net.
 
-Errors are fractions and log-losses nats, as printed there. Near-equal nets differ by about 0.2 points, one run each.
+Errors are fractions and log-losses nats, as printed there. Near-equal nets spread by about ±0.2
+points, one run each.
 """
 
 from dataclasses import dataclass
 
-SPREAD = 0.2  # points of top-1 error between nets that hardly differ (120, 131, 135, 137, 145)
+SPREAD = 0.2  # points of top-1 error to either side, of nets that hardly differ (120, 131, 135, 137, 145)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def as_markdown() -> str:
         "A schedule is of so many epochs, with rates lowered by hand, or *fixed*: at times set before. Where no number",
         "of views is given, the notes have none.",
         "",
-        f"Nets that hardly differ (120, 131, 135, 137, 145) spread by about {SPREAD} points of top-1 error, one run",
+        f"Nets that hardly differ (120, 131, 135, 137, 145) spread by about ±{SPREAD} points of top-1 error, one run",
         "each. Smaller differences are close to that: section 3.4's 0.4 / 0.3, for one.",
         "",
         "| net | what | data | views | log-loss | top-1 | top-5 | epochs | `experiment=` |",

@@ -40,10 +40,10 @@ REMOVED_FROM_RUNTIME = ("compile", "cuda_graphs")
 # Runs of one group must agree in these: they are to differ in the seed alone. (Their images are compared as well.)
 OF_A_GROUP = (*RECIPE, *BEGINNING, PRECISION)
 
-# What conf/experiment/ decides. A run that has one of these otherwise is not quite the experiment that it is named for.
+# What conf/experiment/ decides. A run in which one of these differs is not the experiment whose name it has.
 OF_AN_EXPERIMENT = (*RECIPE, *BEGINNING, "data")
 
-# What the paper states, and this project sets.
+# Settings for which the paper states a value.
 OF_THE_PAPER = (*RECIPE, PRECISION)
 
 # A network in small is still the same network: fewer kernels, smaller images.

@@ -94,7 +94,7 @@ class Batches:
         """Whole images, each on one rank, after an epoch. `before_batch` is called before each batch that every rank
         has, so that ranks may act together there; the shares of some are a batch longer.
         """
-        on_every_rank = self.val_images // self._ranks.size // self._config.optim.batch_size
+        on_every_rank = -(-(self.val_images // self._ranks.size) // self._config.optim.batch_size)
         for number, batch in enumerate(self._begin(epoch, None)):
             if number < on_every_rank:
                 before_batch()

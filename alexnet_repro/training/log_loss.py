@@ -1,6 +1,6 @@
 """The loss of a step, and how many of its images are right, from logits that lie whole on one device or, with
-model.fc8.split, in shares of the classes on several. Of a share only two numbers an image leave its device, and two
-gradients come back.
+model.fc8.split, in shares of the classes on several. Of a share three numbers an image leave its device: two
+for the loss, whose gradients come back, and one for the count.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def log_loss_sum(shares: Sequence[Tensor], labels: Tensor) -> Tensor:
     """
     if len(shares) == 1:
         return F.cross_entropy(shares[0], labels, reduction="sum")
-    of_labels = _of_labels(shares, labels)
+    of_labels = _of_labels(shares, _within(shares, labels))
     pairs = [torch.stack([share.logsumexp(1), own]) for share, own in zip(shares, of_labels, strict=True)]
     joined = torch.stack(exchange.to_devices(pairs, [labels.device] * len(pairs)))  # [shares, 2, N]
     return (joined[:, 0].logsumexp(0) - joined[:, 1].sum(0)).sum()
@@ -38,10 +38,11 @@ def correct_among(shares: Sequence[Tensor], labels: Tensor) -> Tensor:
         return torch.stack([hits[:, :k].sum() for k in TOP_K])
     devices = [share.device for share in shares]
     there = [labels.device] * len(shares)
-    of_label = torch.stack(exchange.to_devices(_of_labels(shares, labels), there)).sum(0)  # [N]
+    within = _within(shares, labels)
+    of_label = torch.stack(exchange.to_devices(_of_labels(shares, within), there)).sum(0)  # [N]
     before = []
     compared = exchange.to_devices([of_label] * len(shares), devices)
-    for share, own, (label, _) in zip(shares, compared, _within(shares, labels), strict=True):
+    for share, own, (label, _) in zip(shares, compared, within, strict=True):
         lower = torch.arange(share.shape[1], device=share.device) < label[:, None]
         before.append(((share > own[:, None]) | ((share == own[:, None]) & lower)).sum(1))
     rank = torch.stack(exchange.to_devices(before, there)).sum(0)  # the classes before the label
@@ -60,9 +61,9 @@ def _within(shares: Sequence[Tensor], labels: Tensor) -> list[tuple[Tensor, Tens
     return result
 
 
-def _of_labels(shares: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+def _of_labels(shares: Sequence[Tensor], within: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """For each share, [N] on its device: the logit of the label where it is among its classes, else 0."""
     return [
         torch.where(among, share.gather(1, own.clamp(0, share.shape[1] - 1)[:, None])[:, 0], 0.0)
-        for share, (own, among) in zip(shares, _within(shares, labels), strict=True)
+        for share, (own, among) in zip(shares, within, strict=True)
     ]

@@ -3,12 +3,13 @@
 The lag. On GPUs the host submits step n + 1 before it reads the result of step n, so that the GPUs never wait for it.
 On the CPU there is no lag.
 
-How a run stops. Ctrl-C or SIGTERM sets `stop` in one process, at any moment (stop.py); the run ends between two
-steps, saved. A single process looks at `stop` after each step that it has submitted. Several processes (ranks) must
-leave after the same step: with each step they add up how many of them are asked to stop (step.py), and if the result
-of step n says that some process is, all leave after step n + lag, the one that each has just submitted when it reads
-this. Before, within and after validation they ask each other. A stop interrupts the reading of data, which may hang;
-it waits for the end of a step, of a validation batch, and of the writing of a checkpoint.
+How a run stops. A signal (endings.STOP_SIGNALS, Ctrl-C among them) sets `stop` in one process, at any moment
+(stop.py); the run ends between two steps, saved. A single process looks at `stop` after each step that it has
+submitted. Several processes (ranks) must leave after the same step: with each step they add up how many of them are
+asked to stop (step.py), and if the result of step n says that some process is, all leave after step n + lag, the one
+that each has just submitted when it reads this. Before, within and after validation they ask each other. A stop
+interrupts the reading of data, which may hang; it waits for the end of a step, of a validation batch, and of the
+writing of a checkpoint.
 """
 
 import math
@@ -16,12 +17,14 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
 from alexnet_repro.data import Batch, LoaderError, views_of
 from alexnet_repro.evaluation.inference import Forward
 from alexnet_repro.evaluation.validation import validation_errors, validation_sums
+from alexnet_repro.model import exact
 from alexnet_repro.runs.folder import BEST
 from alexnet_repro.training.batches import Batches
 from alexnet_repro.training.health import DeadUnits
@@ -72,12 +75,13 @@ class Trainer:
         while not (phase := state.phase()).finished:
             try:
                 self._train_epoch(phase)
+                self._stop_if_asked()
+                errors, dead_units = self._validate()
             except LoaderError:  # a disk that hangs must not keep a run that is asked to stop from saving its steps
                 if not self.stop or self.ranks.size > 1:
                     raise
-            self._stop_if_asked()
-            errors, dead_units = self._validate()
-            state.end_epoch(phase, errors)
+                self._leave()
+            state.end_epoch(errors)
             if self.watch:
                 self.watch.epoch(dead_units)
             self._save(self._further_names())
@@ -143,12 +147,13 @@ class Trainer:
         """
         batches = self.batches.validation(self.state.epoch, self._stop_if_asked)
         if self.watch:
-            batches = self.watch.validation(batches, self.batches.val_images)
+            batches = self.watch.validation(batches, -(-self.batches.val_images // self.ranks.size))  # the first rank's
         (centre,) = views_of(1, self.stepper.inputs.rule.margin)
         with DeadUnits(self.state.model) as dead:
             sums = validation_sums(self.forward, batches, centre, dead.note)
         dead_units = dead.shares()
-        errors = validation_errors(self.ranks.all_reduce(sums.to(self.stepper.inputs.devices[0])))
+        device = self.stepper.inputs.devices[0]
+        errors = validation_errors(self.ranks.all_reduce(sums.to(device, exact(device))))
         if not math.isfinite(errors["val_loss"]):
             raise RunError(f"step {self.state.step}: the validation loss is {errors['val_loss']}; stopped. {_REMEDY}")
         return errors, dead_units
@@ -188,7 +193,7 @@ class Trainer:
         if self.ranks.any(bool(self.stop), self.stepper.inputs.devices[0]):
             self._leave(save)
 
-    def _leave(self, save: bool = True) -> None:
+    def _leave(self, save: bool = True) -> NoReturn:
         if save:
             self._save()
         if self.ranks.first:

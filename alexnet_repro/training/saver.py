@@ -33,7 +33,7 @@ class Saver:
         self._writing: Future[None] | None = None
         self._memory: dict[str, Tensor] = {}  # of the copy that is being written
         self._tried = time.monotonic()
-        self._pending: dict[str, Checkpoint] = {}  # by name, with tensors of their own; changed while one is written
+        self._pending: dict[str, Checkpoint] = {}  # by name, with tensors of their own; only `_try` changes it
 
     def due(self) -> bool:
         """Whether the last checkpoint is too old, or a pending one is to be tried again."""

@@ -14,7 +14,9 @@ class Phase:
     finished: bool
     weights: float = 1.0
     biases: float = 1.0
-    layers: dict[str, float] = field(default_factory=dict)  # weights with a rate of their own; 0: biases too
+    layers: dict[str, float] = field(
+        default_factory=dict
+    )  # the rate of the weights of a layer with its own; 0 freezes its biases too
     colour_noise: bool = True
 
     def rate(self, layer: str, bias: bool) -> float:

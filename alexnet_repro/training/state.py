@@ -93,10 +93,10 @@ class TrainingState:
         """What holds for the next step; or once `batches` of the epoch under way are done."""
         return phase_after(self.config.schedule, self.history, self.progress.batch if batches is None else batches)
 
-    def end_epoch(self, phase: Phase, errors: Mapping[str, float]) -> None:
-        """Adds the epoch's row to the history. `errors`: of validation."""
+    def end_epoch(self, errors: Mapping[str, float]) -> None:
+        """Adds the epoch's row to the history, with the rates of its last step. `errors`: of validation."""
+        phase, optim = self.phase(self.progress.batch - 1), self.config.optim
         self.epoch += 1
-        optim = self.config.optim
         self.history.append(
             {
                 "epoch": self.epoch,

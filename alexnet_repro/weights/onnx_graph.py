@@ -58,10 +58,11 @@ def read_onnx(data: bytes) -> tuple[list[Operation], int | None]:
 
 
 def _operation(name: str, kind: str, settings: dict[str, Any]) -> Operation:
+    plain = settings.get("auto_pad", b"NOTSET") == b"NOTSET" and set(settings.get("dilations", [1])) == {1}
+    if kind in ("Conv", "MaxPool") and not plain:
+        raise RequestError(f"{name}: has auto_pad or dilations, which are not read")
     if kind == "Conv":
         pads = settings.get("pads", [0, 0, 0, 0])
-        if settings.get("auto_pad", b"NOTSET") != b"NOTSET" or set(settings.get("dilations", [1])) != {1}:
-            raise RequestError(f"{name}: has auto_pad or dilations, which are not read")
         stride, padding = _one(name, "stride", settings.get("strides", [1, 1])), _one(name, "padding", pads)
         return Operation(name, CONV, {"stride": stride, "padding": padding, "group": settings.get("group", 1)})
     if kind == "Gemm":
@@ -78,10 +79,7 @@ def _operation(name: str, kind: str, settings: dict[str, Any]) -> Operation:
         size = _one(name, "kernel", settings["kernel_shape"])
         stride = _one(name, "stride", settings.get("strides", [1, 1]))
         top, left, bottom, right = settings.get("pads", [0, 0, 0, 0])
-        past_the_edge = (bottom, right) == (
-            stride - 1,
-            stride - 1,
-        ) and stride > 1  # for a last window
+        past_the_edge = stride > 1 and (bottom, right) == (stride - 1, stride - 1)  # for a last window
         if (top, left) != (0, 0) or not (past_the_edge or (bottom, right) == (0, 0)):
             raise RequestError(f"{name}: pads its maps by {[top, left, bottom, right]}, which is not read")
         return Operation(

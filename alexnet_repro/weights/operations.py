@@ -41,7 +41,7 @@ class LayerWeights:
 
 @dataclass
 class ForeignNetwork:
-    settings: dict[str, Any]  # of ModelConfig, those that differ from conf/model/paper.yaml or may
+    settings: dict[str, Any]  # of ModelConfig: all that a file determines
     layers: dict[str, LayerWeights]  # by the paper's names
 
 

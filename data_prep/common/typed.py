@@ -29,7 +29,7 @@ _HYDRAS = re.compile(
 _PIECE = re.compile(
     rf"\s*(?:{_QUOTED}|\[[^\]]*\]|{_FUNCTION})\s*(?=,|$)|(?:\$\{{[^}}]*\}}|\\.|[^,])*", re.DOTALL | re.IGNORECASE
 )
-_FIRST = ("src", "images", "data.path", "run")  # what a command is given first, elsewhere without a key
+_FIRST = ("src", "images", "data.path", "run")  # the setting that a path typed without a key is meant for
 # What the keys are called elsewhere.
 _ELSEWHERE = {
     "arch": "model",

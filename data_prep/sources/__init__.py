@@ -64,11 +64,7 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
     try:
         for place in _places(src):
             for candidate in named or LAYOUTS.values():
-                if (
-                    (candidate.archive or not place.is_file())
-                    and (place.is_dir() or candidate.archive)
-                    and candidate.recognises(place)
-                ):
+                if (candidate.archive or place.is_dir()) and candidate.recognises(place):
                     source = _checked(candidate.read(place), candidate, needs_val)
                     if place != src:
                         source.notes.append(f"src={src}: read from {place}")
@@ -152,7 +148,7 @@ def _nearest(src: Path, found: list[Path]) -> str:
 
 def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
     for split in ("train", *source.splits):
-        if not source.splits.get(split) and (split == "train" or split in source.splits):
+        if not source.splits.get(split):
             raise RequestError(
                 f"src={source.path}: read as {layout.tree}, but there are no {split} images"
                 f"{' (' + source.left_out[-1] + ')' if source.left_out else ''}; image files end in "

@@ -136,7 +136,7 @@ class PlainUnpickler(pickle.Unpickler):
             return super().find_class(module, name)
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return np.empty(0).__reduce__()[0]  # wherever this numpy keeps it
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 needs")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of images needs")
 
 
 def _parsed(name: str, data: bytes) -> Any:

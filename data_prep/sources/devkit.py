@@ -6,6 +6,7 @@ ILSVRC2012_devkit_t12.tar.gz, or .tar or .tgz, as some browsers leave it, or ILS
 """
 
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -57,7 +58,7 @@ def _files_of_archive(path: Path) -> dict[str, bytes]:
         with tarfile.open(path) as tar:
             wanted = [member for member in tar if member.name.endswith((_META, _TRUTH)) and member.isfile()]
             return {member.name: file.read() for member in wanted if (file := tar.extractfile(member))}
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise RequestError(f"{path}: cannot be read as a tar.gz ({error}); download it again") from None
 
 

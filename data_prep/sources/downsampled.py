@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.common.errors import RequestError
+from data_prep.sources import zips
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.cifar10 import PlainUnpickler
 from data_prep.sources.inventory import entries
@@ -47,7 +48,10 @@ class BatchImage(SourceImage):
     def read(self, most: int) -> bytes:
         """As a portable pixmap. OSError if the file is shorter than it was."""
         if self.start < 0:
-            planes = _rows(self.path)[self.offset].tobytes()
+            rows = _rows(self.path)
+            if self.offset >= len(rows):
+                raise OSError(f"it has {len(rows)} rows, and not row {self.offset}")
+            planes = rows[self.offset].tobytes()
         else:
             planes = SourceImage("", "", self.path, self.start, self.size).read(self.size)
         pixels = np.frombuffer(planes, np.uint8).reshape(3, -1).T
@@ -142,9 +146,7 @@ def _layout(path: Path) -> tuple[list[int], tuple[int, int], int]:
         with path.open("rb") as file:
             file.seek(info.header_offset)
             local = file.read(30)
-        start = (
-            info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-        )
+        start = info.header_offset + zips.data_offset(local)
         return labels, (shape[0], shape[1]), start + header
 
 

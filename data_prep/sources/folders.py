@@ -19,10 +19,8 @@ from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources import inventory, tars
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.inventory import ENDINGS, Seen
+from data_prep.sources.inventory import Seen
 from data_prep.sources.labels import name_and_wnid
-
-__all__ = ["ENDINGS"]
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 NO_VAL = "no val images (val/, validation/ or valid/)"

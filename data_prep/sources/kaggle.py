@@ -86,9 +86,8 @@ def _stem(name: str) -> str:
 def _labels(path: Path) -> dict[str, str]:
     """ImageId,PredictionString: the first word of the string is the wnid."""
     try:
-        with path.open(
-            newline="", encoding="utf-8-sig"
-        ) as file:  # with a mark at its beginning, once Excel has saved it
+        # utf-8-sig: Excel puts a mark at the beginning.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path}: no list of ImageId,PredictionString ({error}); download it again") from None

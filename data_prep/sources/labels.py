@@ -1,4 +1,4 @@
-"""Classes of images whose source counts them: in parquet files and in shards."""
+"""Classes of images whose source counts them: in parquet files, shards and lists."""
 
 import re
 from collections import defaultdict

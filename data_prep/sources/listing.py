@@ -170,9 +170,8 @@ class Listing(Sequence[SourceImage]):
         order = np.lexsort((offsets, ranks))
         start = 0
         for end in np.cumsum(np.bincount(ranks)).tolist():
-            if start < end and paths[path_of[self._places[order[start]]]].endswith(
-                "/"
-            ):  # a folder: by the files' names
+            is_folder = start < end and paths[path_of[self._places[order[start]]]].endswith("/")
+            if is_folder:  # by the files' names
                 own = order[start:end].tolist()
                 order[start:end] = sorted(own, key=lambda i: self._columns.name(int(self._places[i])))
             start = end

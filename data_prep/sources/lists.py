@@ -13,10 +13,10 @@ from pathlib import Path
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
+from data_prep.sources.folders import SPLITS
 from data_prep.sources.labels import Label, name_and_wnid, provisional, resolve
 
 ENDINGS = (".txt", ".lst", ".csv", ".tsv")
-_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test",)}
 _HEADINGS = {"path", "image", "file", "filename", "file_name", "image_path", "filepath", "name"}
 
 
@@ -27,15 +27,16 @@ def recognises(src: Path) -> bool:
 
 
 def _lists(src: Path) -> dict[str, Path]:
-    if src.is_file():
-        return {**_lists(src.parent), "train": src}
-    return {
-        split: path
-        for split, names in _NAMES.items()
-        for name in names
-        for ending in ENDINGS
-        if (path := src / f"{name}{ending}").is_file()
-    }
+    """RequestError if a folder has two lists of one split."""
+    folder, lists = (src.parent, {"train": src}) if src.is_file() else (src, {})
+    for split in SPLITS.keys() - lists.keys():
+        found = [path for name in SPLITS[split] for ending in ENDINGS if (path := folder / f"{name}{ending}").is_file()]
+        if len(found) > 1:
+            one, other = found[0].name, found[1].name
+            raise RequestError(f"src={src}: {one} and {other} could both be the list of {split}; move one of them away")
+        if found:
+            lists[split] = found[0]
+    return lists
 
 
 def read(src: Path) -> Source:
@@ -52,7 +53,7 @@ def read(src: Path) -> Source:
 
 
 def _images(path: Path, split: str) -> Iterator[SourceImage]:
-    places = [path.parent, *(path.parent / name for name in _NAMES[split])]
+    places = [path.parent, *(path.parent / name for name in SPLITS[split])]
     for number, (name, label) in enumerate(_rows(path), start=1):
         if number == 1 and name.lower() in _HEADINGS:
             continue

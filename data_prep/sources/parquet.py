@@ -21,11 +21,12 @@ from typing import Any
 
 from data_prep.common.errors import RequestError
 from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.folders import SPLITS
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import is_system, refuse_missing_parts
 from data_prep.sources.labels import name_and_wnid, provisional, resolve
 
-_SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
+_SPLITS = {name: split for split, names in SPLITS.items() for name in names}
 _BATCH_BYTES = 1 << 20  # of images decoded at a time
 
 

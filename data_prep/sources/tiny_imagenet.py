@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources import zips
-from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
 from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, in_archive, is_named_as_image, is_system
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
@@ -97,7 +97,10 @@ def _below(folder: Path) -> Iterator[SourceImage]:
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names):
             name = encodable(path.relative_to(folder).as_posix())
-            yield SourceImage(name, "", str(path), 0, path.stat().st_size)
+            if path.exists():
+                yield SourceImage(name, "", str(path), 0, path.stat().st_size)
+            elif is_named_as_image(name):
+                yield DeadLink(name, "", str(path), 0, 0, encodable(str(path.readlink())))
 
 
 def _head(image: SourceImage) -> bytes:

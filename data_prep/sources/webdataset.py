@@ -21,6 +21,7 @@ from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
 from data_prep.sources import tars
 from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.folders import SPLITS
 from data_prep.sources.inventory import (
     HIDDEN,
     NO_IMAGES,
@@ -36,8 +37,8 @@ from data_prep.sources.labels import Label, name_and_wnid, provisional, resolve
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
 MANIFEST = "manifest.json"
 
-_SPLIT = re.compile(r"(?:.*[^a-z])?(train|training|val|valid|validation|test)(?:[^a-z].*)?", re.IGNORECASE)
-_SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+_SPLIT = re.compile(rf"(?:.*[^a-z])?({'|'.join(_SPLIT_OF)})(?:[^a-z].*)?", re.IGNORECASE)
 _LABEL_BYTES = 256
 
 

@@ -13,6 +13,11 @@ from data_prep.sources.base import SourceImage
 _HEADER, _SIGNATURE = 30, b"PK\3\4"  # before each member: 30 bytes, its name, and what is called the extra field
 
 
+def data_offset(header: bytes) -> int:
+    """From where a member's header begins to its bytes; `header`: its first 30."""
+    return _HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+
+
 @dataclass(frozen=True, slots=True)
 class ZippedImage(SourceImage):
     """A member whose header begins at `offset` and that takes `packed` bytes after it; `size` once unpacked."""
@@ -28,7 +33,7 @@ class ZippedImage(SourceImage):
             header = file.read(_HEADER)
             if len(header) != _HEADER or not header.startswith(_SIGNATURE):
                 raise OSError(f"no member begins where {self.name} should")
-            file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+            file.seek(self.offset + data_offset(header))
             data = file.read(min(self.packed, 2 * most + 4096) if self.deflated else length)
         if self.deflated:
             try:

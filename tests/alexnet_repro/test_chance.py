@@ -76,16 +76,10 @@ def test_a_run_from_before_there_was_the_rule_goes_on(prepared: Path, tmp_path: 
     assert row.pop("chance_loss") == pytest.approx(math.log(10))
     checkpoint.save(folder.checkpoint_path("last"))
     text = folder.configuration_text().splitlines(keepends=True)
-    later = (
-        "counts_once",
-        "recorded_epochs",
-        "across",
-        "split",
-        "bottleneck",
-        "init_layers",
-    )  # settings that older configurations lack
+    # Settings that older configurations lack.
+    later = ("counts_once", "recorded_epochs", "across", "split", "bottleneck", "init_layers")
     without = [line for line in text if not line.strip().startswith(later)]
-    assert len(without) == len(text) - 6
+    assert len(without) == len(text) - len(later)
     (folder.path / "config.yaml").write_text("".join(without))
     assert folder.config().schedule.counts_once_loss_below == config.schedule.counts_once_loss_below
     with pytest.raises(RequestError, match=r"model\.norm\.across was column, now layer"):

@@ -55,8 +55,7 @@ def test_errors_over_a_part_of_the_classes(world: Path, tmp_path: Path, others: 
     line = f"7 of 10 classes, the outputs of the others {said}"
     assert report["differs_from_paper"][0] == f"evaluated on: {line} (paper: all classes)"
     assert not report["comparable"] and line in (folder / "report.md").read_text() and kept.about["part"] == line
-    whole = json.loads((folder.with_name("report-mine") / "figures.json").read_text())
-    assert whole  # the images with their labels were drawn
+    assert "labels" in [figure["name"] for figure in json.loads((folder / "figures.json").read_text())]
 
 
 def test_a_data_set_may_hold_fewer_classes_than_the_network(world: Path, tmp_path: Path) -> None:

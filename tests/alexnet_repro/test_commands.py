@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -182,7 +183,7 @@ def test_every_setting_is_read() -> None:
     read_by_name_of_layer = {f"conv{i}" for i in range(1, 7)} | {"fc6", "fc7", "fc8"}
     for path in conf_folder().rglob("*.yaml"):
         for key in keys(yaml.safe_load(path.read_text())) - {"defaults", "name", "experiment"} - read_by_name_of_layer:
-            assert f".{key}" in code or f'"{key}"' in code, f"{path}: {key}"
+            assert re.search(rf'\.{key}\b|"{key}"', code), f"{path}: {key}"
 
 
 def test_the_installed_package_carries_conf(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.Cap
     assert pair["top1_interval"] == list(paired_bootstrap(wrong[0], wrong[1], 10_000, 5))
     assert "paper" not in pair
     text = compared()
-    assert "two − one" in text and "30 images of data, split val, views=10" in text.replace("small", "data")
+    assert "two − one" in text and f"30 images of {facts['data']['name']}, split val, views=10" in text
 
     evaluate_in(world, "views=1", run="run=two")
     with pytest.raises(RequestError, match=r"has no predictions of views=10; make them with .*evaluate run=two"):

@@ -116,7 +116,7 @@ def test_safetensors_holds_the_weights_by_layer_and_column(run: list[str], tmp_p
         assert json.loads(file.metadata()["configuration"])["conv1"]["kernels"] == 8
 
 
-def test_one_tower_under_torchvisions_names(run: list[str], tmp_path: Path) -> None:
+def test_joined_columns_under_torchvisions_names(run: list[str], tmp_path: Path) -> None:
     """Its weights are those of grouped convolutions, as grouped.py has them, and torchvision's names in order."""
     path = exported(run, tmp_path / "net.safetensors", "format=safetensors", "names=torchvision")
     ours = dict(torchvision.models.AlexNet(num_classes=5).named_parameters())

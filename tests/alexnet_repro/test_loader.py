@@ -150,7 +150,7 @@ def test_evaluation_sees_every_picture_once(prepared: Path, ranks: int) -> None:
 
 
 def test_a_worker_is_told_little(prepared: Path) -> None:
-    """Under spawn and forkserver it is pickled for every worker of every epoch; ImageNet's index has 26 MB."""
+    """Under spawn and forkserver it is pickled for every worker; ImageNet's index, with 26 MB, must not be."""
     shards = train(prepared).shards
     shards.member(train(prepared).index[0])  # opens a file, which cannot be pickled
     assert len(pickle.dumps(shards)) < 1000
@@ -358,6 +358,6 @@ def test_workers_leave_sigterm_to_the_parent(copy: Path, tmp_path: Path) -> None
 
 
 def test_workers_end_when_their_parent_is_gone(copy: Path, tmp_path: Path) -> None:
-    """Killed, it could not end them: they look whether it lives every few seconds."""
+    """Killed, it could not end them: they wait for its end as well as for requests."""
     out, err = run_program(copy, tmp_path, "fork", signal.SIGKILL, "step", only_the_parent=True)
     assert (out, err) == ("", "")  # and the pipes, which they hold too, are closed

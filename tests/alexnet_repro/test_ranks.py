@@ -40,7 +40,7 @@ def test_two_processes_train_what_one_trains(
 ) -> None:
     """Same batches, same draws, no dropout. float32 sums in another order: 1e-5 of the largest weight.
 
-    Catches a mean over ranks instead of over the batch, draws by rank, a picture validated twice or never.
+    Catches a mean over ranks instead of over the batch, draws by rank, an image validated twice or never.
     """
     rates = ["optim.learning_rate=0.0002"]
     settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", *SENSITIVE_START, *rates, *head]

@@ -150,7 +150,7 @@ def test_under_autocast_and_without_a_batch() -> None:
 
 
 def test_compiled_graphs_get_the_same_function() -> None:
-    """torch.export, torch.compile and ONNX cannot hold the loop over blocks and are given the formula."""
+    """torch.export and ONNX cannot hold the loop over blocks and are given the formula."""
     a = torch.randn(3, 20, 4, 5) * 50
     graph = torch.export.export(torch.nn.Sequential(ResponseNorm(PAPER)), (a,)).module()
     torch.testing.assert_close(graph(a), ResponseNorm(PAPER)(a), rtol=1e-5, atol=1e-5)

@@ -197,7 +197,7 @@ def test_a_full_disk_costs_nothing_but_time(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No room from the third to the tenth attempt, the last two of them after the run's end."""
+    """No room from the third to the fourteenth attempt, the last four of them after the run's end."""
     real, attempts = Checkpoint.save, 0
 
     def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -279,7 +279,7 @@ def test_weights_that_are_no_numbers_are_not_saved(prepared: Path, tmp_path: Pat
 def test_a_refused_start_leaves_the_run_as_it_is(
     prepared: Path, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    """Other pictures, a run under way, names that are none: config.yaml stays that of the run."""
+    """Other images, a run under way, names that are none: config.yaml stays that of the run."""
     shutil.copytree(undisturbed[0], tmp_path / "r")
     other = tmp_path / "other"
     shutil.copytree(prepared, other)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -129,6 +130,7 @@ def test_a_temporary_folder_too_long_for_sockets(
 ) -> None:
     config = small_config(prepared, tmp_path).runtime
     monkeypatch.setattr(tempfile, "tempdir", "/" + "l" * 120)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "forkserver")
     with pytest.raises(RequestError, match=r"TMPDIR=/l+: too long for the sockets .* or give runtime\.workers=0"):
         loading_for(replace(config, workers=2), pin=False)
     assert loading_for(replace(config, workers=0), pin=False).workers == 0

@@ -29,10 +29,12 @@ def test_a_finished_run_is_left_as_it_is(prepared: Path, tmp_path: Path, capsys:
     before = (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes()
     train(config)
     assert (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes() == before
-    assert "done: 1 epochs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "done: 1 epochs" in out and "finished before: 1 epochs" in out
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(prepared: Path, tmp_path: Path) -> None:
+    """Also before the run has a configuration."""
     config = config_for(prepared, tmp_path, "schedule.epochs=1")
     folder = RunFolder(config.folder)
     with folder.locked(), pytest.raises(RequestError, match="another process is at work on it"):
@@ -63,6 +65,9 @@ def test_a_change_within_an_epoch_comes_after_its_batches_also_in_a_run_that_con
     train(stopped)
     a, b = (RunFolder(config.folder).checkpoint("last").weights for config in (whole, stopped))
     assert all(torch.equal(a[name], b[name]) for name in a)
+    rows = [[(row["learning_rate"], row["val_loss"]) for row in RunFolder(config.folder).checkpoint("last").history]
+            for config in (whole, stopped)]  # fmt: skip
+    assert rows[0] == rows[1] and rows[0][0][0] == first
 
 
 def test_a_damaged_shard_is_named_whoever_reads_it(prepared: Path, tmp_path: Path) -> None:
@@ -75,7 +80,7 @@ def test_a_damaged_shard_is_named_whoever_reads_it(prepared: Path, tmp_path: Pat
             train(config_for(bad, tmp_path / f"runs{number}", setting))
 
 
-def test_a_network_larger_than_the_pictures_is_refused(prepared: Path, tmp_path: Path) -> None:
+def test_a_network_larger_than_the_images_is_refused(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"model\.input_size=227: larger than the 75 pixels"):
         train(config_for(prepared, tmp_path / "new", "model.input_size=227"))
     assert not (tmp_path / "new").exists()

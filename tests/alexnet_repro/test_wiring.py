@@ -110,7 +110,7 @@ def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def replay(config: TrainConfig, data: Path, plan: list[Epoch]) -> Replayed:
-    """Section 5 once more, on one device and with nothing but the pictures, the plan and the seed."""
+    """Section 5 once more, on one device and with nothing but the images, the plan and the seed."""
     pictures, shown = reference.read_split(data, "train"), reference.read_split(data, "val")
     mean = np.load(data / "mean.npy")
     covariance = json.loads((data / "manifest.json").read_text())["statistics"]["rgb_covariance"]
@@ -182,7 +182,7 @@ def errors(split: str, scores: np.ndarray, labels: np.ndarray) -> dict[str, floa
     return {f"{split}_top{k}_error": 1 - top_k_accuracy_score(labels, scores, k=k, labels=range(10)) for k in (1, 5)}
 
 
-def test_the_run_is_sensitive_to_its_pictures_and_to_each_part_of_its_plan(run: Run) -> None:
+def test_the_run_is_sensitive_to_its_images_and_to_each_part_of_its_plan(run: Run) -> None:
     """Or none of the tests below would tell anything."""
     last, images = run.checkpoint("last"), reference.read_split(run.data, "val").images
     reference.assert_sensitive_to_views(last, images, 1e-5)
@@ -233,7 +233,7 @@ def test_training_errors_and_losses_are_those_of_the_replay(run: Run) -> None:
 
 
 def test_validation_errors_count_one_and_five_guesses(run: Run) -> None:
-    """Catches errors counted from the fourth or sixth guess on, a picture left out, training mode, another patch."""
+    """Catches errors counted from the fourth or sixth guess on, an image left out, training mode, another patch."""
     own = [(row["val_top1_error"], row["val_top5_error"]) for row in run.replayed.rows]
     assert len({second for _, second in own}) > 1 and all(0 < second < first for first, second in own)
     for row, wanted in zip(run.checkpoint("last")["history"], run.replayed.rows, strict=True):

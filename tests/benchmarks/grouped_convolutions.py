@@ -25,7 +25,7 @@ class Trained(Grouped):
 
     def __init__(self, network: AlexNet, map_side: int) -> None:
         widths = {name: len(layer.names) * layer.map_shape[0] for name, layer in network.layers().items()}
-        super().__init__(widths, network.classes, map_side)
+        super().__init__(widths, network.outputs, map_side)
         self.ours = ResponseNorm(network.config.norm)
         self.hidden = (widths["fc6"], widths["fc7"])
 
@@ -53,8 +53,10 @@ def main(overrides: list[str]) -> None:
     images = torch.randn(config.batch_size, 3, 224, 224, device=devices[0]).mul_(60).to(memory_format=layout)
     labels = torch.randint(1000, (config.batch_size,), device=devices[0])
     steps = {
-        "two columns": benchmark.training_step(two, [images.to(device) for device in devices], labels),
-        "grouped convolutions": benchmark.training_step(one, images, labels),
+        "two columns": benchmark.training_step(
+            two, [images.to(device) for device in devices], labels, config.runtime.precision
+        ),
+        "grouped convolutions": benchmark.training_step(one, images, labels, config.runtime.precision),
     }
     print("; ".join(f"{key}: {value}" for key, value in machine().items()))
     benchmark.report(benchmark.medians(steps, config.steps, devices), config.batch_size)

@@ -1,10 +1,11 @@
 """python tests/benchmarks/preparation.py FOLDER [ROUNDS]: preparation against the loop that a user would write.
 
-FOLDER holds images, at any depth. Two things are compared, each time one way straight after the other, so that what
-else the machine does strikes both: on one core the plain loop (Pillow: open, convert, resize, crop, save), in a process
-of its own, with this project's work in another that is started as its workers are; then one worker process with two,
-over all images TIMES, or their start would weigh more than it does in a preparation of a million. In every second
-round the other one goes first. Medians of the ratios; of the CPU time as well, which other programs disturb less.
+FOLDER holds images, at any depth; ROUNDS is 2 or more, 5 by default. Two things are compared, each time one way
+straight after the other, so that what else the machine does strikes both: on one core the plain loop (Pillow: open,
+convert, resize, crop, save), in a process of its own, with this project's work in another that is started as its
+workers are; then one worker process with two, over all images TIMES, or their start would weigh more than it does in a
+preparation of a million. In every second round the other one goes first. Medians of the ratios; of the CPU time as
+well, which other programs disturb less.
 """
 
 import os
@@ -27,7 +28,7 @@ from data_prep.plan import in_shard_order
 from data_prep.pool import _start_worker, run_tasks
 from data_prep.prepare import PrepareConfig
 from data_prep.sources import find_source
-from data_prep.sources.folders import ENDINGS
+from data_prep.sources.inventory import ENDINGS
 from data_prep.work import ImageFormat, ShardTask, shard_tasks
 
 TIMES = 3
@@ -138,6 +139,7 @@ def main(folder: Path, rounds: int) -> None:
 if __name__ == "__main__":
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # as worker processes have it, and read when numpy is imported
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
-    if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_dir():
+    rounds = int(sys.argv[2]) if len(sys.argv) == 3 else 5
+    if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_dir() or rounds < 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 5)
+    main(Path(sys.argv[1]), rounds)

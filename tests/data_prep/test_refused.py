@@ -137,7 +137,7 @@ REFUSED: dict[Draw, str] = {
     numbered_val: r"val has 0, 1 and 8 more, train has n\d+, n\d+ and 8 more; numbers do not say which classes",
     val_in_capitals: r"val has N\d+, N\d+ and 8 more, train has n.* differ in capital letters only: name the folders",
     val_of_other_classes: r"val has xn\d+, xn\d+ and 8 more, train has n\d+, n\d+ and 8 more; name the folders of val",
-    val_not_sorted: r"val: 30 images that are not sorted by class, .* put the devkit .* or LOC|Kaggle's LOC_val_sol",
+    val_not_sorted: r"val: 30 images that are not sorted by class, .* put the devkit .* or Kaggle's LOC_val_sol",
     two_spellings: r"val/ and validation/ could both be val; move one of them away",
     half_unpacked_class: r"\.tar: has 6 images, and the folder n\d+/ beside it 5; it was not unpacked to its end",
     half_sorted_val: r"val: 18 images lie outside the folders of the classes \(.*\), 12 inside; a sorting that was not",

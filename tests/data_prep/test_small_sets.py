@@ -228,7 +228,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         find_source(src)
     batches = cifar10(tmp_path / "cifar" / "cifar-10-batches-py")
     for content, said in (
-        (pickle.dumps(Malicious()), r"it asks for \w+\.system, which no batch of CIFAR-10 needs"),
+        (pickle.dumps(Malicious()), r"it asks for \w+\.system, which no batch of images needs"),
         (pickle.dumps([1]), "data_batch_3: holds a list"),
         (pickle.dumps({"data": 3}), "cannot be read as CIFAR-10"),
         (b"", "cannot be read as CIFAR-10"),
