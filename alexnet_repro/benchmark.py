@@ -26,7 +26,7 @@ from alexnet_repro.model.response_norm import ResponseNorm
 from alexnet_repro.report.environment import machine
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
-from alexnet_repro.training.step import Outcome
+from alexnet_repro.training.step import PendingResult
 
 if TYPE_CHECKING:
     from alexnet_repro.training.fast_step import FastStepper
@@ -118,7 +118,7 @@ def fast_stepper(model: AlexNet, batch_size: int, precision: str) -> "FastSteppe
     return FastStepper(model.train(), optimiser, inputs, 0, Ranks(), precision, noise, batch_size)
 
 
-def fast_step(model: AlexNet, batch_size: int, precision: str) -> Callable[[], Outcome]:
+def fast_step(model: AlexNet, batch_size: int, precision: str) -> Callable[[], PendingResult]:
     """The whole step of training in its fast form, from uint8 images to the update."""
     stepper, size = fast_stepper(model, batch_size, precision), model.config.input_size
     batch = Batch(

@@ -29,7 +29,7 @@ from alexnet_repro.report import illustrations, results
 from alexnet_repro.report.environment import environment
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.report.report import write_report
-from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint, refuse_missing
 from alexnet_repro.runs.folder import RunFolder, make_writable, report_folder
 from alexnet_repro.runs.trained import TrainedModel, load_trained, prepared_for
 from data_prep.common.errors import RequestError, RunError
@@ -185,8 +185,7 @@ def check(config: EvaluateConfig) -> None:
     folders = [RunFolder(member.folder) for member in config.members()]
     data = prepared_for(folders[0].path, config.data_path)
     for folder in folders:
-        if not (path := folder.checkpoint_path(config.checkpoint)).is_file():
-            raise RequestError(f"{path}: no such checkpoint; train the run first, or name another with checkpoint=...")
+        refuse_missing(folder.checkpoint_path(config.checkpoint))
     _reader(config, data, _class_subset(config))
     _submission_ids(config, data)
 

@@ -89,7 +89,9 @@ def train(config: TrainConfig) -> int | None:
             say(note)
         say(f"data: {data.describe()}")
         copies = f"{ranks.size} copies, in the first " if ranks.size > 1 else ""
-        say(f"model: {config.model.name}, {copies}columns on {', '.join(map(str, devices))}; run folder {folder.path}")
+        narrow = f", {config.model.width:g} of its width" if config.model.width != 1 else ""
+        where = f"{copies}columns on {', '.join(map(str, devices))}"
+        say(f"model: {config.model.name}{narrow}, {where}; run folder {folder.path}")
         checkpoint, warning = folder.last_checkpoint()
         if warning:
             say(f"warning: {warning}")

@@ -162,6 +162,12 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.tar"
 
 
+# Of a member of a tar, with fixed values for owner, time and mode, so that the same images give the same bytes. Name,
+# size and checksum are to be filled in; the checksum is that with its own eight bytes blank.
+_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+_HEADER = _HEADER[:148] + b" " * 8 + _HEADER[156:]
+
+
 class ShardWriter:
     """Writes shard `number` of a split into `file`, image by image."""
 
@@ -177,9 +183,11 @@ class ShardWriter:
         self._add_member(f"{key:09d}.cls", str(label).encode())
 
     def _add_member(self, name: str, data: bytes) -> None:
-        header = tarfile.TarInfo(name)  # owner, time and mode keep fixed values: same images, same bytes
-        header.size = len(data)
-        self._write(header.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        header = bytearray(_HEADER)  # TarInfo.tobuf for each member would take as long as a small image itself
+        header[: len(name)] = name.encode()
+        header[124:135] = b"%011o" % len(data)
+        header[148:156] = b"%06o\0 " % sum(header)
+        self._write(bytes(header) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
     def _write(self, data: bytes) -> None:
         self._end += self._file.write(data)

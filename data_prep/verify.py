@@ -5,6 +5,7 @@ Exit code 0: OK. 1: something is wrong, one line each. 2: there is no data set t
 
 import hashlib
 import os
+import re
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -152,10 +153,13 @@ def main(arguments: list[str]) -> int:
         usage = "usage: python -m data_prep.verify DIR    exit code 0: the prepared data set DIR is OK, 1: it is not"
         print(usage, file=sys.stdout if asked else sys.stderr)
         return DONE if asked else WRONG_REQUEST
-    found = check(Path(arguments[0]))
+    folder = arguments[0]
+    if not Path(folder).exists():
+        folder = re.sub(r"^(out|src|data\.path)=", "", folder)  # as other commands take it
+    found = check(Path(folder))
     for note in found.notes:
         print(f"note: {note}")
-    print("\n".join(found.problems) or f"{arguments[0]}: OK")
+    print("\n".join(found.problems) or f"{folder}: OK")
     return FAILED if found.problems else DONE
 
 

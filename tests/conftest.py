@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tarfile
 import warnings
 from pathlib import Path
 from unittest import mock
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
+import scipy.io
 import torch
 
 if hasattr(signal, "SIGHUP"):  # which nohup has ignored, by every process that comes of it
@@ -30,6 +32,8 @@ from data_prep.sample import write_sample
 
 if "MUTANT_UNDER_TEST" in os.environ:  # within `make mutants`
     from mutants import pytest_fixture_setup, pytest_runtest_call  # noqa: F401
+
+Images = dict[str, tuple[str, bytes]]  # file name: (wnid, bytes)
 
 # The paper's network with its geometry kept and its width cut, for pictures of 75 pixels.
 SMALL = [
@@ -62,12 +66,38 @@ def _the_same_random_numbers_every_time() -> None:
     torch.manual_seed(0)
 
 
+def independent_reading(archives: Path) -> tuple[Images, Images]:
+    """{file name: (wnid, bytes)} of both splits, by the shortest way through the official archives."""
+    with tarfile.open(archives / "ILSVRC2012_devkit_t12.tar.gz") as devkit:
+        files = {Path(m.name).name: devkit.extractfile(m).read() for m in devkit.getmembers()}  # type: ignore[union-attr]
+    synsets = scipy.io.loadmat(io.BytesIO(files["meta.mat"]))["synsets"][:, 0]
+    wnid_of = {int(s["ILSVRC2012_ID"][0, 0]): str(s["WNID"][0]) for s in synsets}
+    truth = files["ILSVRC2012_validation_ground_truth.txt"].split()
+    train, val = {}, {}
+    with tarfile.open(archives / "ILSVRC2012_img_train.tar") as outer:
+        for member in outer.getmembers():
+            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                for image in inner.getmembers():
+                    train[image.name] = (member.name[:-4], inner.extractfile(image).read())  # type: ignore[union-attr]
+    with tarfile.open(archives / "ILSVRC2012_img_val.tar") as tar:
+        for image in tar.getmembers():
+            number = int(image.name[-13:-5])
+            val[image.name] = (wnid_of[int(truth[number - 1])], tar.extractfile(image).read())  # type: ignore[union-attr]
+    return train, val
+
+
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three official archives with ten classes of 6 training and 3 validation pictures."""
     folder = tmp_path_factory.mktemp("archives")
     write_sample(folder, train_per_class=6, val_per_class=3)
     return folder
+
+
+@pytest.fixture(scope="session")
+def images(archives: Path) -> tuple[Images, Images]:
+    """The images of train and val in these archives."""
+    return independent_reading(archives)
 
 
 @pytest.fixture(scope="session")

@@ -83,13 +83,20 @@ class Checkpoint:
         return Checkpoint(**{**vars(self), "weights": weights, "buffers": buffers, "history": list(self.history)})
 
 
+def refuse_missing(path: Path) -> None:
+    """RequestError, with the names of those that are there, if `path` is no checkpoint's."""
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.pt")))
+        do = f"there are {there}" if there else "train the run first"
+        raise RequestError(f"{path}: no such checkpoint; {do}")
+
+
 def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
     """RequestError if there is none, or if a byte of it is not as it was written.
 
     `on_disk`: the tensors are mapped from the file and not read into memory, for callers that need the rest only.
     """
-    if not path.is_file():
-        raise RequestError(f"{path}: no such checkpoint; train the run first, or name another checkpoint")
+    refuse_missing(path)
     try:
         with zipfile.ZipFile(path) as file:  # torch.load takes changed numbers as they are
             if (member := file.testzip()) is not None:

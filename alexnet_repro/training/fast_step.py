@@ -21,7 +21,7 @@ from alexnet_repro.model.layers import Dropout
 from alexnet_repro.training.optimisers import Optimiser
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
-from alexnet_repro.training.step import Outcome, Stepper
+from alexnet_repro.training.step import PendingResult, Stepper
 
 _WARM_UP = 3  # steps before a capture: libraries are set up, and cuDNN tries its algorithms
 
@@ -60,16 +60,16 @@ class FastStepper(Stepper):
         self._side: torch.cuda.Stream | None = None  # where it was captured
         self.captures_steps = self.fast.together and isinstance(self.optimiser, PaperSGD)
 
-    def __call__(self, batches: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> Outcome:
-        batch = batches[self.fast.devices[0]]
+    def __call__(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> PendingResult:
+        batch = batch_on[self.fast.devices[0]]
         if len(batch.labels) != self._batch_size or self._batch_size > self.fast.most_images:
-            return super().__call__(batches, step, noise, stop)
+            return super().__call__(batch_on, step, noise, stop)
         self.model.seed_dropout(self.seed, step)
         for name, masks in self._masks.items():
             for dropout, mask in zip(self._dropouts[name], masks, strict=True):
                 dropout.draw(mask)
         if not self.captures_steps:
-            return Outcome(self._step(batches, noise), batch.total)
+            return PendingResult(self._step(batch_on, noise), batch.total)
         self._keep(batch)
         rates = [group["lr"] for group in self.optimiser.param_groups]
         if self._captured != (noise, rates):
@@ -77,12 +77,12 @@ class FastStepper(Stepper):
             self._captured = (noise, rates)
         assert self._graph is not None and self._numbers is not None
         self._graph.replay()
-        return Outcome(self._numbers, batch.total)
+        return PendingResult(self._numbers, batch.total)
 
-    def _step(self, batches: Mapping[torch.device, Batch], noise: bool) -> Tensor:
-        images = [transform(batches[d].images, batches[d].drawn(noise)) for d, transform in self._transforms.items()]
+    def _step(self, batch_on: Mapping[torch.device, Batch], noise: bool) -> Tensor:
+        images = [transform(batch_on[d].images, batch_on[d].drawn(noise)) for d, transform in self._transforms.items()]
         logits = self.fast(images, self._masks)
-        return self.learn([logits], batches[logits.device])
+        return self.learn([logits], batch_on[logits.device])
 
     def _keep(self, batch: Batch) -> None:
         """Copies the batch to where the graph reads it."""
@@ -97,9 +97,9 @@ class FastStepper(Stepper):
         assert isinstance(self.optimiser, PaperSGD) and self._batch is not None
         found_inf = self.optimiser.found_inf
         assert found_inf is not None
-        batches = dict.fromkeys(self.fast.devices, self._batch)
+        batch_on = dict.fromkeys(self.fast.devices, self._batch)
         self._graph = self._numbers = None  # gives its memory back
-        self.optimiser.settle()
+        self.optimiser.ready_for_capture()
         before = found_inf.clone()
         found_inf.fill_(1)
         if self._side is None:
@@ -108,7 +108,7 @@ class FastStepper(Stepper):
         side.wait_stream(torch.cuda.current_stream(found_inf.device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                self._step(batches, noise)
+                self._step(batch_on, noise)
         torch.cuda.current_stream(found_inf.device).wait_stream(side)
         found_inf.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
@@ -116,5 +116,5 @@ class FastStepper(Stepper):
         # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: the thread
         # that pins batches may go on meanwhile.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            self._numbers = self._step(batches, noise)
+            self._numbers = self._step(batch_on, noise)
         self._graph = graph

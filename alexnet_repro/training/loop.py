@@ -32,7 +32,7 @@ from alexnet_repro.training.optimisers import set_rates
 from alexnet_repro.training.saver import Saver
 from alexnet_repro.training.schedule import Phase, changes_within
 from alexnet_repro.training.state import TrainingState
-from alexnet_repro.training.step import Outcome, Stepper, largest_activations
+from alexnet_repro.training.step import PendingResult, Stepper, largest_activations
 from alexnet_repro.training.stop import Stopped, StopRequest
 from alexnet_repro.training.watch import Watch
 from data_prep.common.errors import RunError
@@ -44,8 +44,8 @@ _REMEDY = "Checkpoints of earlier steps are good; try another run=NAME with a lo
 class _Submitted:
     """A step that was submitted to the devices, and may not be done yet."""
 
-    outcome: Outcome
-    batches: Mapping[torch.device, Batch]
+    pending: PendingResult
+    batch_on: Mapping[torch.device, Batch]
     noise: bool
 
 
@@ -102,44 +102,44 @@ class Trainer:
         if self.watch:
             self.watch.epoch_begins(self.batches.train_images)
         counted = asked = time.perf_counter()  # up to when `seconds` are counted; when the next batch was asked for
-        for batches in self.batches.training(state.epoch, progress.batch):
+        for batch_on in self.batches.training(state.epoch, progress.batch):
             progress.waited += time.perf_counter() - asked
             if (submitted := progress.batch + len(self._submitted)) in changes:  # schedule=log146_ilsvrc2012 does so
                 phase = state.phase(submitted)
                 set_rates(state.optimiser, phase)
                 noise = phase.colour_noise and self.config.augment.colour_noise > 0
-            outcome = self.stepper(batches, state.step + len(self._submitted), noise, bool(self.stop))
-            self._submitted.append(_Submitted(outcome, batches, noise))
+            pending = self.stepper(batch_on, state.step + len(self._submitted), noise, bool(self.stop))
+            self._submitted.append(_Submitted(pending, batch_on, noise))
             now = time.perf_counter()
             progress.seconds, counted = progress.seconds + now - counted, now
-            self._settle(self._lag)
+            self._read_results(self._lag)
             if self._last_step_submitted():
                 self._leave()
             if self.ranks.first and self.saver.due():
                 self._save()
             asked = time.perf_counter()
-        self._settle()
+        self._read_results()
 
-    def _settle(self, lag: int = 0) -> None:
+    def _read_results(self, lag: int = 0) -> None:
         """Reads the results of the steps submitted, in order and waiting for them, until at most `lag` are left."""
         state = self.state
         while len(self._submitted) > lag:
             done = self._submitted.popleft()
-            numbers = done.outcome.read()
-            if not math.isfinite(numbers.loss):
-                columns = self.stepper.columns(done.batches, state.step, done.noise)
+            result = done.pending.read()
+            if not math.isfinite(result.loss):
+                columns = self.stepper.columns(done.batch_on, state.step, done.noise)
                 raise RunError(
-                    f"step {state.step + 1}: the loss is {numbers.loss}; stopped before the update. Largest "
+                    f"step {state.step + 1}: the loss is {result.loss}; stopped before the update. Largest "
                     f"activations: {largest_activations(state.model, columns)}. {_REMEDY}"
                 )
             state.step += 1
-            state.progress.add(numbers)
-            if numbers.stop and self._last_step is None:
+            state.progress.add(result)
+            if result.stop and self._last_step is None:
                 self._last_step = state.step + self._lag
             if self.watch:
                 if state.progress.batch == 1:
-                    self.watch.batch(self.stepper.inputs.of_batches(done.batches, done.noise)[0])
-                self.watch.step(numbers.loss)
+                    self.watch.batch(self.stepper.inputs.of_batches(done.batch_on, done.noise)[0])
+                self.watch.step(result.loss)
 
     def _validate(self) -> tuple[dict[str, float], dict[str, float]]:
         """Loss and errors of the centre patch of every validation image, each on one rank; and the share of ReLUs that
@@ -169,7 +169,7 @@ class Trainer:
 
     def _save(self, also: list[str] | None = None) -> None:
         """A checkpoint under the name `last` and the names `also`. Only the first rank writes it."""
-        self._settle()  # a checkpoint is a run between two steps: none may be under way
+        self._read_results()  # a checkpoint is a run between two steps: none may be under way
         if not self.ranks.first:
             return
         checkpoint = self.state.checkpoint()

@@ -14,7 +14,7 @@ from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.training.optimisers import buffers_of, optimiser_for, restore
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.schedule import Phase, layers_with_own_rates, phase_after
-from alexnet_repro.training.step import Numbers
+from alexnet_repro.training.step import StepResult
 from data_prep.common.errors import RequestError, RunError
 
 _IN_CHECKPOINTS = {"top5_correct": "among_five"}  # fields of EpochProgress that checkpoints call by another name
@@ -33,12 +33,12 @@ class EpochProgress:
     waited: float = 0.0  # of the seconds, those spent waiting for data
     logged: dict[str, float] = field(default_factory=dict)  # the sums at the last call of `since_last_log`
 
-    def add(self, numbers: Numbers) -> None:
+    def add(self, result: StepResult) -> None:
         self.batch += 1
-        self.images += numbers.images
-        self.loss_sum += numbers.loss * numbers.images
-        self.correct += numbers.correct
-        self.top5_correct += numbers.top5_correct
+        self.images += result.images
+        self.loss_sum += result.loss * result.images
+        self.correct += result.correct
+        self.top5_correct += result.top5_correct
 
     def means(self) -> dict[str, float]:
         """The epoch so far, as its row of the history has it: the loss in nats, errors as fractions of the images, each

@@ -17,7 +17,7 @@ from alexnet_repro.training.ranks import Ranks
 
 
 @dataclass
-class Numbers:
+class StepResult:
     """The result of a step, over all ranks, before its update."""
 
     images: int  # in the batch
@@ -27,7 +27,7 @@ class Numbers:
     stop: bool  # whether some rank had been asked to stop when it began the step
 
 
-class Outcome:
+class PendingResult:
     """The result of a step that may still be running. To read it is to wait for the step; to make it is not."""
 
     def __init__(self, numbers: Tensor, images: int) -> None:
@@ -41,11 +41,11 @@ class Outcome:
         else:
             self._numbers = numbers
 
-    def read(self) -> Numbers:
+    def read(self) -> StepResult:
         if self._event is not None:
             self._event.synchronize()
         loss_sum, correct, top5_correct, stop = self._numbers.tolist()
-        return Numbers(self._images, loss_sum / self._images, round(correct), round(top5_correct), stop > 0)
+        return StepResult(self._images, loss_sum / self._images, round(correct), round(top5_correct), stop > 0)
 
 
 class Stepper:
@@ -74,27 +74,27 @@ class Stepper:
         device = model.fc8.parts()[0].weight.device
         optimiser.found_inf = torch.zeros((), device=device)
 
-    def columns(self, batches: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
+    def columns(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
         """The network's input for a step, column by column. Seeds the dropout masks of the step as well."""
         self.model.seed_dropout(self.seed, step, self.ranks.rank)
-        return self.inputs.of_batches(batches, noise)
+        return self.inputs.of_batches(batch_on, noise)
 
-    def __call__(self, batches: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> Outcome:
-        """`batches`: this rank's share of the step's batch, on every device that has a column. `step`: counted from 0.
+    def __call__(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> PendingResult:
+        """`batch_on`: this rank's share of the step's batch, on every device that has a column. `step`: counted from 0.
         `stop`: whether this rank was asked to stop; the outcome says whether any was.
         """
-        columns = self.columns(batches, step, noise)
+        columns = self.columns(batch_on, step, noise)
         with autocast(self.precision, self.inputs.devices):
             shares: list[Tensor] = self.network(columns, joined=False)
-        batch = batches[shares[0].device]
-        return Outcome(self.learn(shares, batch, stop), batch.total)
+        batch = batch_on[shares[0].device]
+        return PendingResult(self.learn(shares, batch, stop), batch.total)
 
     def learn(self, shares: Sequence[Tensor], batch: Batch, stop: bool = False) -> Tensor:
         """Loss, backward, guard and update, from the logits as they lie (AlexNet.forward); `batch`: on the device of
         the first.
 
-        Returns what Outcome reads, on the device and over all ranks: float64 [4] (or `exact`), the sum of the losses,
-        the images right at the first guess and within five, and the number of ranks that were asked to stop.
+        Returns what PendingResult reads, on the device and over all ranks: float64 [4] (or `exact`), the sum of the
+        losses, the images right at the first guess and within five, and the number of ranks that were asked to stop.
         """
         images = max(1, batch.counted)
         shares, labels = [share[:images].float() for share in shares], batch.labels[:images]

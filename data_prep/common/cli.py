@@ -6,10 +6,9 @@ What Hydra makes of the words typed: typed.py. How a command ends: endings.py. S
 import argparse
 import difflib
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -74,8 +73,9 @@ def main(
 
 def load(config_name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
     """conf/<config_name>.yaml with `overrides`, checked; for code and tests that need a command's configuration."""
-    with _hydra():
-        composed = hydra.compose(config_name, overrides_of(overrides, keys_of(schema)))
+    keys = keys_of(schema)
+    with _hydra(keys):
+        composed = hydra.compose(config_name, overrides_of(overrides, keys))
     return checked(composed, schema)
 
 
@@ -87,7 +87,7 @@ def checked(config: DictConfig, schema: type[Schema]) -> Schema:
     try:
         result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
     except OmegaConfBaseException as error:
-        raise RequestError(_one_line(error)) from None
+        raise RequestError(_one_line(error, keys_of(schema))) from None
     assert isinstance(result, schema)
     return result
 
@@ -100,15 +100,17 @@ def conf_folder() -> Path:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
-    """Hydra, set up with conf/. What it refuses becomes a RequestError. A program's own Hydra is back afterwards."""
+def _hydra(keys: Collection[str]) -> Iterator[None]:
+    """Hydra, set up with conf/, for a command with these keys. What it refuses becomes a RequestError. A program's own
+    Hydra is back afterwards.
+    """
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise RequestError(_one_line(error)) from None
+        raise RequestError(_one_line(error, keys)) from None
     finally:
         GlobalHydra.instance().hydra = outer
 
@@ -125,7 +127,7 @@ def _jobs(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
             raise RequestError(f"--config-dir={options.config_dir}: no such folder")
         quoted = str(Path(options.config_dir).resolve()).replace("'", r"\'")
         search = [f"hydra.searchpath=['file://{quoted}']"]
-    with _hydra():
+    with _hydra(keys):
         overrides = overrides_of(options.overrides, keys, options.multirun)
         given = combinations(overrides) if options.multirun else [overrides]
         composed = [hydra.compose(config_name, [*search, *chosen]) for chosen in given]
@@ -165,8 +167,8 @@ def _parser(groups: dict[str, list[str]]) -> argparse.ArgumentParser:
     return parser
 
 
-def _one_line(error: Exception) -> str:
-    """What Hydra or OmegaConf refused, with the key, what was found, and what to do."""
+def _one_line(error: Exception, keys: Collection[str]) -> str:
+    """What Hydra or OmegaConf refused, with the key, what was found, and what to do. `keys`: what the command has."""
     if isinstance(error, OverrideParseException):
         return f"cannot understand {error.override!r}; give key=value, with quotes around odd characters"
     if isinstance(error, MissingConfigException) and error.options:
@@ -178,7 +180,7 @@ def _one_line(error: Exception) -> str:
         return " ".join(str(error).split())
     key = error.full_key
     if isinstance(error, (KeyError, AttributeError)):
-        return f"unknown key {key!r}{_nearest(key)}; --cfg job lists every key"
+        return f"unknown key {key!r}{_nearest(key, keys)}; --cfg job lists every key"
     if isinstance(error, MissingMandatoryValue):
         return f"{key}: needs a value; give {key}=..."
     reason = " ".join(str(error.msg or "").split()).split(" full_key:")[0]
@@ -194,11 +196,9 @@ def _one_line(error: Exception) -> str:
     return f"{key}: {reason}"
 
 
-def _nearest(key: str) -> str:
-    """', did you mean ...' where some file of conf/ has a key that looks like the last part of `key`."""
-    known: set[str] = set()
-    for path in conf_folder().rglob("*.yaml"):
-        known.update(re.findall(r"[{,\s]([a-z_0-9]+):", "\n" + path.read_text()))
-    last = key.split(".")[-1]
-    close = [] if last in known else difflib.get_close_matches(last, sorted(known), n=1)
+def _nearest(key: str, keys: Collection[str]) -> str:
+    """', did you mean ...' where one of `keys`, or its last part, looks like `key`."""
+    by_last = {known.split(".")[-1]: known for known in keys}
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+    close += [by_last[last] for last in difflib.get_close_matches(key.split(".")[-1], by_last, n=1, cutoff=0.7)]
     return f", did you mean {close[0]!r}?" if close else ""

@@ -80,7 +80,7 @@ AS_TYPED = (["optim.learning_rat=1"], ["src=none"])  # in a process of their own
         (TRAIN, ["+gpus=2"], "data/ilsvrc2012: no prepared data set here"),
         (TRAIN, ["gpus=2"], "data/ilsvrc2012: no prepared data set here"),
         (TRAIN, ["++gpus=2"], "data/ilsvrc2012: no prepared data set here"),
-        (TRAIN, ["optim.learning_rat=1"], "unknown key 'optim.learning_rat', did you mean 'learning_rate'?"),
+        (TRAIN, ["optim.learning_rat=1"], "unknown key 'optim.learning_rat', did you mean 'optim.learning_rate'?"),
         (TRAIN, ["+bogus=1"], "unknown key 'bogus'"),
         (
             TRAIN,

@@ -29,7 +29,7 @@ from alexnet_repro.training.fast_step import FastStepper
 from alexnet_repro.training.health import DeadUnits
 from alexnet_repro.training.optimisers import optimiser_for
 from alexnet_repro.training.ranks import Ranks
-from alexnet_repro.training.step import Numbers, Stepper
+from alexnet_repro.training.step import Stepper, StepResult
 from data_prep.common.cli import load
 
 CPU = torch.device("cpu")
@@ -148,7 +148,7 @@ def test_a_step_is_the_plain_one(variant: str) -> None:
     """Loss, guesses and weights over two steps. Float32 in another order: 1e-5; a wrong mask, mean, column or
     neighbour changes the loss by 1e-3 and more (the two steps differ by more, or nothing here would tell).
     """
-    found: list[list[Numbers]] = []
+    found: list[list[StepResult]] = []
     weights = []
     for stepper in steppers(overrides_of(variant)):
         data = batches(stepper.model.config.input_size, 7, 2)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-
-Images = dict[str, tuple[str, bytes]]  # file name: (wnid, bytes)
+from conftest import Images
 
 WORDS = {"n03530642": "honeycomb"}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
-from conftest import prepare_config
+from conftest import independent_reading, prepare_config
 from layouts import write
-from test_prepare import contents, independent_reading
+from test_prepare import contents
 
 from data_prep.common.errors import RequestError
 from data_prep.format import Manifest

@@ -9,7 +9,6 @@ import layouts
 import pytest
 from conftest import prepare_config
 from layouts import Images, of_class, tar_of, write
-from test_prepare import independent_reading
 
 from data_prep.common.errors import RequestError, RunError
 from data_prep.format import Manifest
@@ -19,11 +18,6 @@ from data_prep.sources import Source, find_source
 from data_prep.sources.completeness import print_summary
 
 Draw = Callable[[Path, Images, Images], "str | None"]  # what it returns is looked for in what is said
-
-
-@pytest.fixture(scope="module")
-def images(archives: Path) -> tuple[Images, Images]:
-    return independent_reading(archives)
 
 
 def in_order(source: Source) -> dict[str, list[tuple[str, bytes]]]:

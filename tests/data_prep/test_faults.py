@@ -11,8 +11,8 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
-from conftest import prepare_config
-from test_prepare import contents, independent_reading
+from conftest import independent_reading, prepare_config
+from test_prepare import contents
 
 from data_prep import prepare as prepare_module
 from data_prep.common.errors import RequestError, RunError
@@ -305,7 +305,7 @@ def test_damage_outside_the_shards(damaged: Path) -> None:
 def test_verify_as_typed(damaged: Path, prepared: Path, tmp_path: Path) -> None:
     from data_prep.verify import main
 
-    assert main([str(prepared)]) == 0
+    assert main([str(prepared)]) == main([f"out={prepared}"]) == 0
     (damaged / "train" / "shard-00001.tar").unlink()
     assert main([str(damaged)]) == 1
     assert main([]) == 2 and main(["--help"]) == 0

@@ -17,7 +17,6 @@ import pytest
 from conftest import prepare_config
 from layouts import Images
 from PIL import Image
-from test_prepare import independent_reading
 
 from data_prep.common.errors import RequestError
 from data_prep.format import Manifest
@@ -51,11 +50,6 @@ HOSTILE = {
     b"not-utf8-\xff\xfe.JPEG".decode("utf-8", "surrogateescape"): b"no image",
 }
 WIDE = saved(np.tile(np.arange(256, dtype=np.uint8), (500, 391))[:, :100_000])  # 100,000 x 500: wide, yet an image
-
-
-@pytest.fixture(scope="module")
-def images(archives: Path) -> tuple[Images, Images]:
-    return independent_reading(archives)
 
 
 def test_hostile_images_are_listed_with_their_reasons(images: tuple[Images, Images], tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import prepare_config
+from conftest import independent_reading, prepare_config
 from PIL import Image
-from test_prepare import independent_reading
 
 from data_prep.format import Manifest
 from data_prep.prepare import prepare

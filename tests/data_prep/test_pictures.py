@@ -8,8 +8,8 @@ import layouts
 import pytest
 import test_arrays_and_shards
 import test_brought
+from conftest import independent_reading
 from layouts import Images
-from test_prepare import independent_reading
 
 from data_prep.sources import LAYOUTS
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
-from conftest import prepare_config
+from conftest import independent_reading, prepare_config
 from PIL import Image
 
 from data_prep import drawing
@@ -27,26 +26,6 @@ from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
 from data_prep.sample import image_file
 from data_prep.verify import check
-
-
-def independent_reading(archives: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, tuple[str, bytes]]]:
-    """{file name: (wnid, bytes)} of both splits, by the shortest way through the official archives."""
-    with tarfile.open(archives / "ILSVRC2012_devkit_t12.tar.gz") as devkit:
-        files = {Path(m.name).name: devkit.extractfile(m).read() for m in devkit.getmembers()}  # type: ignore[union-attr]
-    synsets = scipy.io.loadmat(io.BytesIO(files["meta.mat"]))["synsets"][:, 0]
-    wnid_of = {int(s["ILSVRC2012_ID"][0, 0]): str(s["WNID"][0]) for s in synsets}
-    truth = files["ILSVRC2012_validation_ground_truth.txt"].split()
-    train, val = {}, {}
-    with tarfile.open(archives / "ILSVRC2012_img_train.tar") as outer:
-        for member in outer.getmembers():
-            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
-                for image in inner.getmembers():
-                    train[image.name] = (member.name[:-4], inner.extractfile(image).read())  # type: ignore[union-attr]
-    with tarfile.open(archives / "ILSVRC2012_img_val.tar") as tar:
-        for image in tar.getmembers():
-            number = int(image.name[-13:-5])
-            val[image.name] = (wnid_of[int(truth[number - 1])], tar.extractfile(image).read())  # type: ignore[union-attr]
-    return train, val
 
 
 def by_pillow(data: bytes, size: int) -> bytes:

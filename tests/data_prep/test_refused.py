@@ -9,17 +9,11 @@ import layouts
 import pytest
 from conftest import prepare_config
 from layouts import Images, of_class, tar_of, write
-from test_prepare import independent_reading
 
 from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
 
 Draw = Callable[[Path, Images, Images], None]
-
-
-@pytest.fixture(scope="module")
-def images(archives: Path) -> tuple[Images, Images]:
-    return independent_reading(archives)
 
 
 def numbered_val(src: Path, train: Images, val: Images) -> None:

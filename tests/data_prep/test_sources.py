@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import prepare_config
 from layouts import LAYOUTS, Images
-from test_prepare import by_pillow, independent_reading
+from test_prepare import by_pillow
 
 from data_prep.common.errors import RequestError
 from data_prep.format import Manifest
@@ -18,11 +18,6 @@ from data_prep.reader import SplitReader
 from data_prep.sources import Source, find_source
 from data_prep.sources.completeness import print_summary
 from data_prep.verify import check
-
-
-@pytest.fixture(scope="module")
-def images(archives: Path) -> tuple[Images, Images]:
-    return independent_reading(archives)
 
 
 def pixels_and_labels(folder: Path, split: str) -> list[bytes]:

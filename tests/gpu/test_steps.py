@@ -184,14 +184,14 @@ def test_a_run_goes_on_to_the_bit(prepared: Path, tmp_path: Path, monkeypatch: p
     fixed = [*SMALL, *LEARNS, f"devices=[{GPU}]", f"data.path={prepared}", "schedule=constant", "schedule.epochs=2"]
     fixed += [division, "optim.batch_size=8", "save_minutes=1e-9", "runtime.deterministic=true"]
     fixed += ["runtime.data_on_gpu=true"]
-    plain, end = Trainer._settle, math.inf
+    plain, end = Trainer._read_results, math.inf
 
-    def settle(trainer: Trainer, lag: int = 0) -> None:
+    def read_results(trainer: Trainer, lag: int = 0) -> None:
         if trainer.state.step >= end:
             raise Killed
         plain(trainer, lag)
 
-    monkeypatch.setattr(Trainer, "_settle", settle)
+    monkeypatch.setattr(Trainer, "_read_results", read_results)
 
     def weights_after(name: str, broken_off: Iterator[int]) -> dict[str, torch.Tensor]:
         nonlocal end
