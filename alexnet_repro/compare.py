@@ -26,6 +26,7 @@ from alexnet_repro.evaluation.comparison import (
     evaluate_command,
     grouped,
     refuse_other_images,
+    while_training,
 )
 from alexnet_repro.evaluation.intervals import Interval
 from alexnet_repro.evaluation.metrics import TOP_K
@@ -49,6 +50,7 @@ def compare(config: CompareConfig) -> None:
             for run in runs
         ],
         "differences": [difference_of_runs(first, second, config) for first, second in combinations(runs, 2)],
+        "training": while_training({run.name: [run] for run in runs}),
     }
     print(json.dumps(facts, indent=1) if config.json else _runs_text(facts))
 
@@ -75,6 +77,8 @@ def ablations(config: AblationsConfig) -> None:
     command = evaluate_command(not_evaluated, config.runs_dir, config.split, config.views) if not_evaluated else None
     facts = _what_is_compared(config, next(iter(baseline.values()))) | {
         "baseline": config.baseline, "groups": [first, *others],
+        "training": while_training({config.baseline: list(baseline.values())}
+                                   | {name: list(group.values()) for name, group in groups.items()}),
         "not_evaluated": not_evaluated, "evaluate_them": command,
     }  # fmt: skip
     document, text = json.dumps(facts, indent=1), _groups_text(facts)
@@ -133,7 +137,29 @@ def _runs_text(facts: dict[str, Any]) -> str:
                 lines.append(f"  here that would be {both}; the paper measured on all of ILSVRC, and other data, or "
                              "one run of each, need not agree")  # fmt: skip
             lines += [f"  {line}" for line in _recorded(paper)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_training_text(facts["training"])])
+
+
+def _training_text(training: dict[str, Any]) -> list[str]:
+    """What `while_training` found, as a table in Markdown; no lines if there is nothing."""
+    if not training["groups"]:
+        return []
+    rows = [
+        ["training", "epochs", "first epoch's loss", f"epochs to a loss of {training['train_loss']:.3f}",
+         "training error", "val − training", "colourfulness of conv1"]
+    ]  # fmt: skip
+    for group in training["groups"]:
+        colours = "; ".join(
+            ", ".join(f"{name} {value:.2f}" for name, value in columns.items()) for columns in group["colourfulness"]
+        )
+        error, val = group["train_top1_error"], group["val_top1_error"]
+        rows.append(
+            [group["group"], f"{group['epochs']:g}", f"{group['first_train_loss']:.3f}",
+             f"{group['epochs_to_train_loss']:.1f}", f"{100 * error:.1f}", points(val - error), colours]
+        )  # fmt: skip
+    about = ("training: losses and top-1 errors (%) are means over an epoch, with augmentation and dropout; that of "
+             "val is of one view after the last epoch")  # fmt: skip
+    return [about, "", _table(rows)]
 
 
 def _groups_text(facts: dict[str, Any]) -> str:
@@ -166,7 +192,9 @@ def _groups_text(facts: dict[str, Any]) -> str:
         f"{_measured_on(facts)}; errors in %, mean over seeds; differences to {facts['baseline']} in points, with 95 % "
         "intervals"
     )
-    return f"{head}\n\n{_table(rows)}\n" + "".join(f"\n- {note}" for note in notes) + "\n"
+    text = f"{head}\n\n{_table(rows)}\n" + "".join(f"\n- {note}" for note in notes) + "\n"
+    training = "\n".join(_training_text(facts["training"]))
+    return f"{text}\n{training}\n" if training else text
 
 
 def _difference_cells(difference: dict[str, Any] | None, k: int) -> list[str]:

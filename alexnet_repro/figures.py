@@ -11,12 +11,12 @@ if __name__ == "__main__":
     jobs = command_line("figures", FiguresConfig)  # first, as the imports below take seconds
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_repro.data import PreparedData
+from alexnet_repro.evaluation.comparison import epochs_until
 from alexnet_repro.evaluation.intervals import seed_interval
 from alexnet_repro.report import illustrations
 from alexnet_repro.report.drawings import draw_training_errors, save
@@ -122,19 +122,6 @@ def figure1(config: Figure1Config) -> None:
     curves = {"ReLU": list(runs["relu"].values()), "tanh": list(runs["tanh"].values())}
     save(draw_training_errors(curves, config.error), Path(config.out))
     print(config.out)
-
-
-def epochs_until(error: float, errors: Sequence[float]) -> float | None:
-    """After how many epochs the training error was `error`, interpolated linearly between epochs; None if it never was.
-
-    errors[i]: of epoch i + 1, as a fraction.
-    """
-    if errors[0] <= error:
-        return 1.0
-    for epoch, (before, after) in enumerate(pairwise(errors), start=1):
-        if after <= error:
-            return epoch + (before - error) / (before - after)
-    return None
 
 
 def _interval(ratios: Sequence[float]) -> str:

@@ -1,7 +1,8 @@
 """Evaluated runs side by side, one by one or in groups that differ in the seed alone, and their differences."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alexnet_repro.evaluation.predictions import FILE, KeptPredictions
 from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.comparable import ROUNDING
 from alexnet_repro.runs.folder import RunFolder, report_folder
+from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.settings import OF_A_GROUP, differences, without_seed
 from data_prep.common.errors import RequestError
 
@@ -30,6 +32,7 @@ class EvaluatedRun:
     name: str
     kept: KeptPredictions
     config: TrainConfig | None  # None for an ensemble
+    epochs: list[dict[str, float]] = field(default_factory=list)  # what metrics.jsonl has of each
 
     @classmethod
     def load(cls, runs_dir: str, name: str, split: str, views: int) -> "EvaluatedRun":
@@ -47,7 +50,7 @@ class EvaluatedRun:
         if not kept.labelled:
             raise RequestError(f"{path}: its images have no labels, so there are no errors to compare")
         run = RunFolder(folder)
-        return cls(name, kept, run.config() if run.exists() else None)
+        return cls(name, kept, run.config() if run.exists() else None, read_metrics(run.metrics, "epoch"))
 
     def wrong(self, views: int, k: int) -> np.ndarray:
         """bool [N]: of which images the label is not among the k most probable classes."""
@@ -158,3 +161,54 @@ def difference_of_groups(baseline: Group, group: Group, config: Differences) -> 
         if paper and (theirs := paper[f"top{k}_difference"]) is not None:
             facts[f"top{k}_paper_within"] = low - ROUNDING / 100 <= theirs <= high + ROUNDING / 100
     return facts
+
+
+def while_training(groups: Mapping[str, Sequence[EvaluatedRun]]) -> dict[str, Any]:
+    """What the paper says of training itself, means over the runs of each group: the loss of the first epoch (biases of
+    1, section 5), the training error (weight decay, 5) and how far that of validation is above it (overfitting, 3.4 and
+    4), both of the last epoch, and after how many epochs the training loss was `train_loss`, the lowest that all have
+    reached (dropout, 4.2). And of each run the colourfulness of conv1's columns (6.1), where it was written down.
+
+    Runs without a history, such as ensembles, are left out.
+    """
+    trained = {name: [run.epochs for run in runs if run.epochs] for name, runs in groups.items()}
+    trained = {name: histories for name, histories in trained.items() if histories}
+    lowest = [min(row["train_loss"] for row in rows) for histories in trained.values() for rows in histories]
+    common = max(lowest, default=0.0)
+    facts = []
+    for name, histories in trained.items():
+        last = [rows[-1] for rows in histories]
+        reached = [epochs_until(common, [row["train_loss"] for row in rows]) for rows in histories]
+        colours = [
+            {key.split(".")[-1]: value for key, value in row.items() if key.startswith("colourfulness/")}
+            for row in last
+        ]
+        facts.append(
+            {
+                "group": name,
+                "epochs": _mean([len(rows) for rows in histories]),
+                "first_train_loss": _mean([rows[0]["train_loss"] for rows in histories]),
+                "train_top1_error": _mean([row["train_top1_error"] for row in last]),
+                "val_top1_error": _mean([row["val_top1_error"] for row in last]),
+                "epochs_to_train_loss": _mean([epochs for epochs in reached if epochs is not None]),
+                "colourfulness": [columns for columns in colours if columns],
+            }
+        )
+    return {"train_loss": common, "groups": facts}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def epochs_until(value: float, by_epoch: Sequence[float]) -> float | None:
+    """After how many epochs a loss or an error was `value`, interpolated linearly between epochs; None if it never was.
+
+    by_epoch[i]: of epoch i + 1.
+    """
+    if by_epoch[0] <= value:
+        return 1.0
+    for epoch, (before, after) in enumerate(pairwise(by_epoch), start=1):
+        if after <= value:
+            return epoch + (before - value) / (before - after)
+    return None

@@ -15,7 +15,9 @@ _ROWS = 4096  # at a time, which bounds the memory of the comparisons
 def label_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes are more probable than the right one: float [N, K], int [N] -> int64 [N], 0 for the first guess.
 
-    Of equally probable classes the one with the lower index comes first. A label whose probability is NaN comes last.
+    Of equally probable classes the one with the lower index comes first; the code of 2012 gave each its share of a
+    point, which matters only where a network gives many images the same answer. A label whose probability is NaN comes
+    last.
     """
     ranks = np.empty(len(labels), np.int64)
     columns = np.arange(probabilities.shape[1])

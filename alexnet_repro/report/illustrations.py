@@ -102,7 +102,9 @@ def add_labels(store: FigureStore, classes: Sequence[str], images: SplitReader, 
 def add_neighbours(
     store: FigureStore, trained: TrainedModel, data: PreparedData, queries: SplitReader, count: int, batch_size: int
 ) -> Path:
-    """Figure 4, right: for each of `queries`, the `count` nearest images of the whole train split."""
+    """Figure 4, right: for each of `queries`, the `count` nearest images of the whole train split. (The script of 2012
+    kept one neighbour from each file of training images; the text says nothing of that.)
+    """
     train = data.split("train")
     nearest = Nearest(np.concatenate(list(last_hidden(trained, queries, batch_size))), count)
     with progress_bar(len(train), "training images", stays=False) as bar:

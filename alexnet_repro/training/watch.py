@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from alexnet_repro.data import Batch, InputRule
 from alexnet_repro.data.loader import with_progress
-from alexnet_repro.model.kernels import kernel_grid
+from alexnet_repro.model.kernels import colourfulness, kernel_grid
 from alexnet_repro.monitor.live_line import LiveLine, epoch_line
 from alexnet_repro.monitor.tensorboard import BATCH_IMAGES, Dashboard, hyper_parameters
 from alexnet_repro.paper import numbers as paper_numbers
@@ -93,6 +93,8 @@ class Watch:
         state, schedule = self.state, self._config.schedule
         row = state.history[-1]
         health = {**norms(state.model, state.optimiser), **gpu_memory(state.model), **dead_units}
+        if state.data.channels == 3:  # section 6.1
+            health |= {f"colourfulness/conv1.{name}": mean for name, (mean, _) in colourfulness(state.model).items()}
         kernels = [part.weight.detach().to("cpu", copy=True) for part in state.model.conv1.parts()]
         self._background.submit(self._write_epoch, row, health, kernels)
         at_chance = epochs_at_chance(schedule.counts_once_loss_below, state.history) == len(state.history)

@@ -5,13 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import prepare_config
 from evidence import ensure_evaluated, evaluate_in, kept_of
 
-from alexnet_repro.compare import _difference_cells, _runs_text, compare
+from alexnet_repro.compare import _difference_cells, _runs_text, _training_text, compare
 from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
+from alexnet_repro.evaluation.comparison import EvaluatedRun, while_training
 from alexnet_repro.evaluation.intervals import paired_bootstrap
 from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.numbers import ABLATIONS
@@ -35,7 +38,16 @@ def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.Cap
     assert pair["top1_difference"] == pytest.approx(wrong[1].mean() - wrong[0].mean())
     assert pair["top1_interval"] == list(paired_bootstrap(wrong[0], wrong[1], 10_000, 5))
     assert "paper" not in pair
+    for run, found in zip(("one", "two"), facts["training"]["groups"], strict=True):
+        lines = [json.loads(line) for line in (world / "runs" / run / "metrics.jsonl").read_text().splitlines()]
+        last = [line for line in lines if line["kind"] == "epoch"][-1]
+        kernels = kept_weights(world, run)
+        share = 1 - (kernels.mean(1, keepdims=True) ** 2).sum((1, 2, 3)) * 3 / (kernels**2).sum((1, 2, 3))
+        assert found["train_top1_error"] == last["train_top1_error"]
+        assert found["val_top1_error"] == last["val_top1_error"]
+        assert found["colourfulness"][0]["a"] == pytest.approx(share.mean(), abs=1e-6)  # kept in float32
     text = compared()
+    assert "colourfulness of conv1" in text
     assert "two − one" in text and f"30 images of {facts['data']['name']}, split val, views=10" in text
 
     evaluate_in(world, "views=1", run="run=two")
@@ -47,6 +59,33 @@ def test_compare(world: Path, archives: Path, tmp_path: Path, capsys: pytest.Cap
     evaluate(load("evaluate", EvaluateConfig, ["run=elsewhere", *where]))
     with pytest.raises(RequestError, match="not the same images; evaluate both on one data set"):
         compared("runs=[one,elsewhere]")
+
+
+def kept_weights(world: Path, run: str) -> np.ndarray:
+    """conv1's kernels of column a in the last checkpoint, [kernels, 3, 11, 11]."""
+    loaded = torch.load(world / "runs" / run / "checkpoints" / "last.pt", weights_only=True)
+    kernels: np.ndarray = loaded["weights"]["conv1.a.weight"].double().numpy()
+    return kernels
+
+
+def epoch(train_loss: float, train: float, val: float) -> dict[str, float]:
+    return {"train_loss": train_loss, "train_top1_error": train, "val_top1_error": val}
+
+
+def test_what_the_paper_says_of_training_itself() -> None:
+    """By hand: means over the seeds of a group, at the last epoch, and when all had reached the same loss."""
+    slow, quick = [epoch(4.0, 0.9, 0.8), epoch(3.0, 0.8, 0.7), epoch(2.0, 0.5, 0.6)], [epoch(3.0, 0.7, 0.6)]
+    fast = [*quick, epoch(1.0, 0.4, 0.6)]
+    runs = [EvaluatedRun(name, None, None, rows) for name, rows in zip("abc", (slow, quick, fast), strict=True)]  # type: ignore[arg-type]
+    facts = while_training({"slow": [runs[0]], "quick": runs[1:], "none": [EvaluatedRun("d", None, None)]})  # type: ignore[arg-type]
+    assert facts["train_loss"] == 3.0  # the second run got no lower
+    first, second = facts["groups"]
+    assert first == {"group": "slow", "epochs": 3.0, "first_train_loss": 4.0, "train_top1_error": 0.5,
+                     "val_top1_error": 0.6, "epochs_to_train_loss": 2.0, "colourfulness": []}  # fmt: skip
+    assert (second["epochs"], second["epochs_to_train_loss"]) == (1.5, 1.0)
+    assert (second["train_top1_error"], second["val_top1_error"]) == pytest.approx((0.55, 0.6))
+    (line,) = (line for line in _training_text(facts)[-1].splitlines() if line.startswith("| slow"))
+    assert [cell.strip() for cell in line.split("|")][1:-1] == ["slow", "3", "4.000", "2.0", "50.0", "+10.0", ""]
 
 
 def test_ablations_are_known_by_their_networks() -> None:
@@ -122,6 +161,7 @@ def test_the_log_stands_beside_the_papers_difference_and_ours() -> None:
         "runs": [{"run": run, "model": run, **errors} for run in "abc"],
         "differences": [{"first": "a", "second": run, **measured, "paper": claim.facts()}
                         for run, claim in (("b", lrn), ("c", exchange))],
+        "training": {"groups": []},
     }  # fmt: skip
     said = _runs_text(facts)
     assert "the paper, section 3.3" in said and "here that would be +1.4 / +1.2; the paper measured" in said

@@ -14,7 +14,8 @@ from conftest import prepare_config
 from alexnet_repro.claims import Experiment, claims, experiments
 from alexnet_repro.config import ClaimsConfig, CompareConfig, EvaluateConfig, Figure1Config, TrainConfig
 from alexnet_repro.data import PreparedData
-from alexnet_repro.figures import _interval, epochs_until, figure1
+from alexnet_repro.evaluation.comparison import epochs_until
+from alexnet_repro.figures import _interval, figure1
 from alexnet_repro.model import AlexNet, choose_devices
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train

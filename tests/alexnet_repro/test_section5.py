@@ -359,8 +359,8 @@ def test_recorded_schedule_of_cnn_star_epoch_by_epoch() -> None:
     config = load("train", TrainConfig, ["experiment=cnn_star"])
     model = small("model=code2012_six_conv")
     optimiser = optimiser_for(config.optim, model, layers_with_own_rates(config.schedule))
-    assert [changes_within(config.schedule, done) for done in (0, 1, 9)] == [{300}, set(), set()]
-    rates_of_fc8 = [0.01 * next_phase(config.schedule, [], batches=n).rate("fc8", bias=False) for n in (0, 299, 300)]
+    assert [changes_within(config.schedule, done) for done in (0, 1, 9)] == [{2400}, set(), set()]
+    rates_of_fc8 = [0.01 * next_phase(config.schedule, [], batches=n).rate("fc8", bias=False) for n in (0, 2399, 2400)]
     np.testing.assert_allclose(rates_of_fc8, [0.001, 0.001, 0.01])
     found = [next_phase(config.schedule, [math.nan] * done, batches=10000) for done in range(55)]
     assert [phase.finished for phase in found] == [False] * 54 + [True]

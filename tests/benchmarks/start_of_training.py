@@ -39,7 +39,9 @@ def draw(steps: dict[str, list[tuple[int, int]]], file: Path) -> None:
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="classes", ylabel="step at which the loss left ln(classes)")
+    axes = figure.add_subplot(
+        xscale="log", yscale="log", xlabel="classes", ylabel="step at which the loss left ln(classes)"
+    )
     for recipe, points in sorted(steps.items()):
         few = sorted({classes for classes, _ in points})
         means = [sum(own) / len(own) for k in few if (own := [step for classes, step in points if classes == k])]
