@@ -72,7 +72,7 @@ def norm_across_columns(norms: Sequence[ResponseNorm], columns: Sequence[Tensor]
 # map, or, in channels-last, rows are places and inner is 1. The work goes block by block, so that on a CPU its passes
 # stay in the cache, and on a GPU its scratch memory stays small. Only the input is kept for the backward pass.
 
-_CPU_BLOCK_BYTES = 2 << 20  # of one buffer; a few of them fit into the caches of today's processors
+_CPU_BLOCK_BYTES = 512 << 10  # of one buffer, for each thread; a few of them fit into a core's own cache
 _GPU_BLOCK_BYTES = 64 << 20  # large enough to hide the launches, small enough that scratch memory does not count
 
 
@@ -112,7 +112,8 @@ class _Windows:
         self.dtype = torch.promote_types(rows.dtype, torch.float32)
         self.device = rows.device
         row_bytes = self.maps * self.inner * self.dtype.itemsize
-        block_bytes = _CPU_BLOCK_BYTES if rows.device.type == "cpu" else _GPU_BLOCK_BYTES
+        on_cpu = rows.device.type == "cpu"
+        block_bytes = _CPU_BLOCK_BYTES * torch.get_num_threads() if on_cpu else _GPU_BLOCK_BYTES
         self.block = max(1, min(len(rows), block_bytes // max(1, row_bytes)))
 
     def blocks(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
