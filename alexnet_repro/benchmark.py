@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CLASSES = 1000
 _WARM_UP = 3  # the memory allocator needs as many to settle
+_TORCHVISIONS_LEAST = 63  # pixels of the input of its alexnet, of which less leaves nothing to pool
 _LAYOUTS = {"": torch.contiguous_format, ", channels-last": torch.channels_last}
 
 Runs = dict[str, Callable[[], object]]
@@ -89,7 +90,6 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
         for child_name, child in list(parent.named_children()):
             if isinstance(child, ResponseNorm):
                 setattr(parent, child_name, torch_norm(child))
-    theirs = torchvision.models.alexnet(num_classes=_CLASSES).to(devices[0])
     size = config.model.input_size
     images = torch.randn(config.batch_size, 3, size, size, device=devices[0]).mul_(60).to(memory_format=layout)
     columns = [images.to(device) for device in devices]  # as in training, where each column makes its own input
@@ -98,8 +98,10 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
     runs: Runs = {
         config.model.name: training_step(ours, columns, labels, precision),
         f"{config.model.name}, nn.LocalResponseNorm": training_step(with_torch_norm, columns, labels, precision),
-        "torchvision alexnet": training_step(theirs, images, labels, precision),
     }
+    if size >= _TORCHVISIONS_LEAST:
+        theirs = torchvision.models.alexnet(num_classes=_CLASSES).to(devices[0])
+        runs["torchvision alexnet"] = training_step(theirs, images, labels, precision)
     if runtime.fast_form(config.runtime, config.model, devices):
         fast = place(initialise(AlexNet(config.model, _CLASSES), 0), devices)
         runs = {f"{config.model.name}, fast form": fast_step(fast, config.batch_size, precision), **runs}

@@ -183,13 +183,13 @@ class RunReference:
     runs_dir: str
 
     def __post_init__(self) -> None:
-        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.run) is not None
+        plain = re.fullmatch(r"[^\W_][\w.-]*", self.run) is not None and len(self.run.encode()) <= 100
         several = "; --multirun takes several" if "," in self.run else ""
         require(
             plain,
             "run",
             repr(self.run),
-            f"a plain folder name: letters, digits, dots, dashes, underscores, at most 100{several}",
+            f"a plain folder name: letters, digits, dots, dashes, underscores, at most 100 bytes{several}",
         )
 
     @property

@@ -84,6 +84,10 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
             raise RequestError(f"devices: {name!r} is no device; use names like cpu or cuda:0") from None
         if device.type not in ("cpu", "cuda", "mps"):
             raise RequestError(f"devices: {name} is not supported; use names like cpu, cuda:0 or mps")
+        if device.type == "cpu":
+            if device.index:
+                raise RequestError(f"devices: {name} does not exist; all cores are one device, cpu")
+            device = torch.device("cpu")
         if device.type == "cuda":
             device = torch.device("cuda", device.index or 0)
             if device.index >= available:

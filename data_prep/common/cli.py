@@ -6,6 +6,7 @@ What Hydra makes of the words typed: typed.py. How a command ends: endings.py. S
 import argparse
 import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -33,6 +34,7 @@ def command_line(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
     Each is conf/<config_name>.yaml with the job's overrides, checked. Ends the process if there is nothing to run:
     after --help and --cfg job, and, with exit code 2, after a wrong request.
     """
+    _open_closed_streams()
     jobs: list[Job[Schema]] = []
     code, message = outcome(lambda: jobs.extend(_jobs(config_name, schema)))
     if not jobs:
@@ -40,6 +42,13 @@ def command_line(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted_at_the_start)
     return jobs
+
+
+def _open_closed_streams() -> None:
+    """Started with 2>&-, Python has no sys.stderr, and the next file that is opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _interrupted_at_the_start(_number: int, _frame: object) -> NoReturn:
@@ -176,6 +185,8 @@ def _one_line(error: Exception, keys: Collection[str]) -> str:
         return f"{group}={name}: no such choice; there are {', '.join(error.options)}"
     if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra's error only says in which override
         error = error.__cause__
+    if several := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
+        return f"{several[1]}: several values for one; a list is written KEY=[a,b], and --multirun takes each in turn"
     if not isinstance(error, OmegaConfBaseException) or not error.full_key:
         return " ".join(str(error).split())
     key = error.full_key

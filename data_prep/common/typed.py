@@ -30,8 +30,10 @@ _PIECE = re.compile(
     rf"\s*(?:{_QUOTED}|\[[^\]]*\]|{_FUNCTION})\s*(?=,|$)|(?:\$\{{[^}}]*\}}|\\.|[^,])*", re.DOTALL | re.IGNORECASE
 )
 _FIRST = ("src", "images", "data.path", "run")  # the setting that a path typed without a key is meant for
+_CONTINUES = "the command that began a run continues it"
 # What the keys are called elsewhere.
 _ELSEWHERE = {
+    "a": "model",
     "arch": "model",
     "b": "optim.batch_size",
     "bs": "optim.batch_size",
@@ -50,7 +52,9 @@ _ELSEWHERE = {
     "num_gpus": "gpus",
     "num_workers": "runtime.workers",
     "output": "out",
+    "out": "runs_dir",
     "output_dir": "out",
+    "save_dir": "out",
     "wd": "optim.weight_decay",
 }
 
@@ -128,6 +132,8 @@ def refuse_habits(words: Sequence[str], keys: Mapping[str, Any], groups: Mapping
                 f"{word}: {key}= takes the name of settings, {key}.path= a folder; write {key}.path={value}"
             )
         plain = key.lstrip("+")
+        if plain.startswith("resume"):
+            raise RequestError(f"{word}: there is no such key; {_CONTINUES}")
         if equals and plain not in keys and plain not in groups and (right := right_key(plain, keys, groups)):
             raise RequestError(f"unknown key {plain!r}; write {right}={value}")
 
@@ -146,7 +152,7 @@ def refuse_options(
         shown = option if equals or not value else f"{option} {value}"
         name = name.lstrip("-").replace("-", "_")
         if name.startswith("resume"):
-            raise RequestError(f"{shown}: there is no such option; the command that began a run continues it")
+            raise RequestError(f"{shown}: there is no such option; {_CONTINUES}")
         if right := right_key(name, keys, groups):
             right = f"{right}.path" if f"{right}.path" in keys and re.search(r"[/.~\\]", value) else right
             raise RequestError(f"{shown}: settings are given as KEY=VALUE; write {right}={value or '...'}")
@@ -160,7 +166,8 @@ def right_key(name: str, keys: Mapping[str, Any], groups: Mapping[str, Any]) -> 
     if name in keys or name in groups:
         return name
     ends_so = [key for key in keys if key.endswith(f".{name}")]
-    elsewhere = _ELSEWHERE.get(name.lower())
     if len(ends_so) == 1:
         return ends_so[0]
-    return next((key for key in (elsewhere, (elsewhere or "").split(".")[-1]) if key in keys or key in groups), None)
+    names = [_ELSEWHERE.get(name.lower(), "")]
+    names += [names[0].split(".")[-1], _ELSEWHERE.get(names[0], "")]
+    return next((key for key in names if key in keys or key in groups), None)

@@ -61,7 +61,7 @@ def test_gpus_that_are_counted_and_cannot_be_used(gpus: int | None, monkeypatch:
         choose_devices(2, gpus, process=1, processes=2)
 
 
-@pytest.mark.parametrize("name", ["mps", "xpu", "meta", "vulkan"])
+@pytest.mark.parametrize("name", ["cpu:1", "mps", "xpu", "meta", "vulkan"])
 def test_devices_that_are_not_here(name: str) -> None:
     if name == "mps" and torch.backends.mps.is_available():
         pytest.skip("is here")
@@ -168,8 +168,11 @@ def test_output_that_nobody_reads(arguments: list[str], tmp_path: Path) -> None:
     os.close(writer)
     assert not (done.stdout or done.stderr)
     assert done.returncode == WRONG_REQUEST if wrong else done.returncode in (DONE, FAILED)  # argparse is content
-    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], cwd=tmp_path, capture_output=True, check=False)
-    assert closed.returncode == (WRONG_REQUEST if wrong else DONE) and b"Traceback" not in closed.stderr
+    for closing in (">&-", "2>&-"):
+        command_line = ["sh", "-c", f'"$@" {closing}', "sh", *command]
+        closed = subprocess.run(command_line, cwd=tmp_path, capture_output=True, check=False)
+        assert closed.returncode == (WRONG_REQUEST if wrong else DONE) and b"Traceback" not in closed.stderr
+        assert bool(closed.stdout) == (closing == "2>&-" and not wrong)
 
 
 @pytest.fixture
