@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -59,8 +60,12 @@ def _end_with_parent() -> None:
 
 
 def _context(tasks: Sequence[Runnable]) -> "multiprocessing.context.BaseContext":
-    """Processes forked from one server that has imported what the tasks need; without fork, each imports it anew."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Processes forked from one server that has imported what the tasks need; without fork, each imports it anew.
+
+    The server listens at a socket in the temporary folder, whose whole name must have less than 104 bytes.
+    """
+    has_socket = len(os.fsencode(tempfile.gettempdir())) < 104 - len("/pymp-xxxxxxxx/sock-xxxxxxxx")
+    if "forkserver" not in multiprocessing.get_all_start_methods() or not has_socket:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({type(task).__module__ for task in tasks}))

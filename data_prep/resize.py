@@ -66,20 +66,21 @@ def _as_bytes(image: Image.Image) -> Image.Image:
     """Greyscale of more than 8 bits, by the range of its values: 0..255, 0..65535, 0..1 in floats, 0..2^31 in whole
     numbers, of which only TIFF files hold more than 16 bits.
 
-    ValueError for values in none of these, such as heights: nothing says which of them are black and white.
+    ValueError for values that fill none of these, such as heights: nothing says which of them are black and white.
     """
     values = np.asarray(image)
     if image.mode != "F" and not (image.mode == "I" and image.format == "TIFF"):
         return Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
     least, most = float(values.min()), float(values.max())
-    if image.mode == "F":
-        scale = next((255 / top for top in (1, 255, 65535) if most <= top), 0.0)
-    else:
-        scale = 1.0 if most <= 255 else 1 / 256 if most <= 65535 else 2**-23 if most >= 1 << 24 else 0.0
-    if least < 0 or not scale or not np.isfinite(most):
+    tops = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**31 - 1)
+    top = next((top for top in tops if most <= top), 0)
+    # The brightest pixel of a photograph is in the upper half of its range. Where it is not, the numbers are a sensor's
+    # 12 bits, metres or kelvins, and would become nearly black. Floats up to 1 are taken: no other range has those.
+    if least < 0 or not (top == 1 or top / 2 < most <= top):
         raise ValueError(f"its values are {least:g} to {most:g}, which are no grey levels")
-    scaled = values * np.float64(scale)
-    return Image.fromarray((np.rint(scaled) if image.mode == "F" else scaled).astype(np.uint8))
+    if image.mode == "F":
+        return Image.fromarray(np.rint(values * np.float64(255 / top)).astype(np.uint8))
+    return Image.fromarray((values * np.float64(256 / (top + 1))).astype(np.uint8))
 
 
 def as_grey(image: Image.Image) -> Image.Image:

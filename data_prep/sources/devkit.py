@@ -44,7 +44,7 @@ def read_devkit(path: Path, id_field: str) -> Devkit:
 def read_ground_truth(text: bytes, path: Path, wnid_of_id: Mapping[int, str]) -> list[str]:
     """One class id a line -> the wnids of image 1, 2, ..."""
     try:
-        return [wnid_of_id[int(line)] for line in text.decode("ascii").split()]
+        return [wnid_of_id[int(line)] for line in text.decode("utf-8-sig").split()]
     except (KeyError, ValueError) as error:
         raise RequestError(f"{path}: the ground truth names {error}, which is no class of meta.mat") from None
 

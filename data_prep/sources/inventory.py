@@ -11,7 +11,7 @@ Whatever is passed over is counted by kind.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -26,7 +26,9 @@ _SYSTEM = {
     "desktop.ini", "icon\r",
 }  # fmt: skip
 _HEAD = 16  # bytes that tell an image
-_PART = re.compile(r"(?P<stem>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<rest>.*)")
+_PART = re.compile(r"(?P<stem>.*?)(?P<number>\d+)(?P<rest>-of-(?P<count>\d+).*|\D*)")
+# What browsers, desktops and the `datasets` library add to a name.
+_ADDED = re.compile(r"( ?\(\d+\)| copy|(?<=-of-\d{5})-[0-9a-f]{16})(?=\.[^.]*$)")
 
 
 def is_system(name: str) -> bool:
@@ -165,21 +167,41 @@ def _image(entry: "os.DirEntry[str]", prefix: str) -> SourceImage | None:
     return SourceImage(prefix + encodable(entry.name), "", entry.path, 0, size)
 
 
-def refuse_missing_parts(paths: Iterable[Path]) -> None:
-    """RequestError if one of the files that are numbered train-00000-of-00294 and so on is not there."""
-    parts: dict[tuple[Path, str, str, str], set[int]] = {}
+def refuse_missing_parts(paths: Sequence[Path]) -> None:
+    """RequestError if one of the numbered files or folders of a split is not there, or is there twice.
+
+    Of train-00000-of-00294 and so on there must be as many as the names say. Of others, alike but for the last number
+    in their names, none may be missing between the first and the last, if they count: with zeros before the numbers, or
+    from 0 or 1.
+    """
+    names: dict[str, Path] = {}
+    parts: dict[tuple[str, str], dict[int, re.Match[str]]] = {}
     for path in paths:
-        if match := _PART.fullmatch(path.name):
-            key = (path.parent, match["stem"], match["count"], match["rest"])
-            parts.setdefault(key, set()).add(int(match["number"]))
-    for (folder, stem, count, rest), numbers in parts.items():
-        first = min(numbers) if min(numbers) <= 1 else 0
-        if absent := sorted(set(range(first, first + int(count))) - numbers):
-            name = f"{stem}{absent[0]:0{len(count)}d}-of-{count}{rest}"
-            more = f", and {len(absent) - 1:,} more," if len(absent) > 1 else ""
+        if path.parent != paths[0].parent:
+            raise RequestError(f"{paths[0]} and {path} are of one split, in two folders; move one of these away")
+        other = names.setdefault(_ADDED.sub("", path.name), path)
+        if other is not path:
+            raise RequestError(f"{other} and {path.name} are the same part; move one of them away")
+        if match := _PART.fullmatch(_ADDED.sub("", path.name)):
+            parts.setdefault((match["stem"], match["rest"]), {})[int(match["number"])] = match
+    counted: dict[str, str] = {}
+    for (stem, rest), numbers in parts.items():
+        first, last = min(numbers), max(numbers)
+        text, count = numbers[first]["number"], numbers[first]["count"]
+        if count:
+            if (known := counted.setdefault(stem, rest)) != rest:
+                raise RequestError(f"{paths[0].parent}: {known} and {rest} are two sets; move one of them away")
+            first = first if first <= 1 else 0
+            last = first + int(count) - 1
+        elif first > 1 and not text.startswith("0"):
+            continue
+        if (missing := last - first + 1 - len(numbers)) > 0:
+            absent = next(number for number in range(first, last + 1) if number not in numbers)
+            more = f", and {missing - 1:,} more," if missing > 1 else ""
+            path = paths[0].with_name(f"{stem}{absent:0{len(text)}d}{rest}")
             raise RequestError(
-                f"{folder / name}{more} is missing: of {int(count):,} parts {len(numbers):,} are there; "
-                "download the rest"
+                f"{path}{more} is missing: of {last - first + 1:,} parts {len(numbers):,} are there; download the rest"
+                f"{'' if count else ', or rename without gaps those that you chose'}"
             )
 
 

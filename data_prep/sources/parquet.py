@@ -58,7 +58,8 @@ def read(src: Path) -> Source:
     files = _files(src)
     if "train" not in files:
         raise RequestError(f"src={src}: needs parquet files of train; found those of {', '.join(files) or 'no split'}")
-    refuse_missing_parts(path for paths in files.values() for path in paths)
+    for paths in files.values():
+        refuse_missing_parts(paths)
     listed: dict[str, Listing] = {}
     names: list[str] = []
 

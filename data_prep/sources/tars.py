@@ -10,11 +10,20 @@ from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
 from data_prep.sources.image import SourceImage
-from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, in_archive, is_archive, is_named_as_image, is_system
+from data_prep.sources.inventory import (
+    HIDDEN,
+    NO_IMAGES,
+    Seen,
+    begins_as_image,
+    is_archive,
+    is_named_as_image,
+    is_system,
+)
 
 _AGAIN = "download it again"
 _NO_CLASSES = {"", ".", "..", "train", "val", "validation", "valid", "test", "images"}
-_MOST_PADDING = 1 << 20  # behind the last member; tar pads to 10 KiB if it is not told otherwise
+_END = 2 * tarfile.BLOCKSIZE  # of zeros, which end a tar
+_RECORDS = [tarfile.BLOCKSIZE << i for i in range(12)]  # up to 1 MiB, besides the 10 KiB that tar takes untold
 
 
 def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
@@ -56,15 +65,18 @@ def _images(
         name = _basename(member)
         if is_system(name) or "__MACOSX/" in member.name:
             seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
-        elif is_named_as_image(name) or in_archive(name, _head(file, member)):
+        elif is_image(file, member):
             yield SourceImage(name, wnid, where, member.offset_data, member.size)
         else:
             seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
 
 
-def _head(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+def is_image(file: BinaryIO, member: tarfile.TarInfo) -> bool:
+    """By its name, or else by its first bytes."""
+    if is_named_as_image(member.name):
+        return True
     file.seek(member.offset_data)
-    return file.read(min(16, member.size))
+    return begins_as_image(file.read(min(16, member.size)))
 
 
 def is_of_all(path: Path) -> bool:
@@ -80,8 +92,8 @@ def is_of_all(path: Path) -> bool:
 def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None) -> Iterator[tarfile.TarInfo]:
     """The regular files of the tar that starts at `file`'s position. Their offsets count from the start of `file`.
 
-    `end`: of the tar, where it is a member, `inside`, of another. RequestError if it is no tar, if it is damaged, or if
-    more comes behind its end. Links and devices are passed over.
+    `end`: of the tar, where it is a member, `inside`, of another. RequestError if it is no tar, if it is damaged or
+    has no end, or if more comes behind that. Links and devices are passed over.
     """
     length = path.stat().st_size if end is None else end
     where = f"{path}, {inside}" if inside else str(path)
@@ -99,18 +111,28 @@ def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None
                     position = file.tell()
                     yield member
                     file.seek(position)
-            _refuse_more(file, tar.offset, length, where)
+            _check_end(file, tar.offset, length, where)
     except (tarfile.TarError, OSError) as error:
         raise RequestError(f"{where}: cannot be read as a tar ({error}); {_AGAIN}") from None
 
 
-def _refuse_more(file: BinaryIO, last: int, length: int, where: str) -> None:
-    """RequestError if anything but padding follows the last member: an unfinished copy has holes, of zeros."""
+def _check_end(file: BinaryIO, last: int, length: int, where: str) -> None:
+    """RequestError unless the end and padding follow the last member: an unfinished copy has holes of zeros, or no end.
+
+    A tar is padded to a whole record. So its length says how large its records may be, and these how long the padding.
+    """
+    behind = length - last
+    record = max([tarfile.RECORDSIZE, *(size for size in _RECORDS if length % size == 0)])
     file.seek(last)
-    if length - last > _MOST_PADDING or file.read(max(0, length - last)).strip(b"\0"):
+    if behind >= _END + record or file.read(max(0, behind)).strip(b"\0"):
         raise RequestError(
-            f"{where}: its list of members ends {length - last:,} bytes before it does: a hole in it, from a copy or "
+            f"{where}: its list of members ends {behind:,} bytes before it does: a hole in it, from a copy or "
             f"download that was not finished; {_AGAIN}"
+        )
+    if behind < tarfile.BLOCKSIZE:  # tar itself is content with one of the two blocks
+        raise RequestError(
+            f"{where}: lacks the zeros that end a tar: it was cut off between two members, or never finished; compare "
+            f"its size with the original's, and {_AGAIN} or make it again"
         )
 
 

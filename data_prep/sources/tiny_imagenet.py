@@ -15,12 +15,14 @@ from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources import zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
+from data_prep.sources.folders import SPLITS, split_folders
 from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, in_archive, is_named_as_image, is_system
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
 CLASSES, CLASS_NAMES, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
 COMPLETE, PER_CLASS, SIDE = {"train": 100_000, "val": 10_000}, {"train": 500, "val": 50}, 64
 
+_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 _MOST_BYTES = 64 << 20  # of a list; words.txt, the longest, has 2.7 MB
 _AGAIN = "download it again"
 
@@ -73,7 +75,9 @@ def _place(src: Path) -> Path | None:
     if src.is_file():
         return src if src.suffix.lower() == ".zip" and _has_lists(src) else None
     for folder in (src, src / FOLDER):
-        if (folder / LABELS).is_file() or ((folder / CLASSES).is_file() and (folder / "val" / "images").is_dir()):
+        marks = [PurePosixPath(LABELS).name, *(["images"] if (folder / CLASSES).is_file() else [])]
+        vals = split_folders(folder, "val") if folder.is_dir() else []
+        if any((val / mark).exists() for val in vals for mark in marks):
             return folder
     return next((path for path in sorted(src.glob(ARCHIVES)) if path.is_file()), None)
 
@@ -83,14 +87,21 @@ def _has_lists(archive: Path) -> bool:
 
 
 def _files(place: Path) -> dict[str, SourceImage]:
-    """Every file by its name: the path below what has train/ and val/, whatever that is called in an archive."""
+    """Every file by its name: the path below what has train/ and val/, whatever that is called in an archive, and
+    however these are spelled.
+    """
     if place.is_dir():
-        return {image.name: image for image in _below(place)}
+        return {_name(image): image for image in _below(place)}
     listed = list(zips.members(place))
     roots = [image.name.removesuffix(CLASSES) for image in listed if PurePosixPath(image.name).name == CLASSES]
     root = min(roots, key=len, default=f"{FOLDER}/")
     inside = [replace(image, name=image.name.removeprefix(root)) for image in listed if image.name.startswith(root)]
-    return {image.name: image for image in inside}
+    return {_name(image): image for image in inside}
+
+
+def _name(image: SourceImage) -> str:
+    split, slash, below = image.name.partition("/")
+    return _SPLIT_OF.get(split.lower(), split) + slash + below
 
 
 def _below(folder: Path) -> Iterator[SourceImage]:
@@ -114,7 +125,7 @@ def _text(files: dict[str, SourceImage], name: str, place: Path) -> str:
     if name not in files:
         raise RequestError(f"{place}: {name} is missing; {_AGAIN}")
     try:
-        return files[name].read(_MOST_BYTES).decode("utf-8", "replace")
+        return files[name].read(_MOST_BYTES).decode("utf-8-sig", "replace")
     except OSError as error:
         raise RequestError(f"{place}: {name} cannot be read ({error.strerror or error}); {_AGAIN}") from None
 
@@ -130,6 +141,10 @@ def _check(place: Path, classes: list[str], splits: dict[str, list[SourceImage]]
         raise RequestError(f"{place}: {CLASSES} does not list {unknown[0]}{_more(unknown)}, which train/ has; {_AGAIN}")
     if odd := [image.name for image in splits["val"] if not image.wnid]:
         raise RequestError(f"{place}: {LABELS} has no label for {odd[0]}{_more(odd)}; {_AGAIN}")
+    names: dict[str, str] = {}
+    for image in splits["val"]:
+        if (other := names.setdefault(PurePosixPath(image.name).name, image.name)) != image.name:
+            raise RequestError(f"{place}: {other} and {image.name} are the same image; delete one copy of val")
 
 
 def _more(names: list[str]) -> str:

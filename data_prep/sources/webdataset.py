@@ -28,7 +28,6 @@ from data_prep.sources.inventory import (
     Seen,
     entries,
     is_archive,
-    is_named_as_image,
     is_system,
     refuse_missing_parts,
 )
@@ -88,11 +87,12 @@ def _has_labels(shard: Path) -> bool:
 def read(src: Path) -> Source:
     """RequestError if a shard is damaged, or an image has no label beside it."""
     seen, shards = Seen(src), _shards(src)
-    refuse_missing_parts(path for paths in shards.values() for path in paths)
+    keys, names = _class_names(src, shards)
+    for paths in shards.values():
+        refuse_missing_parts(paths)
     listed: dict[str, Listing] = {
         split: Listing(_images(shards[split], seen)) for split in ("train", "val", "test") if split in shards
     }
-    keys, names = _class_names(src)
     splits, class_names, left_out = resolve(listed, keys)
     return Source(
         "shards in the WebDataset convention", src, splits,
@@ -136,15 +136,20 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
         if ending == "cls":
             file.seek(member.offset_data)
             label = _label(file.read(min(member.size, _LABEL_BYTES)))
-        elif is_named_as_image(member.name) or ending == "npy":
+        elif ending in ("json", "txt", "__key__"):
+            continue
+        elif ending == "npy" or tars.is_image(file, member):
+            if image is not None:
+                one, other = (encodable(found.name) for found in (image, member))
+                raise RequestError(f"{path}: {one} and {other} are images of one key; make the shard with one of them")
             image = member
-        elif ending not in ("json", "txt", "__key__"):
+        else:
             seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
     yield from finished()
 
 
 def _label(text: bytes) -> Label:
-    plain = text.decode("utf-8", "replace").strip()
+    plain = text.decode("utf-8-sig", "replace").strip()
     return int(plain) if re.fullmatch(r"-?\d+", plain) else plain
 
 
@@ -154,14 +159,26 @@ def _image(member: TarInfo, path: Path, label: Label | None) -> SourceImage:
     return kind(name, provisional(label, wnid), str(path), member.offset_data, member.size)
 
 
-def _class_names(src: Path) -> tuple[list[str], dict[str, str] | None]:
-    """What the labels 0, 1, ... are called, to be sorted by; and what people call those, where a manifest says it."""
+def _class_names(src: Path, shards: dict[str, list[Path]]) -> tuple[list[str], dict[str, str] | None]:
+    """What the labels 0, 1, ... are called, to be sorted by; and what people call those, where a manifest says it.
+
+    RequestError if the shards are not those of the manifest.
+    """
     if (src / MANIFEST).is_file():
         try:
-            classes = json.loads((src / MANIFEST).read_text("utf-8"))["classes"]
-            return [str(known["wnid"]) for known in classes], {str(c["wnid"]): str(c["words"]) for c in classes}
-        except (ValueError, KeyError, TypeError) as error:
+            manifest = json.loads((src / MANIFEST).read_text("utf-8"))
+            classes = [(str(known["wnid"]), str(known["words"])) for known in manifest["classes"]]
+            listed = {
+                split: {str(shard["file"]) for shard in info["shards"]} for split, info in manifest["splits"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"{src / MANIFEST}: no manifest of a data set ({error}); take it away") from None
+        for split, paths in shards.items():
+            found = {path.name for path in paths}
+            if odd := min(found ^ listed.get(split, found), default=None):
+                how = "is there, but not" if odd in found else "is missing, but"
+                raise RequestError(f"{paths[0].parent / odd}: {how} listed in {MANIFEST}; copy the data set anew")
+        return [wnid for wnid, _ in classes], dict(classes)
     path = next((src / name for name in NAMES if (src / name).is_file()), None)
     lines = [] if path is None else path.read_text("utf-8-sig", "replace").splitlines()
     return [line.strip() for line in lines if line.strip()], None

@@ -111,6 +111,13 @@ def test_a_prepared_data_set_is_a_source(encoding: str, archives: Path, tmp_path
             reader = SplitReader(folder, manifest, split)
             found.append(sorted((label, x.tobytes()) for x, label in (reader[i] for i in range(len(reader)))))
         assert found[0] == found[1]
+    shards = tmp_path / "first/train"
+    (shards / "shard-00003.tar").rename(shards / "shard-00004.tar")
+    with pytest.raises(RequestError, match=r"shard-00003\.tar: is missing, but listed in manifest\.json; copy"):
+        find_source(tmp_path / "first")
+    (shards / "shard-00003.tar").write_bytes((shards / "shard-00004.tar").read_bytes())
+    with pytest.raises(RequestError, match=r"shard-00004\.tar: is there, but not listed in manifest\.json"):
+        find_source(tmp_path / "first")
 
 
 def test_shards_with_labels_alone(archives: Path, tmp_path: Path) -> None:

@@ -214,6 +214,28 @@ def shards(src: Path, train: Images, val: Images) -> str:
     return "hidden or system names: 4 (imagenet1k-train-00000-of-00002.tar: ._x.jpg, ...)"
 
 
+def shards_of_any_name(src: Path, train: Images, val: Images) -> None:
+    """An image by its bytes; labels with the mark that some editors put before a text."""
+    for split, known in (("train", train), ("val", val)):
+        files = {}
+        for name, (wnid, data) in known.items():
+            stem = Path(name).stem if split == "train" else f"{Path(name).stem}_{wnid}"
+            files |= {f"{stem}.img": data, f"{stem}.cls": f"\ufeff{wnids(train).index(wnid)}".encode()}
+        write(src / f"{split}.tar", tar_of(files))
+
+
+def lists_saved_by_an_editor(src: Path, train: Images, val: Images) -> None:
+    layouts.ilsvrc2012_unpacked(src, train, val)
+    path = src / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def tiny_imagenet_in_capitals(src: Path, train: Images, val: Images) -> None:
+    """And lists saved by an editor."""
+    for name, data in layouts.tiny_imagenet_files(train, val).items():
+        write(src / name.replace("val/", "VAL/", 1), b"\xef\xbb\xbf" * name.endswith("s.txt") + data)
+
+
 def lists(src: Path, train: Images, val: Images) -> None:
     """As Caffe has them, and as a spreadsheet saves them."""
     layouts.image_folder(src / "images", train, {})
@@ -229,7 +251,7 @@ ACCEPTED: list[Draw] = [
     kaggle_saved_by_excel, kaggle_moved_up, numbered_val_with_devkit, val_tar_in_val, only_a_tar_in_val, folders_within,
     devkit_as_tar, renamed_by_browsers, imagenet100, spelled_otherwise("Train", "Validation"),
     spelled_otherwise("training", "valid"), spelled_otherwise("train", "VAL"), in_one_folder, linked, hub_cache, shards,
-    lists,
+    lists, shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
 ]  # fmt: skip
 
 

@@ -185,6 +185,23 @@ except RequestError as error:
     assert said == f"src={src}: {closed} cannot be read (Permission denied); mend it, or copy it anew\n"
 
 
+def test_a_class_without_an_image_that_can_be_read(archives: Path, tmp_path: Path) -> None:
+    src = folders_of(archives, tmp_path / "src")
+    layouts.write(src / "train/n00000000/a.JPEG", b"no image")
+    with pytest.raises(RunError, match="none of the train images of n00000000 can be read") as error:
+        prepare(prepare_config(src, tmp_path / "out", max_rejected=0.1))
+    one_line(error)
+
+
+def test_a_temporary_folder_whose_name_no_socket_takes(
+    archives: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ("t" * 143)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 143)))
+    prepare(prepare_config(archives, tmp_path / "small"))
+    assert contents(tmp_path / "small") == contents(prepared)
+
+
 def test_two_at_once_on_one_folder(archives: Path, tmp_path: Path) -> None:
     """The second is refused before it lists the source, which is not even there."""
     out, nowhere = tmp_path / "out", tmp_path / "nowhere"

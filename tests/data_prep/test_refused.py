@@ -1,8 +1,10 @@
 """Sources that are refused: exit code 2's one line names the cause and the remedy, and nothing is written."""
 
 import io
+import re
 import tarfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import layouts
@@ -12,6 +14,7 @@ from layouts import Images, of_class, tar_of, write
 
 from data_prep.common.errors import RequestError
 from data_prep.prepare import prepare
+from data_prep.sources.inventory import refuse_missing_parts
 
 Draw = Callable[[Path, Images, Images], None]
 
@@ -94,6 +97,35 @@ def part_missing(src: Path, train: Images, val: Images) -> None:
     (src / "data/train-00001-of-00002.parquet").unlink()
 
 
+def shard_missing(src: Path, train: Images, val: Images) -> None:
+    for split, number in (("train", 0), ("train", 2), ("val", 0)):
+        write(src / f"x-{split}-{number:04d}.tar", tar_of({"a.jpg": b"", "a.cls": b"0"}))
+
+
+def parquet_twice(src: Path, train: Images, val: Images) -> None:
+    layouts.parquet(src, train, val)
+    layouts.write_parquet(src / "train-00000-of-00001.parquet", [(b"", None, 0)], None, 1)
+
+
+def hole_at_the_end(src: Path, train: Images, val: Images) -> None:
+    """Zeros for the last members of a class, shorter than the padding that some tars have."""
+    layouts.image_folder(src, train, val)
+    files = tar_of({f"{i}.JPEG": bytes(20_000) for i in range(5)})
+    write(src / "train/n99999999.tar", files[:50_000] + bytes(len(files) - 50_000))
+
+
+def cut_between_members(src: Path, train: Images, val: Images) -> None:
+    layouts.ilsvrc2012_archives(src, train, val)
+    path = src / "ILSVRC2012_img_train.tar"
+    with tarfile.open(path) as tar:
+        place = tar.getmembers()[3].offset
+    path.write_bytes(path.read_bytes()[:place])
+
+
+def two_images_of_a_key(src: Path, train: Images, val: Images) -> None:
+    write(src / "train-0.tar", tar_of({"a.jpg": b"x", "a.mask.png": b"x", "a.cls": b"0"}))
+
+
 def two_copies(src: Path, train: Images, val: Images) -> None:
     """The devkit says 6 or 7 images of a class."""
     layouts.ilsvrc2012_unpacked(src, train, val)
@@ -140,6 +172,11 @@ REFUSED: dict[Draw, str] = {
     hole_to_the_end: r"img_val\.tar: its list of members ends 2,097,152 bytes before it does: a hole",
     hole_in_a_class: r"img_train\.tar, n\d+\.tar: its list of members ends [\d,]+ bytes before it does",
     part_missing: r"data/train-00001-of-00002\.parquet is missing: of 2 parts 1 are there; download the rest",
+    shard_missing: r"x-train-0001\.tar is missing: of 3 parts 2 are there; download the rest, or rename without gaps",
+    parquet_twice: r"train-00000-of-00001\.parquet and \S+/data/train-\S+ are of one split, in two folders; move one",
+    hole_at_the_end: r"n99999999\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
+    cut_between_members: r"img_train\.tar: lacks the zeros that end a tar: it was cut off between two members",
+    two_images_of_a_key: r"train-0\.tar: a\.jpg and a\.mask\.png are images of one key",
     two_copies: r"12 train images of n\d+, and a complete copy has [67]; two copies in one folder\?",
     shard_without_labels: r"train-0000\.tar: n\d+_0\.JPEG has no label, n\d+_0\.cls, beside it",
     list_without_classes: r"train\.txt: line 2 is 'b\.JPEG', not a path and a class",
@@ -173,8 +210,33 @@ def test_the_same_image_twice_is_said(
 
 
 def test_padding_of_any_block_is_no_hole(images: tuple[Images, Images], tmp_path: Path) -> None:
-    """`tar -b 512` pads to 256 KiB."""
+    """`tar -b 512` pads to 256 KiB, some programs not at all."""
     layouts.ilsvrc2012_archives(tmp_path / "src", *images)
-    path = tmp_path / "src/ILSVRC2012_img_val.tar"
-    path.write_bytes(path.read_bytes() + bytes(256 << 10))
+    for split, record in (("val", 256 << 10), ("train", 512)):
+        path = tmp_path / f"src/ILSVRC2012_img_{split}.tar"
+        with tarfile.open(path) as tar:
+            tar.getmembers()
+            end = tar.offset + 1024
+        path.write_bytes(path.read_bytes()[:end] + bytes(-end % record))
     prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("t-000010.tar t-000011.tar", ""),
+        ("t-000010.tar t-000012.tar", "t-000011.tar is missing: of 3 parts 2 are there"),
+        ("t1.tar t2.tar t5.tar", "t3.tar, and 1 more, is missing: of 5 parts 3"),
+        ("t64.tar t128.tar t2012.tar", ""),  # these do not count
+        ("t-00000-of-00002-0123456789abcdef.x t-00001-of-00002-fedcba9876543210.x", ""),
+        ("t-00000-of-00001.x t-00000-of-00001-fedcba9876543210.x", "are the same part"),
+        ("t-1 (1).tar t-0.tar", ""),
+        ("t-1 (1).tar t-1.tar", r"t-1 \(1\).tar and t-1.tar are the same part; move one"),
+        ("t-00000-of-00001.x t-00000-of-00002.x t-00001-of-00002.x", "-of-00001.x and -of-00002.x are two sets"),
+        ("0-of-99999999999999.x", "/1-of-99999999999999.x, and 99,999,999,999,997 more, is missing"),
+    ],
+)
+def test_which_numbers_have_a_gap(names: str, said: str) -> None:
+    paths = [Path("/src", name) for name in re.findall(r"\S+(?: \(1\)\S+)?", names)]
+    with pytest.raises(RequestError, match=said) if said else nullcontext():
+        refuse_missing_parts(paths)

@@ -128,7 +128,7 @@ def test_floats_and_long_numbers_by_their_range(top: float) -> None:
     assert np.abs(result - np.linspace(0, 255, 16).reshape(4, 4)).max() <= 1
 
 
-@pytest.mark.parametrize("value", [-5, 70_000, -1.0, 1e9, np.nan, np.inf])
+@pytest.mark.parametrize("value", [-5, 70_000, 4095, 1 << 28, -1.0, 1e9, 3000.0, 1.5, np.nan, np.inf])
 def test_values_that_are_no_grey_levels_are_rejected(value: float) -> None:
     values = np.full((4, 4), value, np.int32 if isinstance(value, int) else np.float32)
     with pytest.raises(ValueError, match=r"^its values are \S+ to \S+, which are no grey levels$"):

@@ -203,6 +203,7 @@ def test_damage_to_tiny_imagenet_is_named(kind: str, images: tuple[Images, Image
         ({path: None for path in whole if wnid in path}, f"lists {wnid}, but there are no images in train/{wnid}/"),
         ({"wnids.txt": whole["wnids.txt"][:-9]}, r"wnids\.txt does not list n\d+, which train/ has"),
         ({"val/val_annotations.txt": annotations}, rf"has no label for val/images/{name}; download it again"),
+        ({f"val/{wnid}/{name}": b""}, rf"{name} and val/\S+/{name} are the same image; delete one copy of val"),
         ({path: None for path in whole if path.startswith("val/images")}, "s zip, but there are no val images"),
     )):  # fmt: skip
         files = {path: data for path, data in {**whole, **changed}.items() if data is not None}
