@@ -63,7 +63,8 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
         raise RequestError(f"src={src}: does not exist; give src=FOLDER")
     try:
         for place in _places(src):
-            for candidate in named or LAYOUTS.values():
+            candidates = [LAYOUTS["lists"]] if lists.alone_label_val(place) else list(LAYOUTS.values())
+            for candidate in named or candidates:
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
                     source = _checked(candidate.read(place), candidate, needs_val)
                     if place != src:

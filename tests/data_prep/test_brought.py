@@ -224,12 +224,33 @@ def lists(src: Path, train: Images, val: Images) -> None:
     write(src / "val.csv", f"\ufeffimage,label\r\n{rows}".encode())
 
 
+def lists_as_others_write_them(src: Path, train: Images, val: Images) -> str:
+    """Numbers for classes, headings of any words, -1 where there is no label, a comma in a folder's name."""
+    layouts.image_folder(src / "my images, all", train, {})
+    layouts.image_folder(src / "my images, all", {}, val)
+    number = {wnid: i for i, wnid in enumerate(wnids(train))}
+    lines = [f"my images, all/train/{w}/{name} {number[w]}\n" for name, (w, _) in train.items()]
+    write(src / "train.txt", f"# list of images\nimg class\n{''.join(lines)}{lines[0].split(' 0')[0]} -1\n".encode())
+    rows = "".join(f'"my images, all/val/{w}/{name}",{number[w]}\n' for name, (w, _) in val.items())
+    write(src / "val.csv", f"image_name,class\n{rows}".encode())
+    return "note: left out: 1 train images have no label (-1)"
+
+
+def lists_as_caffe_has_them(src: Path, train: Images, val: Images) -> None:
+    """Beside train/ and a flat val/, and no devkit."""
+    layouts.ilsvrc2012_unpacked(src, train, val)
+    shutil.rmtree(src / "ILSVRC2012_devkit_t12")
+    number = {wnid: i for i, wnid in enumerate(wnids(train))}
+    write(src / "train.txt", "".join(f"{w}/{name} {number[w]}\n" for name, (w, _) in train.items()).encode())
+    write(src / "val.txt", "".join(f"{name} {number[w]}\n" for name, (w, _) in val.items()).encode())
+
+
 ACCEPTED: list[Draw] = [
     train_tar_in_train, tars_beside_folders, some_unpacked, system_names, nested, empty_class, kaggle_sorted,
     kaggle_saved_by_excel, kaggle_moved_up, numbered_val_with_devkit, val_tar_in_val, only_a_tar_in_val, folders_within,
     devkit_as_tar, renamed_by_browsers, imagenet100, spelled_otherwise("Train", "Validation"),
     spelled_otherwise("training", "valid"), spelled_otherwise("train", "VAL"), in_one_folder, linked, hub_cache, shards,
-    lists,
+    lists, lists_as_others_write_them, lists_as_caffe_has_them,
 ]  # fmt: skip
 
 
@@ -241,6 +262,7 @@ def test_the_same_images_and_labels(
     said = draw(tmp_path / "src", *images)
     source = find_source(tmp_path / "src")
     assert in_order(source) == expected
+    assert list(source.splits)[:2] == ["train", "val"]  # the order is part of what a later run is compared with
     print_summary(source, source.splits, 256)
     out = capsys.readouterr().out
     assert "the same images twice" not in out

@@ -110,6 +110,15 @@ def list_without_classes(src: Path, train: Images, val: Images) -> None:
     write(src / "train.txt", b"a.JPEG 0\nb.JPEG\n")
 
 
+def list_with_lines_twice(src: Path, train: Images, val: Images) -> None:
+    write(src / "train.txt", b"a.JPEG 0\nb.JPEG 1\na.JPEG 1\n")
+
+
+def list_with_a_heading_inside(src: Path, train: Images, val: Images) -> None:
+    """Two lists, one behind the other."""
+    write(src / "train.csv", b"image,label\na.JPEG,0\nimage,label\nb.JPEG,1\n")
+
+
 def nothing_but_val(src: Path, train: Images, val: Images) -> None:
     layouts.image_folder(src, {}, val)
 
@@ -143,6 +152,8 @@ REFUSED: dict[Draw, str] = {
     two_copies: r"12 train images of n\d+, and a complete copy has [67]; two copies in one folder\?",
     shard_without_labels: r"train-0000\.tar: n\d+_0\.JPEG has no label, n\d+_0\.cls, beside it",
     list_without_classes: r"train\.txt: line 2 is 'b\.JPEG', not a path and a class",
+    list_with_lines_twice: r"train\.txt: 1 of 3 lines name a file that an earlier line names, a\.JPEG first; take",
+    list_with_a_heading_inside: r"train\.csv: image is no file, and its class no number, as others are; take it out",
     nothing_but_val: r"found val, but no layout known here: for train/<class>/ and val/<class>/, train/ is missing",
     classes_without_train: r"train/ is missing; if class n\d+/ and class n\d+/ are classes, move them into it",
     a_zip: r"imagenet-object-localization-challenge\.zip is not read in place; unpack it",
