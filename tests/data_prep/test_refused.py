@@ -1,6 +1,7 @@
 """Sources that are refused: exit code 2's one line names the cause and the remedy, and nothing is written."""
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,42 @@ def half_unpacked_class(src: Path, train: Images, val: Images) -> None:
     wnid, files = next(iter(of_class(train).items()))
     write(src / "train" / f"{wnid}.tar", tar_of(files))
     (src / "train" / wnid / next(iter(files))).unlink()
+
+
+def class_twice(again: str) -> Draw:
+    """A second download of a class, or a second name for it."""
+
+    def draw(src: Path, train: Images, val: Images) -> None:
+        layouts.image_folder(src, train, val)
+        wnid, files = next(iter(of_class(train).items()))
+        if again == "link":
+            (src / "train/n99999999").symlink_to(wnid)
+        elif again == "tar":
+            shutil.rmtree(src / "train")
+            for name in (wnid, f"{wnid}(1)"):
+                write(src / "train" / f"{name}.tar", tar_of(files))
+        else:
+            layouts.image_folder(src, {name: (f"{wnid} (1)", data) for name, data in files.items()}, {})
+
+    draw.__name__ = f"class_twice_{again}"
+    return draw
+
+
+def dead(name: str) -> Draw:
+    def draw(src: Path, train: Images, val: Images) -> None:
+        """Of a class, of its archive, of one of several folders: what a disk holds that is not there."""
+        layouts.image_folder(src, train, val)
+        (src / name).symlink_to("/elsewhere/x")
+
+    draw.__name__ = f"dead_{Path(name).name}"
+    return draw
+
+
+def val_beside_classes(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, train, val)
+    for path in (src / "train").iterdir():
+        path.rename(src / path.name)
+    (src / "train").rmdir()
 
 
 def half_sorted_val(src: Path, train: Images, val: Images) -> None:
@@ -143,6 +180,13 @@ REFUSED: dict[Draw, str] = {
     val_not_sorted: r"val: 30 images that are not sorted by class, .* put the devkit .* or Kaggle's LOC_val_sol",
     two_spellings: r"val/ and validation/ could both be val; move one of them away",
     half_unpacked_class: r"\.tar: has 6 images, and the folder n\d+/ beside it 5; it was not unpacked to its end",
+    class_twice("folder"): r"/n(\d+) \(1\)/.*: of class n\1 \(1\); is that n\1 once more\? Take it away, or rename it",
+    class_twice("tar"): r"/n(\d+)\(1\)\.tar: of class n\1\(1\); is that n\1 once more\? Take it away, or rename it",
+    class_twice("link"): r"train/n99999999: a link to what n\d+ is; one cannot be two classes: take the link away",
+    dead("train/n99999999"): r"train/n99999999: a link to /elsewhere/x, which is not there; bring that back, or",
+    dead("val/n99999999.tar"): r"val/n99999999\.tar: a link to /elsewhere/x, which is not there",
+    dead("train.X2"): r"src/train\.X2: a link to /elsewhere/x, which is not there",
+    val_beside_classes: r"val/n.*: is in no class n<number>, as others here are; move those into .*train, or this away",
     half_sorted_val: r"val: 18 images lie outside the folders of the classes \(.*\), 12 inside; a sorting that was not",
     hole(0): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
     hole(1024): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
