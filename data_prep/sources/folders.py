@@ -27,7 +27,7 @@ NO_VAL = "no val images (val/, validation/ or valid/)"
 CLASS_NAMES = "Labels.json"  # of Kaggle's ImageNet-100: {wnid: what people call it}
 
 _FALL2011 = "fall11_whole.tar"
-_WNID = re.compile(r"n\d{8}")
+WNID = re.compile(r"n\d{8}")
 _COPY = re.compile(r"(?P<name>.+?) ?\(\d+\)")  # what browsers and desktops call a second one
 _BESIDE = "archives beside the folders of their classes"
 _FEWER = "archives with fewer images than the folders beside them"
@@ -164,7 +164,7 @@ def _is_passed_over(archive: Path, wnids: set[str], seen: Seen) -> bool:
             )
         seen.pass_over(_FEWER if packed < unpacked else _BESIDE, archive)
         return True
-    odd = bool(wnids) and all(_WNID.fullmatch(name) for name in wnids) and not _WNID.fullmatch(wnid)
+    odd = bool(wnids) and all(WNID.fullmatch(name) for name in wnids) and not WNID.fullmatch(wnid)
     if odd or (wnids and tars.is_of_all(archive)):
         seen.pass_over(_BESIDE, archive)
         return True
@@ -230,7 +230,7 @@ def read_fall2011(src: Path) -> Source:
     """RequestError if a class is no n<number>, as val/ beside the classes would be."""
     archive, seen = src / _FALL2011, Seen(src)
     train = Listing(tars.images_by_class(archive, seen)) if archive.is_file() else read_split([src], seen)
-    if others := [name for name in train.class_counts() if not _WNID.fullmatch(name)]:
+    if others := [name for name in train.class_counts() if not WNID.fullmatch(name)]:
         path = next(iter(train.of_classes(others))).path
         raise RequestError(
             f"{path}: is in no class n<number>, as others here are; move those into {src / 'train'}, or this away"

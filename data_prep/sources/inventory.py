@@ -27,6 +27,7 @@ _SYSTEM = {
     "system volume information", "found.000", "found.001", "lost+found", "thumbs.db", "desktop.ini", "icon\r",
     "__macosx", "network trash folder", "temporary items", "__pycache__", "_gsdata_",
 }  # fmt: skip
+_ADDED = re.compile(r"( ?\(\d+\)| copy| \d+)+(?=(\.\w+)*$)", re.IGNORECASE)  # before the endings of a name
 _HEAD = 16  # bytes that tell an image
 _PART = re.compile(r"(?P<stem>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<rest>.*)")
 
@@ -85,6 +86,13 @@ def _counted(counts: dict[str, list[str]]) -> list[str]:
     return [
         f"{kind}: {len(places):,} ({places[0]}{', ...' if len(places) > 1 else ''})" for kind, places in counts.items()
     ]
+
+
+def find_named(folder: Path, name: str) -> Path | None:
+    """The file or folder of this name, in any case, also with what browsers and desktops add to it: "devkit (1).gz"."""
+    if (folder / name).exists() or not folder.is_dir():
+        return folder / name if (folder / name).exists() else None
+    return next((path for path in entries(folder) if _ADDED.sub("", path.name).lower() == name.lower()), None)
 
 
 HIDDEN, NO_IMAGES, EMPTY = "hidden or system names", "files that are no images", "folders without images"

@@ -110,6 +110,21 @@ def kaggle_saved_by_excel(src: Path, train: Images, val: Images) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
 
 
+def kaggle_in_small_letters(src: Path, train: Images, val: Images) -> None:
+    """And the list loaded twice."""
+    layouts.kaggle(src, train, val)
+    (src / "ILSVRC/Data/CLS-LOC").rename(src / "ILSVRC/Data/cls-loc")
+    (src / "ILSVRC/Data").rename(src / "ILSVRC/data")
+    (src / "ILSVRC").rename(src / "ilsvrc")
+    (src / "LOC_val_solution.csv").rename(src / "LOC_val_solution (1).csv")
+
+
+def kaggle_cut_short(src: Path, train: Images, val: Images) -> None:
+    layouts.kaggle(src, train, val)
+    (src / "ILSVRC/Data").rename(src / "Data")
+    (src / "ILSVRC").rmdir()
+
+
 def kaggle_moved_up(src: Path, train: Images, val: Images) -> None:
     layouts.kaggle(src, train, val)
     for split in ("train", "val"):
@@ -151,6 +166,15 @@ def devkit_as_tar(src: Path, train: Images, val: Images) -> None:
     layouts.ilsvrc2012_archives(src, train, val)
     (src / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     write(src / "ILSVRC2012_devkit_t12.tar", tar_of(layouts.devkit(train, val, 2012, "ILSVRC2012_devkit_t12")))
+
+
+def devkit_named(name: str) -> Draw:
+    def draw(src: Path, train: Images, val: Images) -> None:
+        layouts.ilsvrc2012_archives(src, train, val)
+        (src / "ILSVRC2012_devkit_t12.tar.gz").rename(src / name)
+
+    draw.__name__ = name
+    return draw
 
 
 def renamed_by_browsers(src: Path, train: Images, val: Images) -> None:
@@ -262,6 +286,8 @@ ACCEPTED: list[Draw] = [
     train_tar_in_train, tars_beside_folders, class_with_more_than_its_tar, some_unpacked, system_names, nested,
     empty_class, kaggle_sorted, kaggle_saved_by_excel, kaggle_moved_up, numbered_val_with_devkit, val_tar_in_val,
     only_a_tar_in_val, folders_within, devkit_as_tar, renamed_by_browsers, imagenet100,
+    devkit_named("ILSVRC2012_devkit_t12 2.tar.gz"), devkit_named("ILSVRC2012_devkit_t12.tar (1).gz"),
+    devkit_named("ILSVRC2012_devkit_t12.gz"), kaggle_in_small_letters, kaggle_cut_short,
     spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"), spelled_otherwise("train", "VAL"),
     in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them, lists_as_caffe_has_them,
 ]  # fmt: skip
@@ -282,11 +308,13 @@ def test_the_same_images_and_labels(
     assert (said or "") in out
 
 
-@pytest.mark.parametrize("below", ["ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC/train"])
+@pytest.mark.parametrize("below", [
+    "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC/train", "Data", "Data/CLS-LOC/val",
+])  # fmt: skip
 def test_from_any_folder_of_kaggle_s_tree(
     below: str, images: tuple[Images, Images], expected: dict[str, list[tuple[str, bytes]]], tmp_path: Path
 ) -> None:
-    layouts.kaggle(tmp_path, *images)
+    (layouts.kaggle if below.startswith("ILSVRC") else kaggle_cut_short)(tmp_path, *images)
     assert in_order(find_source(tmp_path / below)) == expected
 
 

@@ -138,6 +138,11 @@ def two_copies(src: Path, train: Images, val: Images) -> None:
         write(src / "train" / wnid / f"copy_{name}", data)
 
 
+def class_of_no_devkit(src: Path, train: Images, val: Images) -> None:
+    layouts.ilsvrc2012_unpacked(src, train, val)
+    write(src / "train/examples/a.JPEG", next(iter(train.values()))[1])
+
+
 def shard_without_labels(src: Path, train: Images, val: Images) -> None:
     files = {name: data for name, (_, data) in train.items()}
     write(src / "train-0000.tar", tar_of({"a.jpg": b"", "a.cls": b"0", **files}))
@@ -194,6 +199,7 @@ REFUSED: dict[Draw, str] = {
     hole_in_a_class: r"img_train\.tar, n\d+\.tar: its list of members ends [\d,]+ bytes before it does",
     part_missing: r"data/train-00001-of-00002\.parquet is missing: of 2 parts 1 are there; download the rest",
     two_copies: r"12 train images of n\d+, and a complete copy has [67]; two copies in one folder\?",
+    class_of_no_devkit: r"examples in train, not among the 10 classes of a complete copy; move away what does not bel",
     shard_without_labels: r"train-0000\.tar: n\d+_0\.JPEG has no label, n\d+_0\.cls, beside it",
     list_without_classes: r"train\.txt: line 2 is 'b\.JPEG', not a path and a class",
     list_with_lines_twice: r"train\.txt: 1 of 3 lines name a file that an earlier line names, a\.JPEG first; take",

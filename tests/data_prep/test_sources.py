@@ -152,6 +152,19 @@ def test_kaggle_s_own_list_says_what_is_short(
     assert "short of val images" not in said  # as many as LOC_val_solution.csv, which lacks one as well
 
 
+def test_a_thousand_folders_named_as_ilsvrc_s_classes_are_counted(
+    images: tuple[Images, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = next(iter(images[0].values()))[1]
+    for split in ("train", "val"):
+        for number in range(1000):
+            layouts.write(tmp_path / split / f"n{number:08d}" / "0.JPEG", data)
+    say(find_source(tmp_path))
+    said = capsys.readouterr().out
+    assert "warning: 1000 classes are short of train images: n00000000 1 of at least 732, " in said
+    assert "warning: 1000 classes are short of val images: n00000000 1 of at least 50, " in said
+
+
 def say(source: Source) -> None:
     print_summary(source, source.splits, 256)
 
