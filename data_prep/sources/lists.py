@@ -96,11 +96,12 @@ def _images(path: Path, split: str, files: "array[int]") -> Iterator[SourceImage
             continue  # a heading
         short, wnid = name_and_wnid(name)
         text = provisional(label, wnid)
-        files.append(hash(file or path.parent / name) if text else len(files))
+        where = str(file or path.parent / name)
+        files.append(hash(where) if text else len(files))
         if file is None:
-            yield DeadLink(short, text, str(path.parent / name), 0, 0, encodable(str(path.parent / name)))
+            yield DeadLink(short, text, where, 0, 0, encodable(where))
         else:
-            yield SourceImage(short, text, str(file), 0, file.stat().st_size)
+            yield SourceImage(short, text, where, 0, file.stat().st_size)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Label]]:
@@ -122,6 +123,8 @@ def _parts(line: str) -> list[str]:
     if "\t" in line:
         return re.split(r"\t+", line)
     by_space = line.rsplit(None, 1)
-    by_comma = next(csv.reader([line])) if "," in line else by_space
+    if "," not in line:
+        return by_space
+    by_comma = next(csv.reader([line]))
     # The comma of a folder's name parts nothing: "my images, all/x.jpg 0".
     return by_space if is_named_as_image(by_space[0]) and not is_named_as_image(by_comma[0]) else by_comma
