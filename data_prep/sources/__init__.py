@@ -18,6 +18,7 @@ from data_prep.sources import (
     webdataset,
 )
 from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.folders import WNID
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 
 __all__ = ["LAYOUTS", "Listing", "Source", "SourceImage", "find_source"]
@@ -63,7 +64,8 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
         raise RequestError(f"src={src}: does not exist; give src=FOLDER")
     try:
         for place in _places(src):
-            for candidate in named or LAYOUTS.values():
+            candidates = [LAYOUTS["lists"]] if lists.alone_label_val(place) else list(LAYOUTS.values())
+            for candidate in named or candidates:
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
                     source = _checked(candidate.read(place), candidate, needs_val)
                     if place != src:
@@ -161,4 +163,7 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
         raise RequestError(
             f"src={source.path}: {source.no_val}; {has}val_from_train=0.1 would take a tenth of train for it"
         )
+    classes = source.splits["train"].class_counts()
+    if not source.per_class and len(classes) == ILSVRC2012.classes and all(map(WNID.fullmatch, classes)):
+        source.per_class, source.per_class_is_least = ILSVRC2012.least(classes), True
     return source

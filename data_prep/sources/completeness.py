@@ -32,7 +32,9 @@ def print_summary(source: Source, splits: dict[str, Listing], image_size: int) -
 
 
 def _refuse_more(source: Source) -> None:
-    """More than a complete copy has: images of two copies, or of two sets, which would be counted twice."""
+    """More than a complete copy has: images of two copies, or of two sets, which would be counted twice; or classes,
+    which would move the labels.
+    """
     for split, complete in source.complete.items():
         found = len(source.splits.get(split, ()))
         if found > complete:
@@ -40,6 +42,13 @@ def _refuse_more(source: Source) -> None:
                 f"src={source.path}: {found:,} {split} images, and a complete copy has {complete:,}; two copies in one "
                 "folder? Move away what does not belong to it"
             )
+    known = source.per_class.get("train", {})
+    if known and (others := sorted(source.splits["train"].class_counts().keys() - known.keys())):
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise RequestError(
+            f"src={source.path}: {others[0]}{more} in train, not among the {len(known):,} classes of a complete copy; "
+            "move away what does not belong to it"
+        )
     if source.per_class_is_least:
         return
     for split, expected in source.per_class.items():

@@ -27,31 +27,48 @@ NO_VAL = "no val images (val/, validation/ or valid/)"
 CLASS_NAMES = "Labels.json"  # of Kaggle's ImageNet-100: {wnid: what people call it}
 
 _FALL2011 = "fall11_whole.tar"
-_WNID = re.compile(r"n\d{8}")
+WNID = re.compile(r"n\d{8}")
+_COPY = re.compile(r"(?P<name>.+?) ?\(\d+\)")  # what browsers and desktops call a second one
 _BESIDE = "archives beside the folders of their classes"
+_FEWER = "archives with fewer images than the folders beside them"
+_UNPACKED = "archives beside the images unpacked from them"
 _FEW = 100  # images outside the folders of the classes, one for so many inside, are passed over; more are refused
 
 
 def split_folders(src: Path, split: str) -> list[Path]:
-    """The folders of a split: one, or numbered ones. RequestError if two spellings are there."""
+    """The folders of a split: one, or numbered ones. RequestError if two spellings are there, a dead link, or a part is
+    missing.
+    """
     found: dict[str, list[Path]] = {}
     for path in inventory.entries(src):
-        spelling = path.name.lower()
-        if path.is_dir():
-            for name in SPLITS[split]:
-                if spelling == name:
-                    found.setdefault(path.name, []).append(path)
-                elif re.fullmatch(rf"{name}[._-]?(x|part)?[._-]?\d*", spelling):
-                    found.setdefault(f"{name} in parts", []).append(path)
+        for name in SPLITS[split]:
+            if re.fullmatch(rf"{name}[._-]?(x|part)?[._-]?\d*", path.name.lower()):
+                inventory.refuse_dead_link(path)
+                if path.is_dir():
+                    whole = path.name.lower() == name
+                    found.setdefault(path.name if whole else f"{name} in parts", []).append(path)
     if len(found) > 1:
         one, other = (paths[0].name for paths in islice(found.values(), 2))
         raise RequestError(f"src={src}: {one}/ and {other}/ could both be {split}; move one of them away")
-    return next(iter(found.values()), [])
+    parts = next(iter(found.values()), [])
+    inventory.refuse_missing_parts(parts)
+    return parts
 
 
 def read_split(folders: Iterable[Path], seen: Seen, known: Collection[str] = ()) -> Listing:
-    """All images of a split; class "" where they are not sorted. `known`: the classes of train, for val."""
-    return Listing(chain.from_iterable(_split(folder, seen, known) for folder in folders))
+    """All images of a split; class "" where they are not sorted. `known`: the classes of train, for val.
+
+    RequestError if a class is there twice, a number in brackets behind its name.
+    """
+    images = Listing(chain.from_iterable(_split(folder, seen, known) for folder in folders))
+    classes = images.class_counts()
+    for name in classes:
+        if (copy := _COPY.fullmatch(name)) and copy["name"] in classes:
+            path = next(iter(images.of_classes([name]))).path
+            raise RequestError(
+                f"{path}: of class {name}; is that {copy['name']} once more? Take it away, or rename it if it is not"
+            )
+    return images
 
 
 def has_classes(folder: Path) -> bool:
@@ -68,13 +85,13 @@ def with_labels(images: Listing, known: Collection[str], label_of: Callable[[Sou
 
 
 def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceImage]:
-    folder = _innermost(folder, known)
+    folder = _innermost(folder, known, seen)
     classes, files = inventory.folders_and_files(folder)
     archives = [path for path in files if inventory.is_archive(path.name) and path.is_file()]
     if not classes and len(archives) == 1 and tars.is_of_all(archives[0]):
         loose = list(inventory.loose_images(folder, seen))
         if loose:
-            seen.pass_over("archives beside the images unpacked from them", archives[0])
+            seen.pass_over(_UNPACKED, archives[0])
             yield from loose
         else:
             yield from tars.images_by_class(archives[0], seen)
@@ -82,6 +99,7 @@ def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceI
     if not classes and not archives:
         yield from inventory.loose_images(folder, seen)
         return
+    _refuse_links_to_one([*classes, *archives])
     wnids = {encodable(path.name) for path in classes}
     count, names = 0, set[str]()
     loose = list(inventory.loose_images(folder, seen))
@@ -111,7 +129,15 @@ def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceI
         seen.pass_over(f"images outside the folders of the classes{', which have them too' * copied}", Path(image.path))
 
 
-def _innermost(folder: Path, known: Collection[str]) -> Path:
+def _refuse_links_to_one(classes: list[Path]) -> None:
+    """RequestError if two classes are one, by a link."""
+    links = {path.resolve(): path for path in classes if path.is_symlink()}
+    for path in classes if links else ():
+        if (link := links.get(path.resolve(), path)) != path:
+            raise RequestError(f"{link}: a link to what {path.name} is; one cannot be two classes: take the link away")
+
+
+def _innermost(folder: Path, known: Collection[str], seen: Seen) -> Path:
     """`folder`, or the only folder in it, where that is no class: train/train/, val/ILSVRC2012_img_val/."""
     for _ in range(3):
         inner, files = inventory.folders_and_files(folder)
@@ -120,6 +146,8 @@ def _innermost(folder: Path, known: Collection[str]) -> Path:
         deeper, archives = inventory.folders_and_files(inner[0])
         if not known and len(deeper) + sum(inventory.is_archive(path.name) for path in archives) < 2:
             return folder
+        for path in files:
+            seen.pass_over(_UNPACKED if inventory.is_archive(path.name) else inventory.NO_IMAGES, path)
         folder = inner[0]
     return folder
 
@@ -138,9 +166,9 @@ def _is_passed_over(archive: Path, wnids: set[str], seen: Seen) -> bool:
                 f"{archive}: has {packed:,} images, and the folder {folder.name}/ beside it {unpacked:,}; it was not "
                 "unpacked to its end: unpack it again, or delete one of the two"
             )
-        seen.pass_over(_BESIDE, archive)
+        seen.pass_over(_FEWER if packed < unpacked else _BESIDE, archive)
         return True
-    odd = bool(wnids) and all(_WNID.fullmatch(name) for name in wnids) and not _WNID.fullmatch(wnid)
+    odd = bool(wnids) and all(WNID.fullmatch(name) for name in wnids) and not WNID.fullmatch(wnid)
     if odd or (wnids and tars.is_of_all(archive)):
         seen.pass_over(_BESIDE, archive)
         return True
@@ -203,6 +231,15 @@ def recognises_fall2011(src: Path) -> bool:
 
 
 def read_fall2011(src: Path) -> Source:
+    """RequestError if a class is no n<number>, as val/ beside the classes would be."""
     archive, seen = src / _FALL2011, Seen(src)
     train = Listing(tars.images_by_class(archive, seen)) if archive.is_file() else read_split([src], seen)
-    return Source("ImageNet's Fall-2011 release", src, {"train": train}, left_out=seen.left_out(), notes=seen.notes())
+    if others := [name for name in train.class_counts() if not WNID.fullmatch(name)]:
+        path = next(iter(train.of_classes(others))).path
+        raise RequestError(
+            f"{path}: is in no class n<number>, as others here are; move those into {src / 'train'}, or this away"
+        )
+    return Source(
+        "ImageNet's Fall-2011 release", src, {"train": train}, left_out=seen.left_out(), notes=seen.notes(),
+        no_val="classes n<number> in no train/ are read as ImageNet's Fall-2011 release, which has no val",
+    )  # fmt: skip

@@ -6,11 +6,10 @@ devkit with the labels. Any of them may have been unpacked into a folder.
     SRC/ILSVRC2012_devkit_t12.tar.gz          needed unless val is sorted by class; or .tar, .tgz, a folder
     SRC/ILSVRC2010_images_{train,val,test}.tar, ILSVRC2010_devkit-1.0.tar.gz, patch_images.tar    those of 2010
 
-Browsers' additions to a name, " (1)", are ignored. Images are addressed by their offset in the archive, so that 138 GB
-never need to be unpacked.
+What browsers and desktops add to a name, " (1)", is ignored. Images are addressed by their offset in the archive, so
+that 138 GB never need to be unpacked.
 """
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from data_prep.common.errors import RequestError
 from data_prep.sources import folders, tars
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.devkit import Devkit, read_devkit, read_ground_truth
-from data_prep.sources.inventory import Seen, entries
+from data_prep.sources.inventory import Seen, find_named
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Release:
             complete=self.complete,
             per_class=per_class,
             per_class_is_least=devkit is None,
-            md5={path: md5 for name, md5 in self.md5.items() if (path := _named(src, name)) is not None},
+            md5={path: md5 for name, md5 in self.md5.items() if (path := find_named(src, name)) is not None},
             left_out=seen.left_out(),
             notes=seen.notes(),
             no_val=no_val,
@@ -94,19 +93,19 @@ class Release:
         return {split: Path(name).stem for split, name in self.archives.items()}
 
     def _archive(self, src: Path, split: str) -> Path | None:
-        return _named(src, self.archives[split]) if split in self.archives else None
+        return find_named(src, self.archives[split]) if split in self.archives else None
 
     def _devkit(self, src: Path) -> Path | None:
         stem = self.devkits[0].removesuffix(".tar.gz")
-        named = (_named(src, name) for name in (self.devkits[0], f"{stem}.tar", f"{stem}.tgz", *self.devkits[1:]))
-        return next((path for path in named if path is not None), None)
+        names = (self.devkits[0], *(f"{stem}{ending}" for ending in (".tar", ".tgz", ".gz")), *self.devkits[1:])
+        return next((path for name in names if (path := find_named(src, name)) is not None), None)
 
     def _part(self, src: Path, split: str) -> list[Path]:
         """The archive of a split, or its folders; [] if there is neither."""
         archive = self._archive(src, split)
         if archive is not None:
             return [archive]
-        unpacked = _named(src, self._stems().get(split, split))
+        unpacked = find_named(src, self._stems().get(split, split))
         return folders.split_folders(src, split) or ([unpacked] if unpacked is not None and unpacked.is_dir() else [])
 
     def _required(self, src: Path, split: str) -> list[Path]:
@@ -154,15 +153,15 @@ class Release:
         return number
 
     def _test_wnids(self, src: Path, devkit: Devkit) -> list[str]:
-        path = src / self.test_truth
-        if not path.is_file():
+        path = find_named(src, self.test_truth)
+        if path is None:
             raise RequestError(f"src={src}: {self.test_truth} is missing; it has the labels of {self.archives['test']}")
         return read_ground_truth(path.read_bytes(), path, devkit.wnid_of_id)
 
     def _patched(self, src: Path, split: str, images: Listing) -> Listing:
         """With the images that the release replaced: patch_images.tar, <split>/<name>."""
-        archive = src / self.patches
-        if not self.patches or not archive.is_file():
+        archive = find_named(src, self.patches) if self.patches else None
+        if archive is None:
             return images
         with archive.open("rb") as file:
             members = [m for m in tars.members(file, archive) if Path(m.name).parent.name == split]
@@ -173,15 +172,6 @@ class Release:
             return replace(image, path=str(archive), offset=patch.offset_data, size=patch.size) if patch else image
 
         return Listing(map(patched, images))
-
-
-def _named(src: Path, name: str) -> Path | None:
-    """The file or folder of this name, in any case, also with what a browser adds to it: ILSVRC2012_img_val (1).tar."""
-    if (src / name).exists():
-        return src / name
-    stem, dot, ending = name.partition(".tar")
-    form = re.compile(rf"{re.escape(stem)}( ?\(\d+\)| copy)?{re.escape(dot + ending)}", re.IGNORECASE)
-    return next((path for path in entries(src) if form.fullmatch(path.name)), None) if src.is_dir() else None
 
 
 ILSVRC2012 = Release(

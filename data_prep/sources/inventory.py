@@ -2,7 +2,8 @@
 
 - Hidden and system names (.DS_Store, ._x, @eaDir, lost+found, __MACOSX ...) are neither classes nor images.
 - An image is a file whose name ends as images do, or whose first bytes are those of an image, whatever its name.
-- Links are followed; one named as an image that leads nowhere is an image that will be rejected.
+- Links are followed, but for those to a folder above. One that leads nowhere is an image that will be rejected, if it
+  is named as one; otherwise it is refused, since it may have been a class.
 - The images of a class may lie in folders within the class's.
 - Of a class's folder and its tar beside it only one is taken; so of sorted images and others beside them.
 
@@ -22,18 +23,21 @@ from data_prep.sources.image import DeadLink, SourceImage
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 _SYSTEM = {
-    "@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information", "thumbs.db",
-    "desktop.ini", "icon\r",
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    "system volume information", "found.000", "found.001", "lost+found", "thumbs.db", "desktop.ini", "icon\r",
+    "__macosx", "network trash folder", "temporary items", "__pycache__", "_gsdata_",
 }  # fmt: skip
+# What browsers and desktops add to the name of a file that is there already.
+_COPIED = re.compile(r"( ?\(\d+\)| copy| \d+)+(?=(\.\w+)*$)", re.IGNORECASE)
 _HEAD = 16  # bytes that tell an image
 _PART = re.compile(r"(?P<stem>.*?)(?P<number>\d+)(?P<rest>-of-(?P<count>\d+).*|\D*)")
-# What browsers, desktops and the `datasets` library add to a name.
+# The same of numbered parts, whose number may follow a space; and what the `datasets` library adds.
 _ADDED = re.compile(r"( ?\(\d+\)| copy|(?<=-of-\d{5})-[0-9a-f]{16})(?=\.[^.]*$)")
 
 
 def is_system(name: str) -> bool:
     """Whether a file or folder of this name is the system's or a tool's own, wherever it lies."""
-    return name.startswith(".") or name.lower() in _SYSTEM
+    return name.startswith(".") or name.lower().partition(" (")[0] in _SYSTEM  # "lost+found (1)": a copy's
 
 
 def is_named_as_image(name: str) -> bool:
@@ -87,6 +91,13 @@ def _counted(counts: dict[str, list[str]]) -> list[str]:
     ]
 
 
+def find_named(folder: Path, name: str) -> Path | None:
+    """The file or folder of this name, in any case, also with what browsers and desktops add to it: "devkit (1).gz"."""
+    if (folder / name).exists() or not folder.is_dir():
+        return folder / name if (folder / name).exists() else None
+    return next((path for path in entries(folder) if _COPIED.sub("", path.name).lower() == name.lower()), None)
+
+
 HIDDEN, NO_IMAGES, EMPTY = "hidden or system names", "files that are no images", "folders without images"
 
 
@@ -104,13 +115,9 @@ def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
     ]
 
 
-def images_below(
-    folder: Path, seen: Seen, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
-) -> Iterator[SourceImage]:
+def images_below(folder: Path, seen: Seen, prefix: str = "", deeper: bool = False) -> Iterator[SourceImage]:
     """The images in `folder` and in the folders within it, named with `prefix` and their path below `folder`."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that it lies in
+    if folder.is_symlink() and _leads_above(folder):
         seen.pass_over("links to a folder above", folder)
         return
     folders = []
@@ -122,13 +129,19 @@ def images_below(
         elif entry.is_dir():
             folders.append(entry)
         elif image := _image(entry, prefix):
-            if above:
+            if deeper:
                 seen.take_deeper(Path(entry.path))
             yield image
         else:
             seen.pass_over(NO_IMAGES, Path(entry.path))
     for entry in folders:
-        yield from images_below(Path(entry.path), seen, f"{prefix}{encodable(entry.name)}/", (*above, here))
+        yield from images_below(Path(entry.path), seen, f"{prefix}{encodable(entry.name)}/", deeper=True)
+
+
+def _leads_above(link: Path) -> bool:
+    """To a folder that it lies in, by the path or where that really is: without end, or to other classes' images."""
+    target = link.resolve()
+    return link.parent.resolve().is_relative_to(target) or any(target == path.resolve() for path in link.parents)
 
 
 def loose_images(folder: Path, seen: Seen) -> Iterator[SourceImage]:
@@ -160,11 +173,19 @@ def _image(entry: "os.DirEntry[str]", prefix: str) -> SourceImage | None:
                 if not begins_as_image(file.read(_HEAD)):
                     return None
     except FileNotFoundError:
-        if not named or not entry.is_symlink():
+        if not entry.is_symlink():
             return None
+        if not named:
+            refuse_dead_link(Path(entry.path))
         name = prefix + encodable(entry.name)
         return DeadLink(name, "", entry.path, 0, 0, encodable(str(Path(entry.path).readlink())))
     return SourceImage(prefix + encodable(entry.name), "", entry.path, 0, size)
+
+
+def refuse_dead_link(path: Path) -> None:
+    """RequestError if `path` is a link that leads nowhere: nothing tells what it was."""
+    if path.is_symlink() and not path.exists():
+        raise RequestError(f"{path}: a link to {path.readlink()}, which is not there; bring that back, or take it away")
 
 
 def refuse_missing_parts(paths: Sequence[Path]) -> None:

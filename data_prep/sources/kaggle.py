@@ -5,7 +5,8 @@ SRC/ILSVRC/ImageSets/CLS-LOC/train_cls.txt      n01440764/n01440764_10026 1, a l
 SRC/LOC_val_solution.csv                        ImageId,PredictionString: the labels of val
 SRC/LOC_synset_mapping.txt                      n01440764 tench, Tinca tinca
 
-SRC may also be any of the folders down to CLS-LOC, or hold train/ and val/ beside the lists.
+SRC may also be any of the folders down to CLS-LOC. Of these the first may be missing, up to train/ and val/ beside the
+lists; they may be spelled in small letters.
 """
 
 import csv
@@ -16,9 +17,9 @@ from data_prep.common.errors import RequestError
 from data_prep.sources import folders
 from data_prep.sources.base import Source
 from data_prep.sources.ilsvrc import ILSVRC2012
-from data_prep.sources.inventory import Seen
+from data_prep.sources.inventory import Seen, find_named
 
-IMAGES, TRAIN_LIST = Path("ILSVRC/Data/CLS-LOC"), Path("ILSVRC/ImageSets/CLS-LOC/train_cls.txt")
+IMAGES, LISTS, TRAIN_LIST = Path("ILSVRC/Data/CLS-LOC"), Path("ILSVRC/ImageSets/CLS-LOC"), "train_cls.txt"
 SOLUTION, CLASS_NAMES = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
 
 
@@ -27,17 +28,28 @@ def recognises(src: Path) -> bool:
 
 
 def _root_and_images(src: Path) -> tuple[Path, Path] | None:
-    """The folder of the lists, and that of train/ and val/."""
-    if (src / IMAGES).is_dir():
-        return src, src / IMAGES
-    if (src / SOLUTION).is_file() and (src / "train").is_dir():
-        return src, src
-    here = src.absolute()
-    for depth in range(1, len(IMAGES.parts) + 1):  # src is ILSVRC/, Data/ or CLS-LOC/ itself
-        if here.parts[-depth:] == IMAGES.parts[:depth]:
-            images = src.joinpath(*IMAGES.parts[depth:])
-            return (here.parents[depth - 1], images) if images.is_dir() else None
-    return None
+    """The folder of the lists, and that of train/ and val/; None where neither the lists nor all of its path say so."""
+    images = _inside(src, IMAGES)
+    # A link is not followed, since it leads away from the lists.
+    root = images.resolve() if ".." in images.parts else images.absolute()
+    for name in reversed(IMAGES.parts):
+        if find_named(root, SOLUTION):
+            return (root, images) if folders.split_folders(images, "train") else None
+        if root.name.lower() != name.lower():
+            return None
+        root = root.parent
+    return root, images
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """The folder at the end of `path` below `folder`, in any case, also without its first names; else `folder`."""
+    for first in range(len(path.parts)):
+        place: Path | None = folder
+        for name in path.parts[first:]:
+            place = find_named(place, name) if place else None
+        if place and place.is_dir():
+            return place
+    return folder
 
 
 def read(src: Path) -> Source:
@@ -50,8 +62,9 @@ def read(src: Path) -> Source:
     train = folders.read_split(parts["train"], seen)
     known = train.class_counts()
     splits, labels = {"train": train}, {}
-    if (root / SOLUTION).is_file():
-        labels = _labels(root / SOLUTION)
+    solution = find_named(root, SOLUTION)
+    if solution:
+        labels = _labels(solution)
     if parts["val"]:
         val = folders.read_split(parts["val"], seen, known)
         if not labels and "" in val.class_counts():
@@ -59,19 +72,18 @@ def read(src: Path) -> Source:
         if labels:
             val = folders.with_labels(val, known, lambda image: labels.get(_stem(image.name), ""))
         if unlabelled := [image.name for image in val.of_classes([""])]:
-            raise RequestError(
-                f"{root / SOLUTION}: has no label for {len(unlabelled)} val images, {unlabelled[0]} first"
-            )
+            raise RequestError(f"{solution}: has no label for {len(unlabelled)} val images, {unlabelled[0]} first")
         splits["val"] = val
     if parts["test"]:
         seen.pass_over("test split, without labels", parts["test"][0])
-    class_names = _class_names(root / CLASS_NAMES) if (root / CLASS_NAMES).is_file() else {}
+    names, train_list = find_named(root, CLASS_NAMES), find_named(_inside(root, LISTS), TRAIN_LIST)
+    class_names = _class_names(names) if names else {}
     source = Source(
         "Kaggle's tree of ILSVRC-2012", src, splits, class_names, ILSVRC2012.complete, left_out=seen.left_out(),
         notes=seen.notes(), no_val=f"{IMAGES / 'val'} is missing; Kaggle's tree needs it",
     )  # fmt: skip
-    if (root / TRAIN_LIST).is_file():
-        lines = (root / TRAIN_LIST).read_text("utf-8", "replace").split("\n")
+    if train_list:
+        lines = train_list.read_text("utf-8", "replace").split("\n")
         listed = Counter(line.partition("/")[0] for line in lines if line.partition("/")[0])
         source.per_class = {"train": dict(listed), "val": dict(Counter(labels.values()))}
     elif class_names:

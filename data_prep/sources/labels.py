@@ -16,6 +16,11 @@ _NAME_OF_WNID = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
 Label = int | str
 
 
+def label_of(text: str) -> Label:
+    """A label as it is written: a number, -1 where there is none, or a text."""
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
 def name_and_wnid(path: str) -> tuple[str, str]:
     """The official name of an image, and the wnid that its name has, or ""."""
     name = encodable(PurePosixPath(path).name)

@@ -7,17 +7,21 @@ SRC may be the list of train itself, with that of val beside it. Classes are num
 """
 
 import csv
+import re
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
-from data_prep.sources.folders import SPLITS
-from data_prep.sources.labels import Label, name_and_wnid, provisional, resolve
+from data_prep.sources.folders import SPLITS, split_folders
+from data_prep.sources.inventory import folders_and_files, is_named_as_image
+from data_prep.sources.labels import Label, label_of, name_and_wnid, provisional, resolve
 
 ENDINGS = (".txt", ".lst", ".csv", ".tsv")
-_HEADINGS = {"path", "image", "file", "filename", "file_name", "image_path", "filepath", "name"}
 
 
 def recognises(src: Path) -> bool:
@@ -26,10 +30,22 @@ def recognises(src: Path) -> bool:
     return "train" in _lists(src)
 
 
+def alone_label_val(src: Path) -> bool:
+    """Whether val lies flat in its folder, as Caffe has it, and of all that says its classes only lists are there."""
+    if not src.is_dir() or not any((src / f"val{ending}").is_file() for ending in ENDINGS):
+        return False
+    others = any("devkit" in path.name.lower() or path.name.startswith("LOC_") for path in src.iterdir())
+    inside = [folders_and_files(folder) for folder in split_folders(src, "val")]
+    flat = any(not folders and any(is_named_as_image(file.name) for file in files) for folders, files in inside)
+    return flat and not others and recognises(src)
+
+
 def _lists(src: Path) -> dict[str, Path]:
     """RequestError if a folder has two lists of one split."""
     folder, lists = (src.parent, {"train": src}) if src.is_file() else (src, {})
-    for split in SPLITS.keys() - lists.keys():
+    for split in SPLITS:
+        if split in lists:
+            continue
         found = [path for name in SPLITS[split] for ending in ENDINGS if (path := folder / f"{name}{ending}").is_file()]
         if len(found) > 1:
             one, other = found[0].name, found[1].name
@@ -40,11 +56,13 @@ def _lists(src: Path) -> dict[str, Path]:
 
 
 def read(src: Path) -> Source:
-    """RequestError if a line has no path and class. A path that leads nowhere is an image that is rejected."""
+    """RequestError if a line has no path and class, or a file stands in a list twice. A path that leads nowhere is an
+    image that is rejected.
+    """
     lists = _lists(src)
     if "train" not in lists:
         raise RequestError(f"src={src}: no list of train (train.txt, .lst, .csv or .tsv)")
-    listed = {split: Listing(_images(path, split)) for split, path in lists.items()}
+    listed = {split: _listing(path, split) for split, path in lists.items()}
     splits, class_names, left_out = resolve(listed, [])
     return Source(
         "lists of paths and classes", src if src.is_dir() else src.parent, splits, class_names, left_out=left_out,
@@ -52,31 +70,61 @@ def read(src: Path) -> Source:
     )  # fmt: skip
 
 
-def _images(path: Path, split: str) -> Iterator[SourceImage]:
+def _listing(path: Path, split: str) -> Listing:
+    files = array("q")  # a mark of each: 1.3 million paths would be 150 MB
+    images = Listing(_images(path, split, files))
+    _, first = np.unique(np.frombuffer(files, np.int64), return_index=True)
+    if len(first) < len(images):
+        again = images[int(np.setdiff1d(np.arange(len(images)), first)[0])]
+        raise RequestError(
+            f"{path}: {len(images) - len(first):,} of {len(images):,} lines name a file that an earlier line names, "
+            f"{again.name} first; take them out"
+        )
+    labels = images.class_counts()
+    numbers = {text for text in labels if text.startswith("i")}
+    for image in images.of_classes(labels.keys() - numbers - {""}) if numbers else ():
+        if isinstance(image, DeadLink):  # a heading in the middle, a remark: it would be a class of its own
+            raise RequestError(f"{path}: {image.name} is no file, and its class no number, as others are; take it out")
+    return images
+
+
+def _images(path: Path, split: str, files: "array[int]") -> Iterator[SourceImage]:
     places = [path.parent, *(path.parent / name for name in SPLITS[split])]
-    for number, (name, label) in enumerate(_rows(path), start=1):
-        if number == 1 and name.lower() in _HEADINGS:
-            continue
+    for name, label in _rows(path):
         file = next((found for place in places if (found := place / name).is_file()), None)
+        if not files and file is None and "/" not in name and not is_named_as_image(name):
+            continue  # a heading
         short, wnid = name_and_wnid(name)
         text = provisional(label, wnid)
+        where = str(file or path.parent / name)
+        files.append(hash(where) if text else len(files))
         if file is None:
-            yield DeadLink(short, text, str(path.parent / name), 0, 0, encodable(str(path.parent / name)))
+            yield DeadLink(short, text, where, 0, 0, encodable(where))
         else:
-            yield SourceImage(short, text, str(file), 0, file.stat().st_size)
+            yield SourceImage(short, text, where, 0, file.stat().st_size)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Label]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
-                line = line.strip("\r\n")
+                line = line.rstrip()
                 if not line.strip():
                     continue
-                parts = next(csv.reader([line])) if "," in line and "\t" not in line else line.rsplit(None, 1)
+                parts = _parts(line)
                 if len(parts) < 2 or not parts[0] or not parts[1]:
                     raise RequestError(f"{path}: line {number} is {line[:60]!r}, not a path and a class")
-                label = parts[1].strip()
-                yield parts[0].strip(), int(label) if label.isdecimal() else label
+                yield parts[0].strip(), label_of(parts[1].strip())
     except (UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path}: cannot be read as a list ({error}); save it as UTF-8") from None
+
+
+def _parts(line: str) -> list[str]:
+    if "\t" in line:
+        return re.split(r"\t+", line)
+    by_space = line.rsplit(None, 1)
+    if "," not in line:
+        return by_space
+    by_comma = next(csv.reader([line]))
+    # The comma of a folder's name parts nothing: "my images, all/x.jpg 0".
+    return by_space if is_named_as_image(by_space[0]) and not is_named_as_image(by_comma[0]) else by_comma

@@ -29,9 +29,10 @@ from data_prep.sources.inventory import (
     entries,
     is_archive,
     is_system,
+    refuse_dead_link,
     refuse_missing_parts,
 )
-from data_prep.sources.labels import Label, name_and_wnid, provisional, resolve
+from data_prep.sources.labels import Label, label_of, name_and_wnid, provisional, resolve
 
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
 MANIFEST = "manifest.json"
@@ -71,6 +72,8 @@ def _shards(src: Path) -> dict[str, list[Path]]:
         inside = _SPLIT_OF.get(path.name.lower())
         for shard in entries(path) if path.is_dir() and inside else [path]:
             named = inside or ((match := _SPLIT.fullmatch(shard.stem)) and _SPLIT_OF[match[1].lower()])
+            if named and is_archive(shard.name):
+                refuse_dead_link(shard)
             if named and is_archive(shard.name) and shard.is_file():
                 found.setdefault(named, []).append(shard)
     return found
@@ -149,8 +152,7 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
 
 
 def _label(text: bytes) -> Label:
-    plain = text.decode("utf-8-sig", "replace").strip()
-    return int(plain) if re.fullmatch(r"-?\d+", plain) else plain
+    return label_of(text.decode("utf-8-sig", "replace").strip())
 
 
 def _image(member: TarInfo, path: Path, label: Label | None) -> SourceImage:

@@ -53,6 +53,13 @@ def tars_beside_folders(src: Path, train: Images, val: Images) -> str:
     return f"archives beside the folders of their classes: 10 (train/{wnids(train)[0]}.tar, ...)"
 
 
+def class_with_more_than_its_tar(src: Path, train: Images, val: Images) -> str:
+    layouts.image_folder(src, train, val)
+    wnid, files = next(iter(of_class(train).items()))
+    write(src / "train" / f"{wnid}.tar", tar_of(dict(list(files.items())[1:])))
+    return f"archives with fewer images than the folders beside them: 1 (train/{wnid}.tar)"
+
+
 def some_unpacked(src: Path, train: Images, val: Images) -> None:
     """Half of the classes as folders, half as tars, and one tar beside a folder that is still empty."""
     layouts.image_folder(src, {}, val)
@@ -69,10 +76,11 @@ def some_unpacked(src: Path, train: Images, val: Images) -> None:
 def system_names(src: Path, train: Images, val: Images) -> str:
     layouts.image_folder(src, train, val)
     wnid, image = wnids(train)[0], next(iter(train.values()))[1]
-    for place in (".ipynb_checkpoints/a.JPEG", "@eaDir/a.JPEG", "lost+found/a.JPEG", "__MACOSX/a.JPEG", ".DS_Store",
-                  f"{wnid}/._a.JPEG", f"{wnid}/Thumbs.db", f"{wnid}/@eaDir/a.JPEG", "desktop.ini"):  # fmt: skip
+    for place in (".ipynb_checkpoints/a.JPEG", "@eaDir/a.JPEG", "lost+found (1)/a.JPEG", "__MACOSX/a.JPEG", ".DS_Store",
+                  f"{wnid}/._a.JPEG", f"{wnid}/Thumbs.db", f"{wnid}/@eaDir/a.JPEG", "desktop.ini", "#snapshot/a.JPEG",
+                  "Temporary Items/a.JPEG", "__pycache__/a.JPEG"):  # fmt: skip
         write(src / "train" / place, image)
-    return "hidden or system names: 9 ("
+    return "hidden or system names: 12 ("
 
 
 def nested(src: Path, train: Images, val: Images) -> str:
@@ -102,6 +110,21 @@ def kaggle_saved_by_excel(src: Path, train: Images, val: Images) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
 
 
+def kaggle_in_small_letters(src: Path, train: Images, val: Images) -> None:
+    """And the list loaded twice."""
+    layouts.kaggle(src, train, val)
+    (src / "ILSVRC/Data/CLS-LOC").rename(src / "ILSVRC/Data/cls-loc")
+    (src / "ILSVRC/Data").rename(src / "ILSVRC/data")
+    (src / "ILSVRC").rename(src / "ilsvrc")
+    (src / "LOC_val_solution.csv").rename(src / "LOC_val_solution (1).csv")
+
+
+def kaggle_cut_short(src: Path, train: Images, val: Images) -> None:
+    layouts.kaggle(src, train, val)
+    (src / "ILSVRC/Data").rename(src / "Data")
+    (src / "ILSVRC").rmdir()
+
+
 def kaggle_moved_up(src: Path, train: Images, val: Images) -> None:
     layouts.kaggle(src, train, val)
     for split in ("train", "val"):
@@ -129,18 +152,29 @@ def only_a_tar_in_val(src: Path, train: Images, val: Images) -> None:
         path.unlink()
 
 
-def folders_within(src: Path, train: Images, val: Images) -> None:
+def folders_within(src: Path, train: Images, val: Images) -> str:
     layouts.ilsvrc2012_unpacked(src, train, val)
     for split, inner in (("train", "train"), ("val", "ILSVRC2012_img_val")):
         (src / split).rename(src / "moved")
         (src / split).mkdir()
         (src / "moved").rename(src / split / inner)
+    write(src / "val/ILSVRC2012_img_val.tar", tar_of({name: data for name, (_, data) in val.items()}))
+    return "archives beside the images unpacked from them: 1 (val/ILSVRC2012_img_val.tar)"
 
 
 def devkit_as_tar(src: Path, train: Images, val: Images) -> None:
     layouts.ilsvrc2012_archives(src, train, val)
     (src / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     write(src / "ILSVRC2012_devkit_t12.tar", tar_of(layouts.devkit(train, val, 2012, "ILSVRC2012_devkit_t12")))
+
+
+def devkit_named(name: str) -> Draw:
+    def draw(src: Path, train: Images, val: Images) -> None:
+        layouts.ilsvrc2012_archives(src, train, val)
+        (src / "ILSVRC2012_devkit_t12.tar.gz").rename(src / name)
+
+    draw.__name__ = name
+    return draw
 
 
 def renamed_by_browsers(src: Path, train: Images, val: Images) -> None:
@@ -175,8 +209,8 @@ def in_one_folder(src: Path, train: Images, val: Images) -> str:
     return f"read from {src / 'archive' / 'imagenet'}"
 
 
-def linked(src: Path, train: Images, val: Images) -> None:
-    """Every second class a link to its folder, the others folders of links; and a folder linked into itself."""
+def linked(src: Path, train: Images, val: Images) -> str:
+    """Every second class a link to its folder, the others folders of links; and folders linked into themselves."""
     layouts.image_folder(src.with_name("store"), train, val)
     (src / "train").mkdir(parents=True)
     (src / "val").symlink_to(src.with_name("store") / "val")
@@ -186,9 +220,12 @@ def linked(src: Path, train: Images, val: Images) -> None:
             (src / "train" / wnid).symlink_to(own)
         else:
             (src / "train" / wnid).mkdir()
-            (src / "train" / wnid / "loop").symlink_to(src / "train" / wnid)
+            (src / "train" / wnid / "loop").symlink_to(src / "train" / (wnid if number else ""))
             for path in own.iterdir():
                 (src / "train" / wnid / path.name).symlink_to(path)
+    (src.with_name("store") / "train" / wnids(train)[1] / "up").symlink_to("..")
+    (src / "train/above").symlink_to(src)
+    return "links to a folder above: 7 ("
 
 
 def hub_cache(src: Path, train: Images, val: Images) -> None:
@@ -246,12 +283,36 @@ def lists(src: Path, train: Images, val: Images) -> None:
     write(src / "val.csv", f"\ufeffimage,label\r\n{rows}".encode())
 
 
+def lists_as_others_write_them(src: Path, train: Images, val: Images) -> str:
+    """Numbers for classes, headings of any words, -1 where there is no label, a comma in a folder's name."""
+    layouts.image_folder(src / "my images, all", train, {})
+    layouts.image_folder(src / "my images, all", {}, val)
+    number = {wnid: i for i, wnid in enumerate(wnids(train))}
+    lines = [f"my images, all/train/{w}/{name} {number[w]}\n" for name, (w, _) in train.items()]
+    write(src / "train.txt", f"# list of images\nimg class\n{''.join(lines)}{lines[0].split(' 0')[0]} -1\n".encode())
+    rows = "".join(f'"my images, all/val/{w}/{name}",{number[w]}\n' for name, (w, _) in val.items())
+    write(src / "val.csv", f"image_name,class\n{rows}".encode())
+    return "note: left out: 1 train images have no label (-1)"
+
+
+def lists_as_caffe_has_them(src: Path, train: Images, val: Images) -> None:
+    """Beside train/ and a flat val/, and no devkit."""
+    layouts.ilsvrc2012_unpacked(src, train, val)
+    shutil.rmtree(src / "ILSVRC2012_devkit_t12")
+    number = {wnid: i for i, wnid in enumerate(wnids(train))}
+    write(src / "train.txt", "".join(f"{w}/{name} {number[w]}\n" for name, (w, _) in train.items()).encode())
+    write(src / "val.txt", "".join(f"{name} {number[w]}\n" for name, (w, _) in val.items()).encode())
+
+
 ACCEPTED: list[Draw] = [
-    train_tar_in_train, tars_beside_folders, some_unpacked, system_names, nested, empty_class, kaggle_sorted,
-    kaggle_saved_by_excel, kaggle_moved_up, numbered_val_with_devkit, val_tar_in_val, only_a_tar_in_val, folders_within,
-    devkit_as_tar, renamed_by_browsers, imagenet100, spelled_otherwise("Train", "Validation"),
-    spelled_otherwise("training", "valid"), spelled_otherwise("train", "VAL"), in_one_folder, linked, hub_cache, shards,
-    lists, shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
+    train_tar_in_train, tars_beside_folders, class_with_more_than_its_tar, some_unpacked, system_names, nested,
+    empty_class, kaggle_sorted, kaggle_saved_by_excel, kaggle_moved_up, numbered_val_with_devkit, val_tar_in_val,
+    only_a_tar_in_val, folders_within, devkit_as_tar, renamed_by_browsers, imagenet100,
+    devkit_named("ILSVRC2012_devkit_t12 2.tar.gz"), devkit_named("ILSVRC2012_devkit_t12.tar (1).gz"),
+    devkit_named("ILSVRC2012_devkit_t12.gz"), kaggle_in_small_letters, kaggle_cut_short,
+    spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"), spelled_otherwise("train", "VAL"),
+    in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them, lists_as_caffe_has_them,
+    shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
 ]  # fmt: skip
 
 
@@ -263,17 +324,20 @@ def test_the_same_images_and_labels(
     said = draw(tmp_path / "src", *images)
     source = find_source(tmp_path / "src")
     assert in_order(source) == expected
+    assert list(source.splits)[:2] == ["train", "val"]  # the order is part of what a later run is compared with
     print_summary(source, source.splits, 256)
     out = capsys.readouterr().out
     assert "the same images twice" not in out
     assert (said or "") in out
 
 
-@pytest.mark.parametrize("below", ["ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC/train"])
+@pytest.mark.parametrize("below", [
+    "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC/train", "Data", "Data/CLS-LOC/val",
+])  # fmt: skip
 def test_from_any_folder_of_kaggle_s_tree(
     below: str, images: tuple[Images, Images], expected: dict[str, list[tuple[str, bytes]]], tmp_path: Path
 ) -> None:
-    layouts.kaggle(tmp_path, *images)
+    (layouts.kaggle if below.startswith("ILSVRC") else kaggle_cut_short)(tmp_path, *images)
     assert in_order(find_source(tmp_path / below)) == expected
 
 
@@ -297,6 +361,15 @@ def test_what_a_file_is_called_does_not_matter(
     source = find_source(tmp_path)
     assert sorted(in_order(source)["train"]) == sorted(expected["train"])
     assert source.left_out[0].startswith("files that are no images: 1 (")
+
+
+def test_names_in_brackets_are_classes(images: tuple[Images, Images], tmp_path: Path) -> None:
+    """A number is the mark of a copy, of a class that is there without it; a word, as in ImageNet's list, is none."""
+    names = ["crane", "crane (bird)", "maillot (1)"]
+    train, val = ({f"{i}_{n}": (name, data) for i, name in enumerate(names) for n, (_, data) in part.items()}
+                  for part in images)  # fmt: skip
+    layouts.image_folder(tmp_path, train, val)
+    assert sorted(find_source(tmp_path).splits["train"].class_counts()) == names
 
 
 def test_names_of_classes_from_labels_json(images: tuple[Images, Images], tmp_path: Path) -> None:
@@ -340,10 +413,9 @@ def test_no_val_in_any_layout_is_taken_from_train(images: tuple[Images, Images],
             layouts.image_folder(src / "moved", {}, val)
             (src / "moved/val").rename(src / "test")
             (src / "moved").rmdir()
-        if draw is not layouts.fall2011:
-            with pytest.raises(RequestError, match=r"val_from_train=0\.1 would take a tenth of train for it") as caught:
-                find_source(src)
-            assert "\n" not in str(caught.value)
+        with pytest.raises(RequestError, match=r"val_from_train=0\.1 would take a tenth of train for it") as caught:
+            find_source(src)
+        assert "\n" not in str(caught.value)
         source = find_source(src, needs_val=False)
         splits = split_train(source, prepare_config(src, tmp_path / "out", val_from_train=0.2))
         assert ("test" in splits) == (draw is layouts.image_folder)

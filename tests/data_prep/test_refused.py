@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -49,6 +50,42 @@ def half_unpacked_class(src: Path, train: Images, val: Images) -> None:
     wnid, files = next(iter(of_class(train).items()))
     write(src / "train" / f"{wnid}.tar", tar_of(files))
     (src / "train" / wnid / next(iter(files))).unlink()
+
+
+def class_twice(again: str) -> Draw:
+    """A second download of a class, or a second name for it."""
+
+    def draw(src: Path, train: Images, val: Images) -> None:
+        layouts.image_folder(src, train, val)
+        wnid, files = next(iter(of_class(train).items()))
+        if again == "link":
+            (src / "train/n99999999").symlink_to(wnid)
+        elif again == "tar":
+            shutil.rmtree(src / "train")
+            for name in (wnid, f"{wnid}(1)"):
+                write(src / "train" / f"{name}.tar", tar_of(files))
+        else:
+            layouts.image_folder(src, {name: (f"{wnid} (1)", data) for name, data in files.items()}, {})
+
+    draw.__name__ = f"class_twice_{again}"
+    return draw
+
+
+def dead(name: str) -> Draw:
+    def draw(src: Path, train: Images, val: Images) -> None:
+        """Of a class, of its archive, of one of several folders: what a disk holds that is not there."""
+        layouts.image_folder(src, train, val)
+        (src / name).symlink_to("/elsewhere/x")
+
+    draw.__name__ = f"dead_{Path(name).name}"
+    return draw
+
+
+def val_beside_classes(src: Path, train: Images, val: Images) -> None:
+    layouts.image_folder(src, train, val)
+    for path in (src / "train").iterdir():
+        path.rename(src / path.name)
+    (src / "train").rmdir()
 
 
 def half_sorted_val(src: Path, train: Images, val: Images) -> None:
@@ -133,6 +170,11 @@ def two_copies(src: Path, train: Images, val: Images) -> None:
         write(src / "train" / wnid / f"copy_{name}", data)
 
 
+def class_of_no_devkit(src: Path, train: Images, val: Images) -> None:
+    layouts.ilsvrc2012_unpacked(src, train, val)
+    write(src / "train/examples/a.JPEG", next(iter(train.values()))[1])
+
+
 def shard_without_labels(src: Path, train: Images, val: Images) -> None:
     files = {name: data for name, (_, data) in train.items()}
     write(src / "train-0000.tar", tar_of({"a.jpg": b"", "a.cls": b"0", **files}))
@@ -140,6 +182,15 @@ def shard_without_labels(src: Path, train: Images, val: Images) -> None:
 
 def list_without_classes(src: Path, train: Images, val: Images) -> None:
     write(src / "train.txt", b"a.JPEG 0\nb.JPEG\n")
+
+
+def list_with_lines_twice(src: Path, train: Images, val: Images) -> None:
+    write(src / "train.txt", b"a.JPEG 0\nb.JPEG 1\na.JPEG 1\n")
+
+
+def list_with_a_heading_inside(src: Path, train: Images, val: Images) -> None:
+    """Two lists, one behind the other."""
+    write(src / "train.csv", b"image,label\na.JPEG,0\nimage,label\nb.JPEG,1\n")
 
 
 def nothing_but_val(src: Path, train: Images, val: Images) -> None:
@@ -166,6 +217,13 @@ REFUSED: dict[Draw, str] = {
     val_not_sorted: r"val: 30 images that are not sorted by class, .* put the devkit .* or Kaggle's LOC_val_sol",
     two_spellings: r"val/ and validation/ could both be val; move one of them away",
     half_unpacked_class: r"\.tar: has 6 images, and the folder n\d+/ beside it 5; it was not unpacked to its end",
+    class_twice("folder"): r"/n(\d+) \(1\)/.*: of class n\1 \(1\); is that n\1 once more\? Take it away, or rename it",
+    class_twice("tar"): r"/n(\d+)\(1\)\.tar: of class n\1\(1\); is that n\1 once more\? Take it away, or rename it",
+    class_twice("link"): r"train/n99999999: a link to what n\d+ is; one cannot be two classes: take the link away",
+    dead("train/n99999999"): r"train/n99999999: a link to /elsewhere/x, which is not there; bring that back, or",
+    dead("val/n99999999.tar"): r"val/n99999999\.tar: a link to /elsewhere/x, which is not there",
+    dead("train.X2"): r"src/train\.X2: a link to /elsewhere/x, which is not there",
+    val_beside_classes: r"val/n.*: is in no class n<number>, as others here are; move those into .*train, or this away",
     half_sorted_val: r"val: 18 images lie outside the folders of the classes \(.*\), 12 inside; a sorting that was not",
     hole(0): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
     hole(1024): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
@@ -178,8 +236,11 @@ REFUSED: dict[Draw, str] = {
     cut_between_members: r"img_train\.tar: lacks the zeros that end a tar: it was cut off between two members",
     two_images_of_a_key: r"train-0\.tar: a\.jpg and a\.mask\.png are images of one key",
     two_copies: r"12 train images of n\d+, and a complete copy has [67]; two copies in one folder\?",
+    class_of_no_devkit: r"examples in train, not among the 10 classes of a complete copy; move away what does not bel",
     shard_without_labels: r"train-0000\.tar: n\d+_0\.JPEG has no label, n\d+_0\.cls, beside it",
     list_without_classes: r"train\.txt: line 2 is 'b\.JPEG', not a path and a class",
+    list_with_lines_twice: r"train\.txt: 1 of 3 lines name a file that an earlier line names, a\.JPEG first; take",
+    list_with_a_heading_inside: r"train\.csv: image is no file, and its class no number, as others are; take it out",
     nothing_but_val: r"found val, but no layout known here: for train/<class>/ and val/<class>/, train/ is missing",
     classes_without_train: r"train/ is missing; if class n\d+/ and class n\d+/ are classes, move them into it",
     a_zip: r"imagenet-object-localization-challenge\.zip is not read in place; unpack it",
