@@ -137,7 +137,8 @@ def _runs_text(facts: dict[str, Any]) -> str:
                 lines.append(f"  here that would be {both}; the paper measured on all of ILSVRC, and other data, or "
                              "one run of each, need not agree")  # fmt: skip
             lines += [f"  {line}" for line in _recorded(paper)]
-    return "\n".join([*lines, "", *_training_text(facts["training"])])
+    training = _training_text(facts["training"])
+    return "\n".join([*lines, "", *training] if training else lines)
 
 
 def _training_text(training: dict[str, Any]) -> list[str]:
@@ -145,7 +146,7 @@ def _training_text(training: dict[str, Any]) -> list[str]:
     if not training["groups"]:
         return []
     rows = [
-        ["training", "epochs", "first epoch's loss", f"epochs to a loss of {training['train_loss']:.3f}",
+        ["run", "epochs", "first epoch's loss", f"epochs to a loss of {training['train_loss']:.3f}",
          "training error", "val − training", "colourfulness of conv1"]
     ]  # fmt: skip
     for group in training["groups"]:

@@ -82,8 +82,8 @@ def convert(config: ConvertConfig) -> None:
     except RequestError as error:
         raise RequestError(f"src={printable(config.src)}: {error}") from None
     except Exception as error:  # of load_state_dict; and a damaged file can fail in any way
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RequestError(f"src={printable(config.src)}: {reason}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RequestError(f"src={printable(config.src)}: cannot be understood ({reason}); is it damaged?") from None
     mean_image = _mean_image(config) if found.mean_image is None else found.mean_image
     if found.model.input_size > len(mean_image):
         raise RequestError(f"image_size={config.image_size}: must be at least the input, {found.model.input_size}")

@@ -48,9 +48,10 @@ def finish(
         if task.split == "train":
             sums.merge(Record.load(task.record).sums)
     _check_rejected(rejected, sum(plan.image_counts.values()), splits, config.max_rejected)
-    if 0 in (per_class := splits["train"].per_class):
+    if empty := [wnid for wnid, count in zip(wnids, splits["train"].per_class, strict=True) if not count]:
+        more = f" and {len(empty) - 3} more classes" if len(empty) > 3 else ""
         raise RunError(
-            f"none of the train images of {wnids[per_class.index(0)]} can be read, and a label must not be without "
+            f"none of the train images of {', '.join(empty[:3])}{more} can be read, and a label must not be without "
             "images. Mend the source, or take the class out of it; then start again with another out"
         )
     write_atomically(out / MEAN, lambda file: np.save(file, sums.mean_image().astype(np.float32)))

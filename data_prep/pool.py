@@ -17,6 +17,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from data_prep.common.errors import RunError
+from data_prep.common.files import has_room_for_sockets
 from data_prep.common.memory import keep_freed_memory
 
 _progress: "SynchronizedArray[int] | None" = None  # images done and bytes read, in all processes; set at their start
@@ -60,12 +61,9 @@ def _end_with_parent() -> None:
 
 
 def _context(tasks: Sequence[Runnable]) -> "multiprocessing.context.BaseContext":
-    """Processes forked from one server that has imported what the tasks need; without fork, each imports it anew.
-
-    The server listens at a socket in the temporary folder, whose whole name must have less than 104 bytes.
-    """
-    has_socket = len(os.fsencode(tempfile.gettempdir())) < 104 - len("/pymp-xxxxxxxx/sock-xxxxxxxx")
-    if "forkserver" not in multiprocessing.get_all_start_methods() or not has_socket:
+    """Processes forked from one server that has imported what the tasks need; without one, each imports it anew."""
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    if not has_server or not has_room_for_sockets(tempfile.gettempdir()):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({type(task).__module__ for task in tasks}))

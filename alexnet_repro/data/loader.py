@@ -18,12 +18,9 @@ from alexnet_repro.data.batch import Batch, Draws
 from alexnet_repro.data.resident import ResidentSplit
 from alexnet_repro.data.workers import Loading, Request, Workers
 from data_prep.common.errors import RequestError
+from data_prep.common.files import has_room_for_sockets
 from data_prep.common.progress import progress_bar
 from data_prep.reader import SplitReader
-
-# The fork server, which alone has a socket there, adds /pymp-XXXXXXXX/listener-XXXXXXXX to TMPDIR; the address of a
-# socket holds 107 bytes, on macOS 103.
-_LONGEST_TEMPORARY = 103 - len("/pymp-XXXXXXXX/listener-XXXXXXXX")
 
 
 def epoch_batches(
@@ -161,8 +158,8 @@ def loading_for(
     """How batches are read, by one of `processes` here. RequestError if TMPDIR is too long for a fork server."""
     workers = loader_workers(config, processes)
     folder = tempfile.gettempdir()
-    long = len(os.fsencode(folder)) > _LONGEST_TEMPORARY
-    if workers and long and multiprocessing.get_start_method() == "forkserver":
+    forkserver = multiprocessing.get_start_method() == "forkserver"  # which alone has a socket
+    if workers and forkserver and not has_room_for_sockets(folder):
         raise RequestError(
             f"TMPDIR={folder}: too long for the sockets of loader processes; set TMPDIR to a shorter path, such as "
             "/tmp, or give runtime.workers=0"

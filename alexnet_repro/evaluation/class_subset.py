@@ -18,7 +18,7 @@ def read_classes(path: Path) -> dict[str, str]:
     one twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
         raise RequestError(f"classes={path}: cannot be read ({reason}); give a file with one wnid a line") from None
@@ -27,7 +27,7 @@ def read_classes(path: Path) -> dict[str, str]:
     if not classes:
         raise RequestError(f"classes={path}: names no class; give a file with one wnid a line")
     if twice := sorted({name for name in classes if classes.count(name) > 1}):
-        raise RequestError(f"classes={path}: names {twice[0]} twice; remove one")
+        raise RequestError(f"classes={path}: names {twice[0]} twice; each line must begin with another wnid")
     return {entry[0]: entry[-1].strip() for entry in entries}
 
 

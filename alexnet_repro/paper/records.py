@@ -1,7 +1,6 @@
 """What the logs of the authors' 2012 code have, as data: the notes at the end of its parameter files, net by net.
 
-Errors are fractions and log-losses nats, as printed there. Near-equal nets spread by about ±0.2
-points, one run each.
+Errors are fractions and log-losses nats, as printed there. Near-equal nets spread by about ±0.2 points, one run each.
 """
 
 from dataclasses import dataclass

@@ -14,9 +14,8 @@ class Phase:
     finished: bool
     weights: float = 1.0
     biases: float = 1.0
-    layers: dict[str, float] = field(
-        default_factory=dict
-    )  # the rate of the weights of a layer with its own; 0 freezes its biases too
+    # The rate of the weights of a layer with its own; 0 freezes its biases too.
+    layers: dict[str, float] = field(default_factory=dict)
     colour_noise: bool = True
 
     def rate(self, layer: str, bias: bool) -> float:

@@ -52,7 +52,7 @@ _ELSEWHERE = {
     "num_gpus": "gpus",
     "num_workers": "runtime.workers",
     "output": "out",
-    "out": "runs_dir",
+    "out": "runs_dir",  # in a training; and so the others that mean `out`
     "output_dir": "out",
     "save_dir": "out",
     "wd": "optim.weight_decay",

@@ -59,13 +59,13 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
 
     `needs_val`: val is not to be taken from train. RequestError says what was looked for, or what is missing.
     """
-    named = [LAYOUTS[layout]] if layout is not None else []
+    named = [] if layout is None else [LAYOUTS[layout]]
     if not src.exists() and not any(candidate.downloads for candidate in named):
         raise RequestError(f"src={src}: does not exist; give src=FOLDER")
     try:
         for place in _places(src):
-            candidates = [LAYOUTS["lists"]] if lists.alone_label_val(place) else list(LAYOUTS.values())
-            for candidate in named or candidates:
+            found_alone = not named and lists.alone_label_val(place)
+            for candidate in named or ([LAYOUTS["lists"]] if found_alone else LAYOUTS.values()):
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
                     source = _checked(candidate.read(place), candidate, needs_val)
                     if place != src:
@@ -88,9 +88,8 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
 
 def _places(src: Path) -> Iterator[Path]:
     """`src`; what is above it, where it is a split's folder; and what is below, where nothing else is in it."""
-    spellings = {name for names in folders.SPLITS.values() for name in names}
     above = src.absolute().parent
-    is_split = src.is_dir() and src.name.lower() in spellings
+    is_split = src.is_dir() and src.name.lower() in folders.SPLIT_OF
     if is_split and all(folders.split_folders(above, split) for split in ("train", "val")):
         yield above
     yield src
@@ -101,7 +100,8 @@ def _places(src: Path) -> Iterator[Path]:
         if (place / "snapshots").is_dir() and (place / "blobs").is_dir():  # of the hub's cache
             place = _snapshot(place)
         else:
-            inner = [path for path in inventory.entries(place) if path.is_dir() and path.name.lower() not in spellings]
+            inner = [path for path in inventory.entries(place) if path.is_dir()]
+            inner = [path for path in inner if path.name.lower() not in folders.SPLIT_OF]
             named = [path for path in inner if path.name in _BELOW]
             if len(inner) != 1 and len(named) != 1:
                 return

@@ -23,6 +23,7 @@ from data_prep.sources.inventory import Seen
 from data_prep.sources.labels import name_and_wnid
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 NO_VAL = "no val images (val/, validation/ or valid/)"
 CLASS_NAMES = "Labels.json"  # of Kaggle's ImageNet-100: {wnid: what people call it}
 

@@ -35,7 +35,7 @@ class Release:
     patches: str = ""  # replacements for blank images
 
     def recognises(self, src: Path) -> bool:
-        if any(self._archive(src, split) or (src / name).is_dir() for split, name in self._stems().items()):
+        if any(self._archive(src, split) or _has_folder(src, name) for split, name in self._stems().items()):
             return True
         train, devkit = folders.split_folders(src, "train"), self._devkit(src)
         if devkit is not None and train:
@@ -197,3 +197,8 @@ ILSVRC2010 = Release(
     test_truth="ILSVRC2010_test_ground_truth.txt",
     patches="patch_images.tar",
 )
+
+
+def _has_folder(src: Path, name: str) -> bool:
+    found = find_named(src, name)
+    return found is not None and found.is_dir()

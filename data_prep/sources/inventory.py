@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
@@ -92,10 +92,15 @@ def _counted(counts: dict[str, list[str]]) -> list[str]:
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """The file or folder of this name, in any case, also with what browsers and desktops add to it: "devkit (1).gz"."""
-    if (folder / name).exists() or not folder.is_dir():
-        return folder / name if (folder / name).exists() else None
-    return next((path for path in entries(folder) if _COPIED.sub("", path.name).lower() == name.lower()), None)
+    """The file or folder of this name, as `is_called` has it."""
+    if (folder / name).exists():
+        return folder / name
+    return next((path for path in entries(folder) if is_called(path, name)), None) if folder.is_dir() else None
+
+
+def is_called(path: Path, name: str) -> bool:
+    """In any case, and with what browsers and desktops add: "devkit (1).gz"."""
+    return _COPIED.sub("", path.name).lower() == name.lower()
 
 
 HIDDEN, NO_IMAGES, EMPTY = "hidden or system names", "files that are no images", "folders without images"
@@ -115,10 +120,12 @@ def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
     ]
 
 
-def images_below(folder: Path, seen: Seen, prefix: str = "", deeper: bool = False) -> Iterator[SourceImage]:
-    """The images in `folder` and in the folders within it, named with `prefix` and their path below `folder`."""
-    if folder.is_symlink() and _leads_above(folder):
-        seen.pass_over("links to a folder above", folder)
+def images_below(folder: Path, seen: Seen, prefix: str = "", top: Path | None = None) -> Iterator[SourceImage]:
+    """The images in `folder` and in the folders within it, named with `prefix` and their path below `folder`. `top`:
+    the folder that was begun with, a class's, if that is another.
+    """
+    if folder.is_symlink() and _leads_to_others(folder, top or folder):
+        seen.pass_over("links to a folder above or beside", folder)
         return
     folders = []
     with os.scandir(folder) as scan:
@@ -129,18 +136,22 @@ def images_below(folder: Path, seen: Seen, prefix: str = "", deeper: bool = Fals
         elif entry.is_dir():
             folders.append(entry)
         elif image := _image(entry, prefix):
-            if deeper:
+            if top:
                 seen.take_deeper(Path(entry.path))
             yield image
         else:
             seen.pass_over(NO_IMAGES, Path(entry.path))
     for entry in folders:
-        yield from images_below(Path(entry.path), seen, f"{prefix}{encodable(entry.name)}/", deeper=True)
+        yield from images_below(Path(entry.path), seen, f"{prefix}{encodable(entry.name)}/", top or folder)
 
 
-def _leads_above(link: Path) -> bool:
-    """To a folder that it lies in, by the path or where that really is: without end, or to other classes' images."""
-    target = link.resolve()
+def _leads_to_others(link: Path, top: Path) -> bool:
+    """To a folder that it lies in, by the path or where that really is, which has no end; or, from within the class
+    `top`, to what lies beside that: other classes' images.
+    """
+    target, around = link.resolve(), top.resolve().parent
+    if link != top and target.is_relative_to(around) and not target.is_relative_to(top.resolve()):
+        return True
     return link.parent.resolve().is_relative_to(target) or any(target == path.resolve() for path in link.parents)
 
 
@@ -205,13 +216,14 @@ def refuse_missing_parts(paths: Sequence[Path]) -> None:
             raise RequestError(f"{other} and {path.name} are the same part; move one of them away")
         if match := _PART.fullmatch(_ADDED.sub("", path.name)):
             parts.setdefault((match["stem"], match["rest"]), {})[int(match["number"])] = match
-    counted: dict[str, str] = {}
+    counted: dict[str, re.Match[str]] = {}
     for (stem, rest), numbers in parts.items():
         first, last = min(numbers), max(numbers)
         text, count = numbers[first]["number"], numbers[first]["count"]
         if count:
-            if (known := counted.setdefault(stem, rest)) != rest:
-                raise RequestError(f"{paths[0].parent}: {known} and {rest} are two sets; move one of them away")
+            if (known := counted.setdefault(stem, numbers[first]))["rest"] != rest:
+                two = f"{known.string} and {numbers[first].string}"
+                raise RequestError(f"{paths[0].parent}: {two} are of two sets; move one of them away")
             first = first if first <= 1 else 0
             last = first + int(count) - 1
         elif first > 1 and not text.startswith("0"):
@@ -224,8 +236,3 @@ def refuse_missing_parts(paths: Sequence[Path]) -> None:
                 f"{path}{more} is missing: of {last - first + 1:,} parts {len(numbers):,} are there; download the rest"
                 f"{'' if count else ', or rename without gaps those that you chose'}"
             )
-
-
-def in_archive(name: str, head: bytes | None) -> bool:
-    """Whether a member of an archive is an image; `head`: its first bytes, None where they were not looked at."""
-    return is_named_as_image(PurePosixPath(name).name) or (head is not None and begins_as_image(head))

@@ -5,8 +5,8 @@ SRC/ILSVRC/ImageSets/CLS-LOC/train_cls.txt      n01440764/n01440764_10026 1, a l
 SRC/LOC_val_solution.csv                        ImageId,PredictionString: the labels of val
 SRC/LOC_synset_mapping.txt                      n01440764 tench, Tinca tinca
 
-SRC may also be any of the folders down to CLS-LOC. Of these the first may be missing, up to train/ and val/ beside the
-lists; they may be spelled in small letters.
+SRC may also be any of the folders down to CLS-LOC. ILSVRC/, ILSVRC/Data/ or all three may be missing, so that Data/,
+CLS-LOC/, or train/ and val/ lie beside the lists. All may be spelled in small letters.
 """
 
 import csv
@@ -17,7 +17,7 @@ from data_prep.common.errors import RequestError
 from data_prep.sources import folders
 from data_prep.sources.base import Source
 from data_prep.sources.ilsvrc import ILSVRC2012
-from data_prep.sources.inventory import Seen, find_named
+from data_prep.sources.inventory import Seen, find_named, is_called
 
 IMAGES, LISTS, TRAIN_LIST = Path("ILSVRC/Data/CLS-LOC"), Path("ILSVRC/ImageSets/CLS-LOC"), "train_cls.txt"
 SOLUTION, CLASS_NAMES = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
@@ -28,14 +28,14 @@ def recognises(src: Path) -> bool:
 
 
 def _root_and_images(src: Path) -> tuple[Path, Path] | None:
-    """The folder of the lists, and that of train/ and val/; None where neither the lists nor all of its path say so."""
+    """The folder of the lists, and that of train/ and val/; None without a list where the path is not Kaggle's."""
     images = _inside(src, IMAGES)
     # A link is not followed, since it leads away from the lists.
     root = images.resolve() if ".." in images.parts else images.absolute()
     for name in reversed(IMAGES.parts):
         if find_named(root, SOLUTION):
             return (root, images) if folders.split_folders(images, "train") else None
-        if root.name.lower() != name.lower():
+        if not is_called(root, name):
             return None
         root = root.parent
     return root, images
@@ -83,7 +83,7 @@ def read(src: Path) -> Source:
         notes=seen.notes(), no_val=f"{IMAGES / 'val'} is missing; Kaggle's tree needs it",
     )  # fmt: skip
     if train_list:
-        lines = train_list.read_text("utf-8", "replace").split("\n")
+        lines = train_list.read_text("utf-8-sig", "replace").split("\n")
         listed = Counter(line.partition("/")[0] for line in lines if line.partition("/")[0])
         source.per_class = {"train": dict(listed), "val": dict(Counter(labels.values()))}
     elif class_names:

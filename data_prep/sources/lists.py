@@ -62,17 +62,26 @@ def read(src: Path) -> Source:
     lists = _lists(src)
     if "train" not in lists:
         raise RequestError(f"src={src}: no list of train (train.txt, .lst, .csv or .tsv)")
-    listed = {split: _listing(path, split) for split, path in lists.items()}
+    above: list[str] = []
+    listed = {split: _listing(path, split, above) for split, path in lists.items()}
     splits, class_names, left_out = resolve(listed, [])
+    left_out += above
     return Source(
         "lists of paths and classes", src if src.is_dir() else src.parent, splits, class_names, left_out=left_out,
         no_val="no list of val (val.txt, .lst, .csv or .tsv)",
     )  # fmt: skip
 
 
-def _listing(path: Path, split: str) -> Listing:
+def _listing(path: Path, split: str, above: list[str]) -> Listing:
+    """Adds to `above` what was passed over before the first path: a heading, remarks."""
     files = array("q")  # a mark of each: 1.3 million paths would be 150 MB
-    images = Listing(_images(path, split, files))
+    passed: list[str] = []
+    there: set[str] = set()  # classes with a file
+    images = Listing(_images(path, split, files, passed, there))
+    if passed:
+        above.append(f"{path.name}, lines above the first path: {len(passed)} ({passed[0][:60]!r})")
+    if not len(images):
+        raise RequestError(f"{path}: no line has the path of an image{'; ' + above[-1] if passed else ''}")
     _, first = np.unique(np.frombuffer(files, np.int64), return_index=True)
     if len(first) < len(images):
         again = images[int(np.setdiff1d(np.arange(len(images)), first)[0])]
@@ -80,20 +89,22 @@ def _listing(path: Path, split: str) -> Listing:
             f"{path}: {len(images) - len(first):,} of {len(images):,} lines name a file that an earlier line names, "
             f"{again.name} first; take them out"
         )
-    labels = images.class_counts()
-    numbers = {text for text in labels if text.startswith("i")}
-    for image in images.of_classes(labels.keys() - numbers - {""}) if numbers else ():
-        if isinstance(image, DeadLink):  # a heading in the middle, a remark: it would be a class of its own
-            raise RequestError(f"{path}: {image.name} is no file, and its class no number, as others are; take it out")
+    if gone := sorted(images.class_counts().keys() - there - {""}):  # a remark further down, or another folder's list
+        missing = next(image.path for image in images.of_classes(gone[:1]))
+        raise RequestError(
+            f"{path}: {missing} is not there, nor is any other image of its class; paths count from {path.parent}, or "
+            "from train/ and val/ in it"
+        )
     return images
 
 
-def _images(path: Path, split: str, files: "array[int]") -> Iterator[SourceImage]:
+def _images(path: Path, split: str, files: "array[int]", passed: list[str], there: set[str]) -> Iterator[SourceImage]:
     places = [path.parent, *(path.parent / name for name in SPLITS[split])]
     for name, label in _rows(path):
         file = next((found for place in places if (found := place / name).is_file()), None)
         if not files and file is None and "/" not in name and not is_named_as_image(name):
-            continue  # a heading
+            passed.append(name)  # a heading
+            continue
         short, wnid = name_and_wnid(name)
         text = provisional(label, wnid)
         where = str(file or path.parent / name)
@@ -101,6 +112,7 @@ def _images(path: Path, split: str, files: "array[int]") -> Iterator[SourceImage
         if file is None:
             yield DeadLink(short, text, where, 0, 0, encodable(where))
         else:
+            there.add(text)
             yield SourceImage(short, text, where, 0, file.stat().st_size)
 
 

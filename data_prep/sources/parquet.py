@@ -21,12 +21,11 @@ from typing import Any
 
 from data_prep.common.errors import RequestError
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.folders import SPLITS
+from data_prep.sources.folders import SPLIT_OF, WNID
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import is_system, refuse_missing_parts
 from data_prep.sources.labels import name_and_wnid, provisional, resolve
 
-_SPLITS = {name: split for split, names in SPLITS.items() for name in names}
 _BATCH_BYTES = 1 << 20  # of images decoded at a time
 
 
@@ -37,12 +36,12 @@ def recognises(src: Path) -> bool:
 def _files(src: Path) -> dict[str, list[Path]]:
     """By split, which the file's name begins with, or its folder is called."""
     files: dict[str, list[Path]] = defaultdict(list)
-    for folder in (src, src / "data", *(src / name for name in _SPLITS), *(src / "default" / name for name in _SPLITS)):
+    for folder in (src, src / "data", *(place / name for place in (src, src / "default") for name in SPLIT_OF)):
         for path in sorted(folder.glob("*.parquet")) if folder.is_dir() else ():
             named = re.split(r"[-_.]", path.name.lower())[0]
             if is_system(path.name):
                 continue
-            if split := _SPLITS.get(named) or _SPLITS.get(folder.name):
+            if split := SPLIT_OF.get(named) or SPLIT_OF.get(folder.name):
                 files[split].append(path)
     return files
 
@@ -79,9 +78,8 @@ def read(src: Path) -> Source:
         no_val=f"needs parquet files of train and of validation; found {found}",
     )  # fmt: skip
     keys = splits["train"].class_counts().keys() if "train" in splits else ()
-    if len(keys) == 1000 and all(re.fullmatch(r"n\d{8}", key) for key in keys):
+    if len(keys) == ILSVRC2012.classes and all(map(WNID.fullmatch, keys)):
         source.complete = ILSVRC2012.complete
-        source.per_class, source.per_class_is_least = ILSVRC2012.least(keys), True
     return source
 
 

@@ -95,6 +95,7 @@ def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None
     `end`: of the tar, where it is a member, `inside`, of another. RequestError if it is no tar, if it is damaged or
     has no end, or if more comes behind that. Links and devices are passed over.
     """
+    start = file.tell()
     length = path.stat().st_size if end is None else end
     where = f"{path}, {inside}" if inside else str(path)
     try:
@@ -111,18 +112,19 @@ def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None
                     position = file.tell()
                     yield member
                     file.seek(position)
-            _check_end(file, tar.offset, length, where)
+            _check_end(file, start, tar.offset, length, where)
     except (tarfile.TarError, OSError) as error:
         raise RequestError(f"{where}: cannot be read as a tar ({error}); {_AGAIN}") from None
 
 
-def _check_end(file: BinaryIO, last: int, length: int, where: str) -> None:
+def _check_end(file: BinaryIO, start: int, last: int, length: int, where: str) -> None:
     """RequestError unless the end and padding follow the last member: an unfinished copy has holes of zeros, or no end.
 
-    A tar is padded to a whole record. So its length says how large its records may be, and these how long the padding.
+    The tar lies in `file` from `start` to `length`, and its last member ends at `last`. It is padded to a whole record,
+    so its length says how large its records may be, and these how long the padding.
     """
     behind = length - last
-    record = max([tarfile.RECORDSIZE, *(size for size in _RECORDS if length % size == 0)])
+    record = max([tarfile.RECORDSIZE, *(size for size in _RECORDS if (length - start) % size == 0)])
     file.seek(last)
     if behind >= _END + record or file.read(max(0, behind)).strip(b"\0"):
         raise RequestError(

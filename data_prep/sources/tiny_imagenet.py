@@ -15,14 +15,13 @@ from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources import zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
-from data_prep.sources.folders import SPLITS, split_folders
-from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, in_archive, is_named_as_image, is_system
+from data_prep.sources.folders import SPLIT_OF, split_folders
+from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, begins_as_image, is_named_as_image, is_system
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
 CLASSES, CLASS_NAMES, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
 COMPLETE, PER_CLASS, SIDE = {"train": 100_000, "val": 10_000}, {"train": 500, "val": 50}, 64
 
-_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 _MOST_BYTES = 64 << 20  # of a list; words.txt, the longest, has 2.7 MB
 _AGAIN = "download it again"
 
@@ -46,7 +45,7 @@ def read(src: Path) -> Source:
         split, *below = PurePosixPath(name).parts
         if any(is_system(part) for part in (split, *below)):
             seen.pass_over(HIDDEN, name)
-        elif below and not in_archive(name, None if is_named_as_image(name) else _head(image)):
+        elif below and not is_named_as_image(name) and not begins_as_image(_head(image)):
             if not name.endswith(("_boxes.txt", LABELS)):
                 seen.pass_over(NO_IMAGES, name)
         elif split == "train" and len(below) > 1:
@@ -101,7 +100,7 @@ def _files(place: Path) -> dict[str, SourceImage]:
 
 def _name(image: SourceImage) -> str:
     split, slash, below = image.name.partition("/")
-    return _SPLIT_OF.get(split.lower(), split) + slash + below
+    return SPLIT_OF.get(split.lower(), split) + slash + below
 
 
 def _below(folder: Path) -> Iterator[SourceImage]:

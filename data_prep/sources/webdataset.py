@@ -21,7 +21,7 @@ from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
 from data_prep.sources import tars
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.folders import SPLITS
+from data_prep.sources.folders import SPLIT_OF
 from data_prep.sources.inventory import (
     HIDDEN,
     NO_IMAGES,
@@ -37,8 +37,7 @@ from data_prep.sources.labels import Label, label_of, name_and_wnid, provisional
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
 MANIFEST = "manifest.json"
 
-_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
-_SPLIT = re.compile(rf"(?:.*[^a-z])?({'|'.join(_SPLIT_OF)})(?:[^a-z].*)?", re.IGNORECASE)
+_SPLIT = re.compile(rf"(?:.*[^a-z])?({'|'.join(SPLIT_OF)})(?:[^a-z].*)?", re.IGNORECASE)
 _LABEL_BYTES = 256
 
 
@@ -69,9 +68,9 @@ def recognises(src: Path) -> bool:
 def _shards(src: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in entries(src):
-        inside = _SPLIT_OF.get(path.name.lower())
+        inside = SPLIT_OF.get(path.name.lower())
         for shard in entries(path) if path.is_dir() and inside else [path]:
-            named = inside or ((match := _SPLIT.fullmatch(shard.stem)) and _SPLIT_OF[match[1].lower()])
+            named = inside or ((match := _SPLIT.fullmatch(shard.stem)) and SPLIT_OF[match[1].lower()])
             if named and is_archive(shard.name):
                 refuse_dead_link(shard)
             if named and is_archive(shard.name) and shard.is_file():
@@ -175,11 +174,13 @@ def _class_names(src: Path, shards: dict[str, list[Path]]) -> tuple[list[str], d
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"{src / MANIFEST}: no manifest of a data set ({error}); take it away") from None
-        for split, paths in shards.items():
+        for split, files in listed.items():
+            paths = shards.get(split, [])
             found = {path.name for path in paths}
-            if odd := min(found ^ listed.get(split, found), default=None):
+            if odd := min(found ^ files, default=None):
+                folder = paths[0].parent if paths else src / split
                 how = "is there, but not" if odd in found else "is missing, but"
-                raise RequestError(f"{paths[0].parent / odd}: {how} listed in {MANIFEST}; copy the data set anew")
+                raise RequestError(f"{folder / odd}: {how} listed in {MANIFEST}; copy the data set anew")
         return [wnid for wnid, _ in classes], dict(classes)
     path = next((src / name for name in NAMES if (src / name).is_file()), None)
     lines = [] if path is None else path.read_text("utf-8-sig", "replace").splitlines()

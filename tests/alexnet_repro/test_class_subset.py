@@ -87,7 +87,7 @@ def test_wrong_lists(world: Path, tmp_path: Path) -> None:
     for lines, said in (
         ([], "mine.txt: names no class; give a file with one wnid a line"),
         (["n00000000"], "classes: n00000000 is no class of the data set .*; remove it from the list"),
-        ([known, known], f"mine.txt: names {known} twice; remove one"),
+        ([known, known], f"mine.txt: names {known} twice; each line must begin with another wnid"),
     ):
         with pytest.raises(RequestError, match=said):
             evaluate_in(world, listed(world, tmp_path, lines))

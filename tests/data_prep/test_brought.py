@@ -225,7 +225,7 @@ def linked(src: Path, train: Images, val: Images) -> str:
                 (src / "train" / wnid / path.name).symlink_to(path)
     (src.with_name("store") / "train" / wnids(train)[1] / "up").symlink_to("..")
     (src / "train/above").symlink_to(src)
-    return "links to a folder above: 7 ("
+    return "links to a folder above or beside: 7 ("
 
 
 def hub_cache(src: Path, train: Images, val: Images) -> None:
@@ -292,7 +292,7 @@ def lists_as_others_write_them(src: Path, train: Images, val: Images) -> str:
     write(src / "train.txt", f"# list of images\nimg class\n{''.join(lines)}{lines[0].split(' 0')[0]} -1\n".encode())
     rows = "".join(f'"my images, all/val/{w}/{name}",{number[w]}\n' for name, (w, _) in val.items())
     write(src / "val.csv", f"image_name,class\n{rows}".encode())
-    return "note: left out: 1 train images have no label (-1)"
+    return "1 train images have no label (-1)\nnote: left out: train.txt, lines above the first path: 2 ('# list of')\n"
 
 
 def lists_as_caffe_has_them(src: Path, train: Images, val: Images) -> None:
