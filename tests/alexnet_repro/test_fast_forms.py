@@ -23,6 +23,7 @@ from alexnet_repro.evaluation.fast_views import FastViews
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, exchange, initialise
 from alexnet_repro.model.fast import FastNetwork, InputLayout
+from alexnet_repro.model.fused import dense_places
 from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import SameMapNorm
 from alexnet_repro.training.fast_step import FastStepper
@@ -54,6 +55,12 @@ def test_nan_stays_nan() -> None:
     for case in CASES:
         for out in conv_steps(x, torch.zeros(8), {**case, "groups": 1}, 1):
             assert out[0, 3].isnan().any()
+
+
+def test_maps_of_more_than_32_bits_count_are_refused() -> None:
+    assert len(dense_places(torch.empty(65535, 128, 16, 16, device="meta"))) == 65535
+    with pytest.raises(ValueError, match=r"maps of \(65536, 128, 16, 16\): 2\^31 elements or more"):
+        dense_places(torch.empty(65536, 128, 16, 16, device="meta"))
 
 
 def test_same_map_normalisation() -> None:
