@@ -1,5 +1,6 @@
 """Runs that begin with the weights of another, on tiny networks: a release without val and with other classes first."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -220,7 +221,12 @@ def test_a_wrong_source_gets_one_line_and_exit_code_2(prepared: Path, runs: Path
 
 
 def test_data_without_val_are_refused(release: Path, tmp_path: Path) -> None:
-    prepare(prepare_config(release, tmp_path / "data"))
+    with pytest.raises(RequestError, match=r"Fall-2011 release, which has no val; val_from_train=0\.1 would take"):
+        prepare(prepare_config(release, tmp_path / "data"))
+    prepare(prepare_config(release, tmp_path / "data", val_from_train=0.25))
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    del manifest["splits"]["val"]  # as before preparation refused it
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RequestError, match=r"data: has no split 'val'; it has train; prepare .* val_from_train=0\.01"):
         train(config_for(tmp_path / "data", tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()

@@ -15,7 +15,7 @@ from alexnet_repro.training.chance import MEASURED, step_that_left
 from data_prep.common.endings import run_and_exit
 
 
-def main(folders: list[str], plot: Path | None) -> None:
+def main(folders: list[str], plot: Path | None = None) -> None:
     steps: dict[str, list[tuple[int, int]]] = defaultdict(list)  # by recipe: classes, step
     for folder in map(RunFolder, map(Path, folders)):
         config, entries = folder.config(), read_metrics(folder.metrics, "steps")
