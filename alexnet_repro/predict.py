@@ -25,6 +25,7 @@ from alexnet_repro.runs.trained import load_trained
 from data_prep.common.errors import FAILED, RequestError
 from data_prep.common.text import printable
 from data_prep.resize import prepare_image
+from data_prep.sources.inventory import begins_as_image, is_system
 
 _BAR = 30  # characters
 _FULL_BLOCK = "█"
@@ -66,18 +67,21 @@ def predict(config: PredictConfig) -> int | None:
 
 
 def _files(names: list[str]) -> list[Path]:
-    """Files as they are named; of folders, at any depth, those with an image's ending. RequestError if none."""
+    """Files as they are named; of folders, at any depth, those with an image's ending or an image's first bytes.
+    RequestError if none.
+    """
     endings = {ending.lower() for ending in Image.registered_extensions()}
     files: list[Path] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
             inside = sorted(Path(top, file) for top, _, found in os.walk(path) for file in found)
-            chosen = [file for file in inside if file.suffix.lower() in endings and not file.name.startswith(".")]
+            chosen = [file for file in inside if not is_system(file.name) and (
+                file.suffix.lower() in endings or begins_as_image(_head(file)))]  # fmt: skip
             if not chosen:
                 raise RequestError(f"images: {printable(name)}: no images in this folder; name the files themselves")
             if len(chosen) < len(inside):
-                left = f"{len(inside) - len(chosen)} files are not named like images: left out"
+                left = f"{len(inside) - len(chosen)} files are no images: left out"
                 print(f"{printable(name)}: {left}", file=sys.stderr)
             files += chosen
         elif path.exists():
@@ -87,6 +91,14 @@ def _files(names: list[str]) -> list[Path]:
                 f"images: {printable(name)} does not exist; give images=[a.jpg,folder], with quotes around odd names"
             )
     return files
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(16)
+    except OSError:
+        return b""
 
 
 def _read(file: Path, size: int) -> np.ndarray | str:

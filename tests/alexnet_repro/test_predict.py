@@ -20,7 +20,7 @@ def test_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     folder = tmp_path / "photos ü"
     (folder / "deeper").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    odd = ["a b (1).JPG", "[x]=y,z.png", "new\nline.jpeg", "\x1b[31m.webp", "deeper/last.bmp"]
+    odd = ["a b (1).JPG", "[x]=y,z.png", "new\nline.jpeg", "\x1b[31m.webp", "deeper/last.bmp", "no ending"]
     for i, name in enumerate(odd):
         pixels = rng.integers(0, 256, (90 + 40 * i, 140, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / name, format="PNG")  # whatever the ending says
@@ -38,7 +38,7 @@ def test_predict(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert run("json=true", "batch_size=3", images=[folder]) == 1
     said = capsys.readouterr()
     answers = json.loads(said.out)
-    assert "1 files are not named like images" in said.err
+    assert "1 files are no images" in said.err
     assert {Path(a["image"]).name for a in answers} == {Path(n).name for n in [*odd, "broken.jpg", "\udcff.png"]}
     assert [a["image"] for a in answers if "error" in a] == [str(folder / "broken.jpg")]
     by_name = {a["image"]: a["labels"] for a in answers if "labels" in a}
