@@ -83,7 +83,7 @@ def convert(config: ConvertConfig) -> None:
         raise RequestError(f"src={printable(config.src)}: {error}") from None
     except Exception as error:  # of load_state_dict; and a damaged file can fail in any way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise RequestError(f"src={printable(config.src)}: cannot be understood ({reason}); is it damaged?") from None
+        raise RequestError(f"src={printable(config.src)}: cannot be read as an AlexNet ({reason})") from None
     mean_image = _mean_image(config) if found.mean_image is None else found.mean_image
     if found.model.input_size > len(mean_image):
         raise RequestError(f"image_size={config.image_size}: must be at least the input, {found.model.input_size}")

@@ -164,11 +164,15 @@ def difference_of_groups(baseline: Group, group: Group, config: Differences) -> 
 
 
 def while_training(groups: Mapping[str, Sequence[EvaluatedRun]]) -> dict[str, Any]:
-    """What the paper says of training itself, means over the runs of each group: the loss of the first epoch (biases of
-    1, section 5), the training error (weight decay, 5) and how far that of validation is above it (overfitting, 3.4 and
-    4), both of the last epoch, and after how many epochs the training loss was `train_loss`, the lowest that all have
-    reached (dropout, 4.2). And of each run the colourfulness of conv1's columns (6.1), where it was written down.
+    """The quantities of the paper's claims about training. For each group, the means over its runs of
 
+    - the loss of the first epoch, which biases of 1 lower (section 5),
+    - the training error of the last epoch, which weight decay lowers (5), and the validation error (one view), whose
+      distance from it is overfitting (3.4, 4),
+    - the number of epochs until the training loss was `train_loss`, the lowest that all runs have reached, which
+      dropout doubles (4.2);
+
+    and for each run the mean colourfulness of conv1's columns (6.1), if its metrics have it. Errors are fractions.
     Runs without a history, such as ensembles, are left out.
     """
     trained = {name: [run.epochs for run in runs if run.epochs] for name, runs in groups.items()}
@@ -178,7 +182,7 @@ def while_training(groups: Mapping[str, Sequence[EvaluatedRun]]) -> dict[str, An
     facts = []
     for name, histories in trained.items():
         last = [rows[-1] for rows in histories]
-        reached = [epochs_until(common, [row["train_loss"] for row in rows]) for rows in histories]
+        reached = [epochs_until(common, [row["train_loss"] for row in rows]) or 0.0 for rows in histories]  # all have
         colours = [
             {key.split(".")[-1]: value for key, value in row.items() if key.startswith("colourfulness/")}
             for row in last
@@ -190,7 +194,7 @@ def while_training(groups: Mapping[str, Sequence[EvaluatedRun]]) -> dict[str, An
                 "first_train_loss": _mean([rows[0]["train_loss"] for rows in histories]),
                 "train_top1_error": _mean([row["train_top1_error"] for row in last]),
                 "val_top1_error": _mean([row["val_top1_error"] for row in last]),
-                "epochs_to_train_loss": _mean([epochs for epochs in reached if epochs is not None]),
+                "epochs_to_train_loss": _mean(reached),
                 "colourfulness": [columns for columns in colours if columns],
             }
         )

@@ -168,6 +168,6 @@ def right_key(name: str, keys: Mapping[str, Any], groups: Mapping[str, Any]) -> 
     ends_so = [key for key in keys if key.endswith(f".{name}")]
     if len(ends_so) == 1:
         return ends_so[0]
-    names = [_ELSEWHERE.get(name.lower(), "")]
-    names += [names[0].split(".")[-1], _ELSEWHERE.get(names[0], "")]
-    return next((key for key in names if key in keys or key in groups), None)
+    meant = _ELSEWHERE.get(name.lower(), "")
+    candidates = (meant, meant.split(".")[-1], _ELSEWHERE.get(meant, ""))
+    return next((key for key in candidates if key in keys or key in groups), None)

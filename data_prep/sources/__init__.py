@@ -64,7 +64,7 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
         raise RequestError(f"src={src}: does not exist; give src=FOLDER")
     try:
         for place in _places(src):
-            found_alone = not named and lists.alone_label_val(place)
+            found_alone = not named and lists.are_all_that_labels_val(place)
             for candidate in named or ([LAYOUTS["lists"]] if found_alone else LAYOUTS.values()):
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
                     source = _checked(candidate.read(place), candidate, needs_val)

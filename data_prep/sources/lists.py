@@ -10,6 +10,7 @@ import csv
 import re
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ def recognises(src: Path) -> bool:
     return "train" in _lists(src)
 
 
-def alone_label_val(src: Path) -> bool:
-    """Whether val lies flat in its folder, as Caffe has it, and of all that says its classes only lists are there."""
+def are_all_that_labels_val(src: Path) -> bool:
+    """Whether val lies flat in its folder, as Caffe has it, and nothing but a list says the classes of its images."""
     if not src.is_dir() or not any((src / f"val{ending}").is_file() for ending in ENDINGS):
         return False
     others = any("devkit" in path.name.lower() or path.name.startswith("LOC_") for path in src.iterdir())
@@ -62,34 +63,43 @@ def read(src: Path) -> Source:
     lists = _lists(src)
     if "train" not in lists:
         raise RequestError(f"src={src}: no list of train (train.txt, .lst, .csv or .tsv)")
-    above: list[str] = []
-    listed = {split: _listing(path, split, above) for split, path in lists.items()}
+    skipped: list[str] = []
+    listed = {split: _listing(path, split, skipped) for split, path in lists.items()}
     splits, class_names, left_out = resolve(listed, [])
-    left_out += above
+    left_out += skipped
     return Source(
         "lists of paths and classes", src if src.is_dir() else src.parent, splits, class_names, left_out=left_out,
         no_val="no list of val (val.txt, .lst, .csv or .tsv)",
     )  # fmt: skip
 
 
-def _listing(path: Path, split: str, above: list[str]) -> Listing:
-    """Adds to `above` what was passed over before the first path: a heading, remarks."""
-    files = array("q")  # a mark of each: 1.3 million paths would be 150 MB
-    passed: list[str] = []
-    there: set[str] = set()  # classes with a file
-    images = Listing(_images(path, split, files, passed, there))
-    if passed:
-        above.append(f"{path.name}, lines above the first path: {len(passed)} ({passed[0][:60]!r})")
+@dataclass
+class _Lines:
+    """What is noted of the lines of a list while its images are read."""
+
+    headings: list[str] = field(default_factory=list)  # lines above the first path: a heading, remarks
+    files: "array[int]" = field(default_factory=lambda: array("q"))  # hashes: 1.3 million paths would be 150 MB
+    with_file: set[str] = field(default_factory=set)  # classes of which some image is there
+
+
+def _listing(path: Path, split: str, skipped: list[str]) -> Listing:
+    """The images of a list. What is passed over is added to `skipped`."""
+    lines = _Lines()
+    images = Listing(_images(path, split, lines))
+    if lines.headings:
+        skipped.append(f"{path.name}, lines above the first path: {len(lines.headings)} ({lines.headings[0][:60]!r})")
     if not len(images):
-        raise RequestError(f"{path}: no line has the path of an image{'; ' + above[-1] if passed else ''}")
-    _, first = np.unique(np.frombuffer(files, np.int64), return_index=True)
+        raise RequestError(f"{path}: no line has the path of an image{'; ' + skipped[-1] if lines.headings else ''}")
+    _, first = np.unique(np.frombuffer(lines.files, np.int64), return_index=True)
     if len(first) < len(images):
         again = images[int(np.setdiff1d(np.arange(len(images)), first)[0])]
         raise RequestError(
             f"{path}: {len(images) - len(first):,} of {len(images):,} lines name a file that an earlier line names, "
             f"{again.name} first; take them out"
         )
-    if gone := sorted(images.class_counts().keys() - there - {""}):  # a remark further down, or another folder's list
+    if gone := sorted(
+        images.class_counts().keys() - lines.with_file - {""}
+    ):  # a remark further down, or another folder's list
         missing = next(image.path for image in images.of_classes(gone[:1]))
         raise RequestError(
             f"{path}: {missing} is not there, nor is any other image of its class; paths count from {path.parent}, or "
@@ -98,21 +108,21 @@ def _listing(path: Path, split: str, above: list[str]) -> Listing:
     return images
 
 
-def _images(path: Path, split: str, files: "array[int]", passed: list[str], there: set[str]) -> Iterator[SourceImage]:
+def _images(path: Path, split: str, lines: _Lines) -> Iterator[SourceImage]:
     places = [path.parent, *(path.parent / name for name in SPLITS[split])]
     for name, label in _rows(path):
         file = next((found for place in places if (found := place / name).is_file()), None)
-        if not files and file is None and "/" not in name and not is_named_as_image(name):
-            passed.append(name)  # a heading
+        if not lines.files and file is None and "/" not in name and not is_named_as_image(name):
+            lines.headings.append(name)
             continue
         short, wnid = name_and_wnid(name)
         text = provisional(label, wnid)
         where = str(file or path.parent / name)
-        files.append(hash(where) if text else len(files))
+        lines.files.append(hash(where) if text else len(lines.files))
         if file is None:
             yield DeadLink(short, text, where, 0, 0, encodable(where))
         else:
-            there.add(text)
+            lines.with_file.add(text)
             yield SourceImage(short, text, where, 0, file.stat().st_size)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 from evidence import EPOCH_ROW
+from PIL import Image
 
 from alexnet_repro.config import ScheduleConfig, TrainConfig
 from alexnet_repro.runs.folder import RunFolder
@@ -154,6 +155,7 @@ def test_a_run_says_and_logs_it(prepared: Path, tmp_path: Path, capsys: pytest.C
     assert "counts for no plateau yet\n" in capsys.readouterr().out
     (row,) = read_metrics(tmp_path / "r" / "metrics.jsonl", "epoch")
     assert row["chance_loss"] == pytest.approx(math.log(10))
-    start_of_training.main([str(tmp_path / "r")])
+    start_of_training.main([str(tmp_path / "r")], tmp_path / "law.png")
+    assert Image.open(tmp_path / "law.png").size == (720, 480)
     told = capsys.readouterr().out
     assert told.startswith(f"{tmp_path / 'r'}: still at ln(10) at step 4; paper, width 1, input 67, batch 16, rate 0, ")
