@@ -1,5 +1,5 @@
-"""python tests/benchmarks/jpeg_decoders.py DATA: the images of a data set prepared as jpeg, decoded by several libraries
-on one core, in turn; medians of processor time, and whether the pixels are Pillow's.
+"""python tests/benchmarks/jpeg_decoders.py DATA: the images of a data set prepared as jpeg, decoded by several
+libraries on one core, in turn; medians of processor time, and whether the pixels are Pillow's.
 
 Then what decoding the crop alone could save at most: entropy coding has no places to jump to, so that only the inverse
 transform, the enlargement of the colours and their conversion shrink with the area. Decoding at an eighth of the size
@@ -52,7 +52,9 @@ def main(folder: str) -> None:
     runs = {name: decode_all(decode) for name, decode in decoders.items()}
     seconds = medians(runs, 7, clock=time.process_time, warm_up=1)
     print("; ".join(f"{key}: {value}" for key, value in machine().items()))
-    print(f"{len(files)} images of {data.image_size} pixels, {sum(map(len, files)) / len(files) / 1000:.0f} kB on average")
+    print(
+        f"{len(files)} images of {data.image_size} pixels, {sum(map(len, files)) / len(files) / 1000:.0f} kB on average"
+    )
     for name, spent in seconds.items():
         images = [decoders[name](file) for file in files]
         if name == "torchvision":
