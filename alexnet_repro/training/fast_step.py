@@ -54,7 +54,7 @@ class FastStepper(Stepper):
             if self._dropouts[name]
         }
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._captured: object = None  # noise and rates at the time of the capture
+        self._captured: object = None  # the `_constants` at the end of the capture
         self._batch: Batch | None = None  # the graph's input: each batch is copied into it
         self._numbers: Tensor | None = None  # the graph's output
         self._side: torch.cuda.Stream | None = None  # where it was captured
@@ -71,13 +71,16 @@ class FastStepper(Stepper):
         if not self.captures_steps:
             return PendingResult(self._step(batch_on, noise), batch.total)
         self._keep(batch)
-        rates = [group["lr"] for group in self.optimiser.param_groups]
-        if self._captured != (noise, rates):
+        if self._captured != self._constants(noise):
             self._capture(noise)
-            self._captured = (noise, rates)
+            self._captured = self._constants(noise)
         assert self._graph is not None and self._numbers is not None
         self._graph.replay()
         return PendingResult(self._numbers, batch.total)
+
+    def _constants(self, noise: bool) -> object:
+        """What a graph holds as numbers, and the rates that velocities are scaled for, which a plain step changes."""
+        return noise, [(group["lr"], group["buffer_rate"]) for group in self.optimiser.param_groups]
 
     def _step(self, batch_on: Mapping[torch.device, Batch], noise: bool) -> Tensor:
         images = [transform(batch_on[d].images, batch_on[d].drawn(noise)) for d, transform in self._transforms.items()]
@@ -113,8 +116,8 @@ class FastStepper(Stepper):
         found_inf.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: the thread
-        # that pins batches may go on meanwhile.
+        # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: what other
+        # threads ask of the GPU meanwhile does not end the capture.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self._numbers = self._step(batch_on, noise)
         self._graph = graph
