@@ -9,6 +9,7 @@ one of an epoch, takes the plain step.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -41,17 +42,13 @@ class FastStepper(Stepper):
             for device in self.fast.devices
         }
         self._batch_size = batch_size
-        self._dropouts = {
-            name: [module for then in layer.then for module in then.modules() if isinstance(module, Dropout)]
-            for name, layer in self.model.layers().items()
-        }
         self._masks = {
             name: [
                 torch.empty(batch_size, layer.map_shape[0], dtype=self.fast.dtype, device=part.weight.device)
                 for part in layer.parts()
             ]
             for name, layer in self.model.layers().items()
-            if self._dropouts[name]
+            if any(isinstance(module, Dropout) for module in layer.modules())
         }
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured: object = None  # the `_constants` at the end of the capture
@@ -65,9 +62,8 @@ class FastStepper(Stepper):
         if len(batch.labels) != self._batch_size or self._batch_size > self.fast.most_images:
             return super().__call__(batch_on, step, noise, stop)
         self.model.seed_dropout(self.seed, step)
-        for name, masks in self._masks.items():
-            for dropout, mask in zip(self._dropouts[name], masks, strict=True):
-                dropout.draw(mask)
+        for dropout, mask in zip(self.model.dropouts, chain(*self._masks.values()), strict=True):
+            dropout.draw(mask)
         if not self.captures_steps:
             return PendingResult(self._step(batch_on, noise), batch.total)
         self._keep(batch)
