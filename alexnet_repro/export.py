@@ -20,7 +20,7 @@ from alexnet_repro.data import InputRule, View, views_of
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
-from alexnet_repro.runs.trained import network_of
+from alexnet_repro.runs.trained import with_weights
 from alexnet_repro.weights.operations import joined_weights
 from alexnet_repro.weights.state_dicts import torchvision_state
 from data_prep.common.errors import RequestError
@@ -37,7 +37,7 @@ def export(config: ExportConfig) -> None:
         raise RequestError(f"out={out}: is no plain file; name another")
     _check_packages(config)
     checkpoint = RunFolder(config.folder).checkpoint(config.checkpoint)
-    network = network_of(checkpoint)
+    network = with_weights(AlexNet, checkpoint)
     about = _about(config, checkpoint, network)
     content = _WRITERS[config.format](config, checkpoint, network, about)
     try:

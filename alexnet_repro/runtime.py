@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from packaging.version import Version
@@ -25,12 +25,13 @@ def configure(config: RuntimeConfig) -> None:
         keep_freed_memory()
 
 
-def autocast(precision: str, devices: Sequence[torch.device]) -> ExitStack:
-    """While entered, layers compute in bfloat16 on every kind of device, if `precision` is bf16."""
-    stack = ExitStack()
-    for kind in {device.type for device in devices} if precision == "bf16" else ():
-        stack.enter_context(torch.autocast(kind, torch.bfloat16))
-    return stack
+@contextmanager
+def autocast(precision: str, devices: Sequence[torch.device]) -> Iterator[None]:
+    """Within it, layers compute in bfloat16 on every kind of device, if `precision` is bf16."""
+    with ExitStack() as stack:
+        for kind in {device.type for device in devices} if precision == "bf16" else ():
+            stack.enter_context(torch.autocast(kind, torch.bfloat16))
+        yield
 
 
 def fast_form(config: RuntimeConfig, model: ModelConfig, columns: Sequence[torch.device], processes: int = 1) -> bool:

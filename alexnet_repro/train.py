@@ -12,7 +12,7 @@ if __name__ == "__main__":
     jobs = command_line("train", TrainConfig)  # first, as the imports below take seconds
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 
 import torch
@@ -82,7 +82,7 @@ def train(config: TrainConfig) -> int | None:
             stack.enter_context(folder.locked())
         ranks.wait(devices[0])
         folder.refuse_changes(config)
-        say = print if ranks.first else _silent
+        say: Callable[[str], None] = print if ranks.first else lambda _: None  # the first rank alone
         if warning:
             say(f"warning: {warning}")
         if note := note_on_workers(config.runtime, ranks.local_size):
@@ -164,10 +164,6 @@ def _result(config: TrainConfig, history: Sequence[dict[str, float]], took: str 
         f"next: python -m alexnet_repro.evaluate run={config.run}"
         + (f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else "")
     )
-
-
-def _silent(_text: str) -> None:
-    """On every rank but the first."""
 
 
 if __name__ == "__main__":

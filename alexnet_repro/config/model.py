@@ -51,6 +51,12 @@ class PoolConfig:
         require(self.size >= 1, f"{key}.size", self.size, "1 or more")
         require(1 <= self.stride <= self.size, f"{key}.stride", self.stride, f"1 to {key}.size={self.size}")
 
+    def windows(self, side: int, rounded_up: bool = True) -> int:
+        """The side of the maps that come of maps of `side`. Rounded up, as in 2012, the last window may pass the edge;
+        it begins before it, as `stride` is no larger than `size`.
+        """
+        return (side - self.size + (self.stride - 1) * rounded_up) // self.stride + 1
+
 
 @dataclass
 class ConvConfig:

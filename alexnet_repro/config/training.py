@@ -66,7 +66,8 @@ class OptimConfig:
         require_one_of("optim.rule", self.rule, ("sgd", "adam"))
         require(self.batch_size >= 1, "optim.batch_size", self.batch_size, "1 or more")
         require(0 <= self.learning_rate < math.inf, "optim.learning_rate", self.learning_rate, "0 or more, and finite")
-        require(0 <= self.bias_rate_times < math.inf, "optim.bias_rate_times", self.bias_rate_times, "0 or more")
+        times = self.bias_rate_times
+        require(0 <= times < math.inf, "optim.bias_rate_times", times, "0 or more, and finite")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more and less than 1")
         second = self.second_momentum
         require(0 <= second < 1, "optim.second_momentum", second, "0 or more and less than 1")
@@ -185,12 +186,8 @@ class RunReference:
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"[^\W_][\w.-]*", self.run) is not None and len(self.run.encode()) <= 100
         several = "; --multirun takes several" if "," in self.run else ""
-        require(
-            plain,
-            "run",
-            repr(self.run),
-            f"a plain folder name: letters, digits, dots, dashes, underscores, at most 100 bytes{several}",
-        )
+        require(plain, "run", repr(self.run), "a plain folder name: letters, digits, dots, dashes, underscores, at "
+                f"most 100 bytes{several}")  # fmt: skip
 
     @property
     def folder(self) -> Path:

@@ -1,7 +1,7 @@
 """Batches of uint8 from a prepared data set. Workers only read, decode and cut; the rest runs on the device.
 
-A worker gets its work with each request, a few KB of index rows and offsets, and knows nothing else: it is cheap to
-start by fork, spawn or forkserver, whatever the size of the data set.
+A worker knows the shards and the ring. What it is to read, a few KB of index rows and offsets, lies in the batch's
+slot, so it is cheap to start by fork, spawn or forkserver, whatever the size of the data set.
 """
 
 import multiprocessing
@@ -47,10 +47,9 @@ def epoch_batches(
     for start in range(first * batch_size, len(order), batch_size):
         count = min(batch_size, len(order) - start)
         begin, end = share(count, rank, ranks)
-        if begin < end:
-            parts.append(_Part(slice(start + begin, start + end), elsewhere=count - (end - begin)))
-        else:
-            parts.append(_Part(slice(start, start + 1), elsewhere=count, stands_in=True))
+        own = end - begin
+        chosen = slice(start + begin, start + end) if own else slice(start, start + 1)
+        parts.append(_Part(chosen, elsewhere=count - own, stands_in=not own))
     return _batches(reader, order, draws, side, parts, loading)
 
 
@@ -99,7 +98,19 @@ def _batches(
     """The parts of `order` as batches, cut to `side`: at `draws`, or whole."""
     if isinstance(reader, ResidentSplit):
         return _cut_on_device(reader, order, draws, side, parts)
-    return _read(reader, order, draws, side, parts, loading)
+
+    def request(part: _Part) -> Request:
+        numbers = order[part.chosen]
+        drawn = draws[part.chosen] if draws else None
+        rows, labels = reader.index[numbers], reader.labels[numbers]
+        return Request(reader.shards, side, rows, numbers, labels, drawn, part.elsewhere, part.stands_in)
+
+    requests = map(request, parts)
+    if isinstance(loading, Workers):
+        return loading.read(requests)
+    largest = max((part.chosen.stop - part.chosen.start for part in parts), default=0)
+    of_their_own = replace(loading, workers=min(loading.workers, len(parts)))
+    return _read_alone(Workers([reader.shards], largest, side, of_their_own), requests)
 
 
 def _cut_on_device(
@@ -115,28 +126,6 @@ def _cut_on_device(
         c, drawn = part.chosen, draws[part.chosen] if draws else None
         images = patches[numbers[c], drawn.top, drawn.left] if drawn else patches[numbers[c], 0, 0]
         yield Batch(images, labels[c], drawn, part.elsewhere, part.stands_in)
-
-
-def _read(
-    reader: SplitReader,
-    order: np.ndarray,
-    draws: Draws | None,
-    side: int,
-    parts: list[_Part],
-    loading: Loading | Workers,
-) -> Iterator[Batch]:
-    def request(part: _Part) -> Request:
-        numbers = order[part.chosen]
-        drawn = draws[part.chosen] if draws else None
-        rows, labels = reader.index[numbers], reader.labels[numbers]
-        return Request(reader.shards, side, rows, numbers, labels, drawn, part.elsewhere, part.stands_in)
-
-    requests = map(request, parts)
-    if isinstance(loading, Workers):
-        return loading.read(requests)
-    largest = max((part.chosen.stop - part.chosen.start for part in parts), default=0)
-    of_their_own = replace(loading, workers=min(loading.workers, len(parts)))
-    return _read_alone(Workers([reader.shards], largest, side, of_their_own), requests)
 
 
 def _read_alone(workers: Workers, requests: Iterator[Request]) -> Iterator[Batch]:

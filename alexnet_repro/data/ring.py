@@ -15,6 +15,7 @@ import sys
 import tempfile
 import weakref
 from collections import deque
+from contextlib import suppress
 from multiprocessing import reduction
 
 import numpy as np
@@ -91,10 +92,14 @@ class Ring:
         slot = self.free.pop()
         address = self._memory.ctypes.data + self._notes_bytes + slot * self._bytes
         if self._pin and address not in self._pinned:
-            error = torch.cuda.cudart().cudaHostRegister(address, self._bytes, _PORTABLE)
+            cuda = torch.cuda.cudart()
+            error = cuda.cudaHostRegister(address, self._bytes, _PORTABLE)
             if int(error):
                 self._pin = False
-                print(f"warning: batches are not in pinned memory, and copied more slowly ({error})", file=sys.stderr)
+                why = cuda.cudaGetErrorString(error)
+                print(f"warning: batches are not in pinned memory, and copied more slowly ({why})", file=sys.stderr)
+                with suppress(RuntimeError):  # takes the error back, which the next kernel would report as its own
+                    torch.ones(1, device="cuda")
             else:
                 self._pinned.add(address)
         return slot

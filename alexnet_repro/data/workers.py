@@ -60,7 +60,7 @@ class Request:
     rows: np.ndarray  # of the index, [N]
     numbers: np.ndarray  # int64 [N]: which images, for messages
     labels: np.ndarray  # int64 [N]
-    draws: Draws | None  # N of them; None: whole images
+    draws: Draws | None  # N of them, with colour noise or 0 of it, as draw_epoch has them; None: whole images
     elsewhere: int = 0  # Batch's own fields
     stands_in: bool = False
 
@@ -69,14 +69,12 @@ class Request:
         if self.draws is None:
             draws = {"top": np.zeros_like(self.numbers), "left": np.zeros_like(self.numbers)}
         else:
-            draws = {name: tensor.numpy() for name, tensor in vars(self.draws).items() if tensor is not None}
+            draws = {name: tensor.numpy() for name, tensor in vars(self.draws).items()}
         return {"rows": self.rows, "numbers": self.numbers, "labels": self.labels, **draws}
 
     def batch(self, found: dict[str, torch.Tensor]) -> Batch:
         """`found`: as `arrays`, and the images."""
-        draws = self.draws and Draws(
-            *(None if drawn is None else found[name] for name, drawn in vars(self.draws).items())  # type: ignore[arg-type]
-        )
+        draws = self.draws and Draws(*(found[name] for name in vars(self.draws)))
         return Batch(found["images"], found["labels"], draws, self.elsewhere, self.stands_in)
 
 

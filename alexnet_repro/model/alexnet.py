@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import POOLS, ConvConfig, DenseConfig, ModelConfig, SummaryConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
+from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm, pooling
 from alexnet_repro.model.response_norm import ResponseNorm, norm_across_columns
 from data_prep.common.cli import checked, load
 from data_prep.common.errors import RequestError
@@ -63,7 +63,7 @@ class Layer(nn.Module):
         if self.reads == "both":
             columns = exchange.gather(columns, [part.weight.device for part in parts])
         if not self.seam_elements:
-            return [then(part(x)) for part, then, x in zip(parts, self.then, columns[: len(parts)], strict=True)]
+            return [then(part(x)) for part, then, x in zip(parts, self.then, columns, strict=True)]
         columns = [part(x) for part, x in zip(parts, columns, strict=True)]
         for steps in zip(*self.then, strict=True):  # step by step, as one of them reads its neighbour
             if isinstance(steps[0], ResponseNorm):
@@ -94,8 +94,8 @@ class AlexNet(nn.Module):
         self.fc6 = build.dense("fc6")
         self.fc7 = build.dense("fc7")
         self.bottleneck = build.dense("bottleneck")
-        self.fc8 = build.output("fc8", classes)
-        self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
+        self.fc8 = build.output(classes)
+        self.dropouts = [module for module in self.modules() if isinstance(module, Dropout)]  # by layer, then column
 
     @classmethod
     def from_config(cls, model: str = "paper", classes: int = 1000, channels: int = 3, **overrides: Any) -> "AlexNet":
@@ -156,7 +156,7 @@ class AlexNet(nn.Module):
 
     def seed_dropout(self, seed: int, step: int, rank: int = 0) -> None:
         """Fixes the dropout masks of the next forward pass as a function of (seed, step, layer, column, rank)."""
-        for index, module in enumerate(self._dropouts):
+        for index, module in enumerate(self.dropouts):
             words = [seed, step, index] + [rank] * (rank > 0)
             state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
             module.reseed(int(state) >> 1)
@@ -171,7 +171,7 @@ class _Builder:
         self.maps = channels  # maps (or units) in one column
         self.spatial: int | None = config.input_size + config.pad_right_bottom  # None once flattened
 
-    def conv(self, name: str) -> "Layer | nn.Identity":
+    def conv(self, name: str) -> Layer | nn.Identity:
         config: ConvConfig | None = getattr(self.config, name)
         if config is None:
             return nn.Identity()
@@ -196,7 +196,7 @@ class _Builder:
         then, seam = self._then(name, config.then)
         return Layer(parts, then, config.reads, read, map_shape, seam)
 
-    def dense(self, name: str) -> "Layer | nn.Identity":
+    def dense(self, name: str) -> Layer | nn.Identity:
         config: DenseConfig | None = getattr(self.config, name)
         if config is None:
             return nn.Identity()
@@ -207,7 +207,7 @@ class _Builder:
         self.maps = share
         return Layer(parts, self._then(name, config.then)[0], config.reads, incoming, (share,))
 
-    def output(self, name: str, classes: int) -> Layer:
+    def output(self, classes: int) -> Layer:
         self._flatten()
         reads = self.config.fc8.reads
         incoming = self._incoming(reads)
@@ -274,12 +274,8 @@ class _Builder:
             if config.same_map_norm is None:
                 raise RequestError(f"model.{name}.then: 'same_map_norm' needs model.same_map_norm, which is null")
             return SameMapNorm(config.same_map_norm)
-        if step == "pool":
-            return nn.MaxPool2d(config.pool.size, config.pool.stride, ceil_mode=True)
-        if step == "floor_pool":  # without the window that would run past the edge
-            return nn.MaxPool2d(config.pool.size, config.pool.stride)
-        if step == "mean_pool":
-            return nn.AvgPool2d(config.pool.size, config.pool.stride, ceil_mode=True)  # over what is inside the map
+        if step in POOLS:
+            return pooling(step, config.pool)
         return Dropout(config.dropout, config.dropout_rescaled)
 
     def _pooled(self, name: str, step: str) -> None:
@@ -290,7 +286,4 @@ class _Builder:
                 f"model.{name}.then: {step!r} of size {pool.size} over maps of {self.spatial}x{self.spatial}; "
                 "use a larger model.input_size, or pool less before it"
             )
-        if step == "floor_pool":
-            self.spatial = (self.spatial - pool.size) // pool.stride + 1
-        else:
-            self.spatial = -((pool.size - self.spatial) // pool.stride) + 1  # rounds up, as in 2012
+        self.spatial = pool.windows(self.spatial, rounded_up=step != "floor_pool")

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet_repro.config import ModelConfig
+from alexnet_repro.config import POOLS, ModelConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.alexnet import AlexNet, Layer, Watcher, Weights
 from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WIDEST_WINDOW, after_conv
 from alexnet_repro.model.fused_same_map import same_map_norm
-from alexnet_repro.model.layers import LocalConv2d
+from alexnet_repro.model.layers import LocalConv2d, pooling
 from alexnet_repro.model.response_norm import ResponseNorm
 
 Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, as Dropout.draw fills them
@@ -136,14 +136,12 @@ class FastNetwork:
         if layer.name == "conv1":
             weights = [folded(weight, self.layout) for weight in weights]
             stride = 1 if self.layout.fold > 1 else stride
-        x = self._convolution(x, joined(weights, self.dtype), stride, layer.config.padding)
+        weight, padding = joined(weights, self.dtype), layer.config.padding
+        if self.precision == "fp32" and stride == 1 and x.requires_grad:
+            x = _ConvolutionBothWays.apply(x, weight, padding)
+        else:
+            x = F.conv2d(x, weight, None, stride, padding)
         return x, torch.cat([part.bias for part in parts])
-
-    def _convolution(self, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        if self.precision == "fp32" and stride == 1 and padding < weight.shape[2] and x.requires_grad:
-            result: Tensor = _ConvolutionBothWays.apply(x, weight, padding)
-            return result
-        return F.conv2d(x, weight, None, stride, padding)
 
     def _linear(self, x: Tensor, parts: Sequence[Any]) -> Tensor:
         weight, bias = (joined([getattr(part, key) for part in parts], self.dtype) for key in ("weight", "bias"))
@@ -214,12 +212,9 @@ class FastNetwork:
         if step == "same_map_norm":
             assert config.same_map_norm is not None
             return same_map_norm(x, config.same_map_norm)
-        if step == "pool":
-            return F.max_pool2d(x, config.pool.size, config.pool.stride, ceil_mode=True)
-        if step == "floor_pool":
-            return F.max_pool2d(x, config.pool.size, config.pool.stride)
-        if step == "mean_pool":
-            return F.avg_pool2d(x, config.pool.size, config.pool.stride, ceil_mode=True)
+        if step in POOLS:
+            pooled: Tensor = pooling(step, config.pool)(x)
+            return pooled
         assert step == "norm"  # of a window too wide for the kernel
         return torch.cat([ResponseNorm(config.norm)(maps) for maps in x.chunk(len(columns), 1)], 1)
 

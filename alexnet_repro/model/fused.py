@@ -18,13 +18,15 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op
 
-from alexnet_repro.config import NormConfig
+from alexnet_repro.config import NormConfig, PoolConfig
 
 WIDEST_WINDOW = 5  # of section 3.3
 WIDEST_POOL = 11  # whose places are counted in 8 bits
 _ELEMENTS = 4096  # of one tile, places x maps
 WARPS = 8
-_PROGRAMS = 132 * 4  # that share the tiles of a backward pass, each with a partial sum of the bias's gradient
+# Four for each processor of an H100; they share the tiles of a backward pass, each with a partial sum of the bias's
+# gradient.
+_PROGRAMS = 132 * 4
 LARGEST = 2**31  # elements of a tensor: offsets are computed in 32 bits
 
 
@@ -174,11 +176,6 @@ def _backward(  # type: ignore[no-untyped-def]
     tl.store(bias_sums_ptr + tl.program_id(0) * CHANNELS + first + channel, tl.sum(bias_sums, axis=0), mask=valid)
 
 
-def pooled_side(side: int, pool: int, stride: int) -> int:
-    """Rounded up, as in 2012."""
-    return -((pool - side) // stride) + 1
-
-
 def tile_of(maps: int) -> dict[str, int]:
     """How many places and chunks of 8 maps a tile has, for so many maps a tile: arguments of a kernel."""
     chunks = triton.next_power_of_2(triton.cdiv(maps, 8))
@@ -199,7 +196,7 @@ def _empty(x: Tensor, channels: int, height: int, width: int, dtype: torch.dtype
 
 def _outputs(x: Tensor, pieces: int, pool: int, stride: int) -> list[Tensor]:
     """What _after_conv returns: the maps, piece by piece, then which place of its window each was taken from."""
-    channels, height, width = x.shape[1] // pieces, *(pooled_side(side, pool, stride) for side in x.shape[2:])
+    channels, height, width = x.shape[1] // pieces, *map(PoolConfig(pool, stride).windows, x.shape[2:])
     maps = [_empty(x, channels, height, width, x.dtype) for _ in range(pieces)]
     return maps + [_empty(x, channels if pool > 1 else 0, height, width, torch.int8) for _ in range(pieces)]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet_repro.config import NormConfig
+from alexnet_repro.config import NormConfig, PoolConfig
 
 
 class LocalConv2d(nn.Module):
@@ -58,6 +58,15 @@ class SameMapNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.config)
+
+
+def pooling(step: str, pool: PoolConfig) -> nn.Module:
+    """Section 3.4, by one of POOLS: the maximum, `floor_pool` without the window that would run past the edge; or the
+    mean over what is inside the map.
+    """
+    if step == "mean_pool":
+        return nn.AvgPool2d(pool.size, pool.stride, ceil_mode=True)
+    return nn.MaxPool2d(pool.size, pool.stride, ceil_mode=step == "pool")
 
 
 class Dropout(nn.Module):

@@ -94,6 +94,8 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
                 raise RequestError(f"devices: {name} does not exist; this machine has {available} CUDA device(s)")
         if device.type == "mps" and not torch.backends.mps.is_available():
             raise RequestError(f"devices: {name} does not exist; this is no Mac with a GPU that PyTorch can use")
+        if device.type == "mps":
+            device = torch.device("mps", device.index or 0)  # tensors there carry it, and batches are found by it
         if device not in chosen and (problem := _problem(device)):
             raise RequestError(f"devices: {name} cannot be used ({problem}); give devices=[cpu] to compute on the CPU")
         chosen.append(device)

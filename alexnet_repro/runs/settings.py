@@ -76,7 +76,7 @@ def differences(
     """
 
     def named(key: str, names: Sequence[str]) -> bool:
-        return any(key == name or key.startswith(f"{name}.") or fnmatchcase(key, name) for name in names)
+        return any(key.startswith(f"{name}.") or fnmatchcase(key, name) for name in names)
 
     a, b = flat(first), flat(second)
     return {

@@ -62,16 +62,13 @@ def prepared_for(run: Path, path: str | None) -> PreparedData:
     )
 
 
-def network_of(checkpoint: Checkpoint) -> AlexNet:
-    """The network of a checkpoint with its weights, on the CPU, in evaluation mode."""
-    return with_weights(AlexNet, checkpoint)
-
-
 Network = TypeVar("Network", bound=AlexNet)
 
 
 def with_weights(kind: type[Network], checkpoint: Checkpoint) -> Network:
-    """As `network_of`, of a class derived from AlexNet. The tensors are those of the checkpoint, not copies of them."""
+    """The network of a checkpoint with its weights, on the CPU, in evaluation mode, as an AlexNet or a class derived
+    from it. The tensors are those of the checkpoint, not copies of them.
+    """
     config = checked(OmegaConf.create(checkpoint.model), ModelConfig)
     with torch.device("meta"):  # no memory, and no numbers drawn that would be overwritten
         model = kind(config, len(checkpoint.classes), checkpoint.mean_image.shape[-1])
@@ -85,7 +82,7 @@ def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     RequestError if the run or the checkpoint is not there.
     """
     checkpoint = RunFolder(config.folder).checkpoint(checkpoint_name)
-    model = network_of(checkpoint)
+    model = with_weights(AlexNet, checkpoint)
     devices = devices_for(model.config.columns, config.gpus, config.devices)
     runtime.configure(config.runtime)
     place(model, devices)

@@ -1,1 +1,1 @@
-"""Section 5: the update rule, the learning-rate schedule, the loop, and checkpoints."""
+"""Section 5: the update rule, the learning-rate schedule, and the loop."""

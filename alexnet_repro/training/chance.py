@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from omegaconf import DictConfig, OmegaConf
-
 from alexnet_repro.config import TrainConfig
-from data_prep.common.cli import checked, conf_folder
+from alexnet_repro.runs.settings import differences
+from data_prep.common.cli import load
 
-# Classes: the step at which the loss left ln(classes) by the rule of `step_that_left`, entries every 10 steps, with the
-# text's network, inputs and rule to the last setting (in bf16, one seed).
+# Classes: the step at which the loss left ln(classes) by the rule of `step_that_left` (tests/benchmarks/
+# start_of_training.py), entries every 10 steps, with the text's network, inputs and rule to the last setting (in bf16,
+# one seed).
 MEASURED = {10: 80, 50: 240, 200: 1030}
 LEFT = 0.97  # of ln(classes): below, the network does more than guess
 
@@ -47,17 +47,6 @@ def steps_expected(classes: int) -> float | None:
     return None
 
 
-def step_that_left(entries: Sequence[Mapping[str, float]], classes: int, together: int = 3) -> int | None:
-    """The first step at which the mean loss of `together` entries in a row is below LEFT times ln(classes); None if
-    there is none. `entries`: of metrics.jsonl, of kind steps.
-    """
-    for end in range(together, len(entries) + 1):
-        few = entries[end - together : end]
-        if sum(entry["loss"] for entry in few) / together < LEFT * math.log(classes):
-            return int(few[-1]["step"])
-    return None
-
-
 class Start:
     """What to say of the loss of a run until it leaves ln(classes). The run continues after the epochs of `history`.
 
@@ -68,7 +57,9 @@ class Start:
         self.note = ""
         self._config, self._classes, self._chance = config, classes, math.log(classes)
         self._over = classes == 1 or any(row["train_loss"] < LEFT * self._chance for row in history)
-        self._expected = steps_expected(classes) if _is_the_text(config) else None
+        # Measured with network, inputs and rule of conf/*/paper.yaml, which are conf/train.yaml's, and weights drawn.
+        other = differences(config, load("train", TrainConfig), only=("model", "augment", "optim", "init_from"))
+        self._expected = None if other else steps_expected(classes)
         self._late: float = max(_AT_LEAST, _STEPS_A_CLASS * classes)
         if self._expected is not None:
             self._late = _TIMES_MEASURED * self._expected
@@ -91,14 +82,3 @@ class Start:
             f"that are divided (augment.input_scale={scale:g}, the paper: 1); biases of 1 beside small weights, most "
             "of all in a narrow network (model=code2012 has larger weights and leaves it sooner); wrong labels"
         )
-
-
-def _is_the_text(config: TrainConfig) -> bool:
-    """Whether network, inputs and rule are those of conf/*/paper.yaml, and the weights drawn."""
-    parts = {"model": config.model, "augment": config.augment, "optim": config.optim}
-    for group, part in parts.items():
-        text = OmegaConf.load(conf_folder() / group / "paper.yaml")
-        assert isinstance(text, DictConfig)
-        if checked(text, type(part)) != part:
-            return False
-    return config.init_from is None

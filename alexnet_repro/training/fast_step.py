@@ -9,6 +9,7 @@ one of an epoch, takes the plain step.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -41,20 +42,16 @@ class FastStepper(Stepper):
             for device in self.fast.devices
         }
         self._batch_size = batch_size
-        self._dropouts = {
-            name: [module for then in layer.then for module in then.modules() if isinstance(module, Dropout)]
-            for name, layer in self.model.layers().items()
-        }
         self._masks = {
             name: [
                 torch.empty(batch_size, layer.map_shape[0], dtype=self.fast.dtype, device=part.weight.device)
                 for part in layer.parts()
             ]
             for name, layer in self.model.layers().items()
-            if self._dropouts[name]
+            if any(isinstance(module, Dropout) for module in layer.modules())
         }
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._captured: object = None  # noise and rates at the time of the capture
+        self._captured: object = None  # the `_constants` at the end of the capture
         self._batch: Batch | None = None  # the graph's input: each batch is copied into it
         self._numbers: Tensor | None = None  # the graph's output
         self._side: torch.cuda.Stream | None = None  # where it was captured
@@ -65,19 +62,21 @@ class FastStepper(Stepper):
         if len(batch.labels) != self._batch_size or self._batch_size > self.fast.most_images:
             return super().__call__(batch_on, step, noise, stop)
         self.model.seed_dropout(self.seed, step)
-        for name, masks in self._masks.items():
-            for dropout, mask in zip(self._dropouts[name], masks, strict=True):
-                dropout.draw(mask)
+        for dropout, mask in zip(self.model.dropouts, chain(*self._masks.values()), strict=True):
+            dropout.draw(mask)
         if not self.captures_steps:
             return PendingResult(self._step(batch_on, noise), batch.total)
         self._keep(batch)
-        rates = [group["lr"] for group in self.optimiser.param_groups]
-        if self._captured != (noise, rates):
+        if self._captured != self._constants(noise):
             self._capture(noise)
-            self._captured = (noise, rates)
+            self._captured = self._constants(noise)
         assert self._graph is not None and self._numbers is not None
         self._graph.replay()
         return PendingResult(self._numbers, batch.total)
+
+    def _constants(self, noise: bool) -> object:
+        """What a graph holds as numbers, and the rates that velocities are scaled for, which a plain step changes."""
+        return noise, [(group["lr"], group["buffer_rate"]) for group in self.optimiser.param_groups]
 
     def _step(self, batch_on: Mapping[torch.device, Batch], noise: bool) -> Tensor:
         images = [transform(batch_on[d].images, batch_on[d].drawn(noise)) for d, transform in self._transforms.items()]
@@ -113,8 +112,8 @@ class FastStepper(Stepper):
         found_inf.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: the thread
-        # that pins batches may go on meanwhile.
+        # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: what other
+        # threads ask of the GPU meanwhile does not end the capture.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self._numbers = self._step(batch_on, noise)
         self._graph = graph

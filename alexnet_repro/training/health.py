@@ -1,12 +1,12 @@
 """The state of a network in training: norms of weights and velocities, learning rates, GPU memory, dead units."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from alexnet_repro.model import AlexNet, exact
 from alexnet_repro.training.optimisers import Optimiser
@@ -71,18 +71,16 @@ class DeadUnits:
     def __init__(self, model: AlexNet) -> None:
         self._model = model
         self._alive: dict[str, Tensor] = {}
-        self._hooks: list[RemovableHandle] = []
+        self._hooks = ExitStack()
 
     def __enter__(self) -> "DeadUnits":
         for name, _, module in self._relus():
             hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: self._note(name, output))
-            self._hooks.append(hook)
+            self._hooks.enter_context(hook)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._hooks.close()
 
     def shares(self) -> dict[str, float]:
         """Dead maps or units of each layer and column as a share of all that it has there, 0 to 1.
@@ -90,22 +88,17 @@ class DeadUnits:
         With torch.distributed initialised, over the images of all ranks; every rank must then call it.
         """
         widths = {name: width for name, width, _ in self._relus()}
-        several_ranks = dist.is_available() and dist.is_initialized()
-        names = [name for name in widths if several_ranks or name in self._alive]
-        if not names:
+        if not widths:
             return {}
         device = self._model.column_devices()[0]
-        seen = [torch.tensor([name in self._alive for name in names])]  # a rank may have had no images
-        alive = [self._alive.get(name, torch.zeros(widths[name], dtype=torch.bool)) for name in names]
-        flags = torch.cat([part.to(device) for part in (*seen, *alive)]).to(torch.uint8)
-        if several_ranks:
+        # A rank may have had no images: none of its units is alive.
+        alive = [self._alive.get(name, torch.zeros(width, dtype=torch.bool)) for name, width in widths.items()]
+        flags = torch.cat([part.to(device) for part in alive]).to(torch.uint8)
+        if dist.is_available() and dist.is_initialized():
             dist.all_reduce(flags, dist.ReduceOp.MAX)
-        was_seen, *lives = flags.cpu().split([len(names), *(widths[name] for name in names)])
-        return {
-            f"dead_relu/{name}": 1 - live.sum().item() / len(live)
-            for name, any_image, live in zip(names, was_seen.tolist(), lives, strict=True)
-            if any_image
-        }
+        lives = flags.cpu().split(list(widths.values()))
+        dead = [1 - live.sum().item() / len(live) for live in lives]
+        return {f"dead_relu/{name}": share for name, share in zip(widths, dead, strict=True)}
 
     def _relus(self) -> list[tuple[str, int, nn.Module]]:
         """Layer and column, the maps or units there, and the module."""

@@ -30,12 +30,8 @@ def log_loss_sum(shares: Sequence[Tensor], labels: Tensor) -> Tensor:
 def correct_among(shares: Sequence[Tensor], labels: Tensor) -> Tensor:
     """How many images have their label first, and how many among the first five: int64 [2]; arguments as above.
 
-    evaluation.metrics.label_ranks on the device, where a step must not wait for the host. Of equal logits topk takes
-    any first; label_ranks, and this with several shares, the class with the lower index.
+    evaluation.metrics.label_ranks on the device, where a step must not wait for the host.
     """
-    if len(shares) == 1:
-        hits = shares[0].topk(min(TOP_K[-1], shares[0].shape[1])).indices == labels[:, None]
-        return torch.stack([hits[:, :k].sum() for k in TOP_K])
     devices = [share.device for share in shares]
     there = [labels.device] * len(shares)
     within = _within(shares, labels)

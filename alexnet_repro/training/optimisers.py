@@ -115,10 +115,17 @@ def buffers_of(model: AlexNet, optimiser: Optimiser) -> dict[str, Any]:
 def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: Optimiser) -> None:
     """Copies weights and buffers to where the columns are; the next step is, to the bit, as without the interruption.
 
-    RequestError if the checkpoint was written with another optim.rule.
+    RequestError if the checkpoint was written with another optim.rule, or is of a network of other shapes.
     """
     if set(checkpoint.buffers) != set(optimiser.BUFFERS):
         raise RequestError("optim.rule: cannot change within a run; init_from=RUN begins another with its weights")
+    own, kept = ({name: [*w.shape] for name, w in ws.items()} for ws in (model.state_dict(), checkpoint.weights))
+    for name in own | kept:
+        if own.get(name) != kept.get(name):
+            raise RequestError(
+                f"{name}: is {own.get(name, 'absent')} in this network and {kept.get(name, 'absent')} in the "
+                "checkpoint; shapes cannot change within a run: choose another run=NAME, init_from=RUN takes weights"
+            )
     model.load_state_dict(checkpoint.weights)
     optimiser.restore(_names(model), checkpoint.buffers, checkpoint.buffer_rates)
 

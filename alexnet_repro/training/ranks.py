@@ -72,7 +72,8 @@ class Ranks:
         """Connects the ranks: by NCCL between GPUs, by gloo between CPUs. Without other ranks, does nothing.
 
         `devices`: of this rank's columns. A rank waits ten minutes longer for the others than for its own data:
-        `timeout` + 600 s, or a week if `timeout` is 0. RequestError if some columns are on GPUs and some on the CPU.
+        `timeout` + 600 s, at most a week, and that if `timeout` is 0. RequestError if some columns are on GPUs and some
+        on the CPU.
         """
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
@@ -83,7 +84,8 @@ class Ranks:
         if kinds not in ({"cuda"}, {"cpu"}):
             raise RequestError(f"devices={[str(device) for device in devices]}: with torchrun all columns must be on "
                                "CUDA's GPUs, or all on the CPU")  # fmt: skip
-        longest = timedelta(seconds=timeout + 600) if timeout else timedelta(weeks=1)
+        week = timedelta(weeks=1).total_seconds()
+        longest = timedelta(seconds=min(timeout + 600 if timeout else week, week))
         backend = "nccl" if kinds == {"cuda"} else "gloo"
         if self.size == self.local_size:
             # After a restart (torchrun --max-restarts) the store still has the addresses of the ranks that are gone.

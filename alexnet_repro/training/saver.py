@@ -1,6 +1,7 @@
 """Writes a run's checkpoints while the run goes on, and tries again where the disk is full."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -125,5 +126,5 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, beside)
     except OSError:
-        beside.write_bytes(source.read_bytes())
+        shutil.copyfile(source, beside)
     beside.replace(target)

@@ -90,7 +90,7 @@ def _recorded(config: ScheduleConfig, epochs_done: int, batches: int) -> Phase:
     layers: dict[str, float] = {}
     for change in config.changes:
         if _position(config, change) > (epochs_done, batches):
-            break
+            continue  # the next may have come: stretching can put it before this one, and it still has the last word
         weights = weights if change.weights is None else change.weights
         biases = biases if change.biases is None else change.biases
         own = layers | (change.layers or {})

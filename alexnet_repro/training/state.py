@@ -24,7 +24,7 @@ _IN_CHECKPOINTS = {"top5_correct": "among_five"}  # fields of EpochProgress that
 class EpochProgress:
     """Sums over the steps of the epoch under way, of all ranks."""
 
-    batch: int = 0  # steps done
+    batch: int = 0  # steps done, in batches of today's size
     images: int = 0
     loss_sum: float = 0.0  # in nats, over the images
     correct: int = 0  # images whose label was the first guess
@@ -129,7 +129,7 @@ class TrainingState:
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """RequestError if it was trained on other data, or by another optimiser."""
+        """RequestError if it was trained on other data, by another optimiser, or is of a network of other shapes."""
         if checkpoint.data["plan"] != self.data.identity()["plan"]:
             raise RequestError(
                 f"{self.config.folder}: was begun on {checkpoint.data['description']}, and {self.data.folder} is "
@@ -138,6 +138,8 @@ class TrainingState:
         restore(checkpoint, self.model, self.optimiser)
         self.epoch, self.step, self.history = checkpoint.epoch, checkpoint.step, checkpoint.history
         self.progress = EpochProgress.from_checkpoint(checkpoint.within)
+        # Where the epoch goes on, even if allow_changes has given batches another size since.
+        self.progress.batch = -(-self.progress.images // self.config.optim.batch_size)
         self.init_from = checkpoint.init_from
 
     def refuse_disagreement(self, ranks: Ranks) -> None:

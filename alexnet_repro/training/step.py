@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
 from alexnet_repro.model import AlexNet, exact
+from alexnet_repro.model.alexnet import Layer
 from alexnet_repro.runtime import autocast
 from alexnet_repro.training.log_loss import correct_among, log_loss_sum
 from alexnet_repro.training.optimisers import Optimiser
@@ -56,23 +59,12 @@ class Stepper:
     """
 
     def __init__(
-        self,
-        model: AlexNet,
-        optimiser: Optimiser,
-        inputs: ColumnInputs,
-        seed: int,
-        ranks: Ranks,
-        precision: str,
+        self, model: AlexNet, optimiser: Optimiser, inputs: ColumnInputs, seed: int, ranks: Ranks, precision: str
     ) -> None:
         self.model, self.optimiser, self.inputs = model, optimiser, inputs
-        self.ranks = ranks
-        self.seed = seed
-        self.precision = precision
-        self.network: nn.Module = model
-        if ranks.size > 1:
-            self.network = DistributedDataParallel(model)
-        device = model.fc8.parts()[0].weight.device
-        optimiser.found_inf = torch.zeros((), device=device)
+        self.seed, self.ranks, self.precision = seed, ranks, precision
+        self.network: nn.Module = DistributedDataParallel(model) if ranks.size > 1 else model
+        optimiser.found_inf = torch.zeros((), device=model.fc8.parts()[0].weight.device)
 
     def columns(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
         """The network's input for a step, column by column. Seeds the dropout masks of the step as well."""
@@ -96,6 +88,7 @@ class Stepper:
         Returns what PendingResult reads, on the device and over all ranks: float64 [4] (or `exact`), the sum of the
         losses, the images right at the first guess and within five, and the number of ranks that were asked to stop.
         """
+        # A rank whose share is empty computes one image all the same, as the others wait for its gradients; times 0.
         images = max(1, batch.counted)
         shares, labels = [share[:images].float() for share in shares], batch.labels[:images]
         loss_sum = log_loss_sum(shares, labels) * float(batch.counted > 0)
@@ -112,24 +105,18 @@ class Stepper:
         return numbers
 
 
-def largest_activations(model: AlexNet, columns: list[Tensor], most: int = 3) -> str:
-    """The layers with the largest absolute outputs for this input, the worst first: 'fc7.b inf, fc6.a 3.2e+30'."""
+def largest_activations(model: AlexNet, columns: list[Tensor]) -> str:
+    """The three layers with the largest absolute outputs for this input, largest first: 'fc7.b inf, fc6.a 3.2e+30'."""
     found: dict[str, float] = {}
 
-    def note(name: str, layer: nn.Module, outputs: list[Tensor]) -> None:
-        for column, output in zip(layer.names, outputs, strict=True):  # type: ignore[arg-type]
+    def note(name: str, layer: Layer, _inputs: object, outputs: list[Tensor]) -> None:
+        for column, output in zip(layer.names, outputs, strict=True):
             largest = output.detach().abs().max().item()
             found[f"{name}.{column}"] = math.inf if math.isnan(largest) else largest
 
-    hooks = [
-        layer.register_forward_hook(lambda layer, _inputs, outputs, name=name: note(name, layer, outputs))
-        for name, layer in model.layers().items()
-    ]
-    try:
-        with torch.no_grad():
-            model(columns)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    worst = sorted(found, key=lambda name: -found[name])[:most]
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, layer in model.layers().items():
+            hooks.enter_context(layer.register_forward_hook(partial(note, name)))
+        model(columns)
+    worst = sorted(found, key=lambda name: -found[name])[:3]
     return ", ".join(f"{name} {found[name]:.3g}" for name in worst)

@@ -45,7 +45,8 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_line()
+        if self._line:
+            self._line.close()  # once more is harmless
         self.flush()
 
     def epoch_begins(self, images: int) -> None:
@@ -74,8 +75,7 @@ class Watch:
         rate = rates["learning_rate/weights"]
         self._line.update(step, loss, rate, progress.images, progress.means(), self._start.note)
         if step % self._config.log_every == 0:
-            means = progress.since_last_log()
-            numbers = {"loss": means["loss"], **rates, **means}
+            numbers = {**progress.since_last_log(), **rates}
             if warning := self._start.after(step, numbers["loss"]):
                 tqdm.write(f"warning: {warning}", file=sys.stderr)  # does not tear the live line
             self._background.submit(self._dashboard.train, step, numbers)
@@ -83,7 +83,8 @@ class Watch:
 
     def validation(self, batches: Iterable[Batch], images: int) -> Iterator[Batch]:
         """The same batches, with a progress bar in place of the live line."""
-        self._end_line()
+        if self._line:
+            self._line.close()
         return with_progress(batches, images, f"epoch {self.state.epoch + 1}, validation")
 
     def epoch(self, dead_units: Mapping[str, float]) -> None:
@@ -113,8 +114,3 @@ class Watch:
         in_colour = kernels[0].shape[1] == 3
         self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(kernels) if in_colour else None)
         self._metrics.add("epoch", {**row, **health})
-
-    def _end_line(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None

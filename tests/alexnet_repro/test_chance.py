@@ -12,13 +12,7 @@ from alexnet_repro.config import ScheduleConfig, TrainConfig
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.train import train
-from alexnet_repro.training.chance import (
-    MEASURED,
-    Start,
-    epochs_at_chance,
-    step_that_left,
-    steps_expected,
-)
+from alexnet_repro.training.chance import MEASURED, Start, epochs_at_chance, steps_expected
 from alexnet_repro.training.schedule import phase_after
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -144,8 +138,9 @@ def test_the_law_is_told_only_between_what_was_measured() -> None:
 def test_the_step_that_left() -> None:
     losses = [5.9, 5.3, 5.3, 5.0, 5.3, 5.3, 5.2, 5.1, 5.0, 4.9]  # one entry below is chance; 5.2, 5.1, 5.0 are not
     entries = [{"step": 10.0 * i, "loss": loss} for i, loss in enumerate(losses, 1)]
-    assert step_that_left(entries, 200) == 90
-    assert step_that_left(entries[:8], 200) is None and step_that_left([], 200) is None
+    left = start_of_training.step_that_left
+    assert left(entries, 200) == 90
+    assert left(entries[:8], 200) is None and left([], 200) is None
 
 
 def test_a_run_says_and_logs_it(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

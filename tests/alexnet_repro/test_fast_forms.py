@@ -28,8 +28,9 @@ from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import SameMapNorm
 from alexnet_repro.training.fast_step import FastStepper
 from alexnet_repro.training.health import DeadUnits
-from alexnet_repro.training.optimisers import optimiser_for
+from alexnet_repro.training.optimisers import optimiser_for, set_rates
 from alexnet_repro.training.ranks import Ranks
+from alexnet_repro.training.schedule import Phase
 from alexnet_repro.training.step import Stepper, StepResult
 from data_prep.common.cli import load
 
@@ -167,6 +168,31 @@ def test_a_step_is_the_plain_one(variant: str) -> None:
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
         assert (ours.correct, ours.top5_correct) == (theirs.correct, theirs.top5_correct)
     assert error(weights[1], weights[0]) < 1e-5
+
+
+def test_after_a_plain_step_at_another_rate_a_graph_is_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That step, of a short batch, scales the velocities for its own rate, and no graph scales them back."""
+    _, made = steppers(overrides_of("paper"))
+    assert isinstance(made, FastStepper)
+    captured: list[int] = []
+
+    class Graph:
+        """Stands for a captured step."""
+
+        def replay(self) -> None:
+            assert all(group["buffer_rate"] == group["lr"] for group in made.optimiser.param_groups)
+
+    def capture(stepper: FastStepper, noise: bool) -> None:
+        stepper.optimiser.ready_for_capture()  # type: ignore[union-attr]
+        stepper._graph, stepper._numbers = Graph(), torch.zeros(4)  # type: ignore[assignment]
+        captured.append(step)
+
+    monkeypatch.setattr(FastStepper, "_capture", capture)
+    made.captures_steps = True
+    for step, (images, times) in enumerate([(4, 1.0), (4, 1.0), (3, 0.1), (4, 1.0), (3, 1.0), (4, 1.0), (4, 0.1)]):
+        set_rates(made.optimiser, Phase(False, times, times))
+        made({CPU: batches(67, 7, 1, images)[0]}, step, True, False)
+    assert captured == [0, 3, 6]
 
 
 @pytest.mark.parametrize("variant", ["code2012", "cifar10_local"])

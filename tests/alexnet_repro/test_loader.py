@@ -247,6 +247,35 @@ def test_a_slot_is_free_when_the_last_tensor_of_its_batch_is_gone(prepared_raw: 
             assert len(free) == count
 
 
+def test_memory_that_cannot_be_pinned_is_used_as_it_is(
+    prepared_raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The warning has CUDA's words, and CUDA's error is taken back by a kernel, which may report it."""
+    kernels: list[str] = []
+
+    class Cuda:
+        """CUDA's runtime, where all pages that may be pinned are taken."""
+
+        def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+            return 2
+
+        def cudaGetErrorString(self, error: int) -> str:
+            return {2: "out of memory"}[error]
+
+    def ones(size: int, device: str) -> torch.Tensor:
+        kernels.append(device)
+        raise RuntimeError("CUDA error: out of memory")
+
+    reader = train(prepared_raw)
+    expected = list(in_order(reader, Loading(0)))
+    monkeypatch.setattr(torch.cuda, "cudart", Cuda)
+    monkeypatch.setattr(torch, "ones", ones)
+    found = list(in_order(reader, Loading(1, pin=True)))
+    assert all(torch.equal(ours.images, theirs.images) for ours, theirs in zip(found, expected, strict=True))
+    warning = "warning: batches are not in pinned memory, and copied more slowly (out of memory)\n"
+    assert capsys.readouterr().err == warning and kernels == ["cuda"]
+
+
 def test_a_caller_who_keeps_all_batches_has_them_as_they_were(prepared_raw: Path) -> None:
     """Fifteen in five slots: the last slot stays with the workers."""
     reader = train(prepared_raw)

@@ -1,22 +1,26 @@
 """Several processes that train copies of the columns: the same run as one process, to rounding."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import reference
 import torch
+import torch.distributed as dist
 from conftest import SMALL, run_here
 from networks import SENSITIVE_START
 
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet_repro.runs.folder import RunFolder
+from alexnet_repro.training.ranks import Ranks
 
 TRAIN = "alexnet_repro.train"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", TRAIN]
@@ -88,6 +92,16 @@ def test_wrong_requests_of_several_processes(
     assert result.returncode == 2
     assert "optim.batch_size=1: must be 2 or more, one image for each process" in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(60, 660), (0, 604800), (math.inf, 604800)])
+def test_a_rank_waits_a_week_at_most(timeout: float, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL and gloo take no infinite time."""
+    begun: list[timedelta] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: begun.append(timeout))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with Ranks(rank=0, size=2).process_group([torch.device("cpu")], timeout):
+        assert begun == [timedelta(seconds=seconds)]
 
 
 def test_all_processes_stop_after_the_same_step(prepared: Path, tmp_path: Path) -> None:

@@ -311,3 +311,19 @@ def test_changes_are_refused_unless_allowed_by_name(
     train(small_config(prepared, tmp_path, *changes, "allow_changes=[optim.momentum,schedule]"))
     assert RunFolder(tmp_path / "r").checkpoint("last").epoch == 3
     assert RunFolder(tmp_path / "r").config().optim.momentum == 0.5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.conv1.kernels", "16", r"conv1\.a\.weight: is \[8, 3, 11, 11\] in this network and \[4, 3, 11, 11\] in"),
+        ("model.fc7", "null", r"fc7\.a\.weight: is absent in this network and \[16, 32\] in the checkpoint"),
+    ],
+)
+def test_a_network_of_other_shapes_is_refused(
+    key: str, value: str, said: str, prepared: Path, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed[0], tmp_path / "r")
+    longer = ["schedule.epochs=3", f"{key}={value}", f"allow_changes=[schedule.epochs,{key}]"]
+    with pytest.raises(RequestError, match=said):
+        train(small_config(prepared, tmp_path, *longer))

@@ -251,6 +251,18 @@ def test_fixed_divisions() -> None:
             load("train", TrainConfig, wrong)
 
 
+def test_of_changes_that_stretching_puts_in_another_order_the_last_listed_holds() -> None:
+    """Epochs are stretched and batches are not: 50 batches into epoch 8 of 20 come after the end of epoch 10, in a run
+    of 2 epochs at 1 and 1.
+    """
+    changes = "schedule.changes=[{after: {epoch: 8, batches: 50}, weights: 0.5}, {after: 10, weights: 0.1}]"
+    settings = ["schedule=constant", "schedule.recorded_epochs=20", changes]
+    short, whole = (load("train", TrainConfig, [*settings, f"schedule.epochs={epochs}"]).schedule for epochs in (2, 20))
+    assert [next_phase(short, [0.5], batches=done).weights for done in (0, 49, 50)] == [0.1] * 3
+    found = [next_phase(whole, [0.5] * 8, batches=done).weights for done in (49, 50)]
+    assert [*found, next_phase(whole, [0.5] * 10).weights] == [1.0, 0.5, 0.1]
+
+
 # The notes of 2012. Of each net, what holds once so many epochs are done: the rates of the weights of conv1 and of the
 # other layers, of the biases (of conv1 too, unless it is frozen), whether colour noise; last, the end. What is a guess
 # is named in the file of the schedule.

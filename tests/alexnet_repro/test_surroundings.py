@@ -69,6 +69,13 @@ def test_devices_that_are_not_here(name: str) -> None:
         choose_devices(2, devices=[name])
 
 
+def test_apples_gpu_has_the_name_that_its_tensors_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are found by it, and `mps` is not equal to `mps:0`."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(placement, "_problem", lambda device: None)
+    assert choose_devices(2, devices=["mps"]) == ([torch.device("mps", 0)] * 2, None)
+
+
 class _NoFloat64(TorchDispatchMode):
     """A device without float64, such as Apple's."""
 

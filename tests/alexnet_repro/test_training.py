@@ -70,6 +70,21 @@ def test_a_change_within_an_epoch_comes_after_its_batches_also_in_a_run_that_con
     assert rows[0] == rows[1] and rows[0][0][0] == first
 
 
+@pytest.mark.parametrize(("size", "steps"), [(8, 3 + 2), (32, 3 + 0), (24, 3 + 1)])
+def test_batches_of_another_size_go_on_where_the_images_end(
+    size: int, steps: int, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after three of four batches of 16: 48 of 60 images. Catches a position that still counts the old batches.
+    A batch of 32 that is done by half counts as done.
+    """
+    stopped = small_config(prepared, tmp_path, "schedule.epochs=1")
+    start(stopped, tmp_path / "log", "alexnet_repro.training.step:Stepper.learn", call=3, number=SIGINT).join()
+    assert RunFolder(stopped.folder).checkpoint("last").within["images"] == 48
+    other = ["schedule.epochs=1", f"optim.batch_size={size}", "allow_changes=[optim.batch_size]"]
+    train(small_config(prepared, tmp_path, *other))
+    assert RunFolder(stopped.folder).checkpoint("last").step == steps
+
+
 def test_a_damaged_shard_is_named_whoever_reads_it(prepared: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     shutil.copytree(prepared, bad)

@@ -4,14 +4,16 @@ left ln(classes), and a plot of these steps against the number of classes.
 From metrics.jsonl; train the runs with log_every=10. docs/claims.md has the commands of a measurement.
 """
 
+import math
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet_repro.data import PreparedData
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
-from alexnet_repro.training.chance import MEASURED, step_that_left
+from alexnet_repro.training.chance import LEFT, MEASURED
 from data_prep.common.endings import run_and_exit
 
 
@@ -33,6 +35,17 @@ def main(folders: list[str], plot: Path | None = None) -> None:
     if plot:
         steps["paper, width 1, input 224"] += MEASURED.items()
         draw(steps, plot)
+
+
+def step_that_left(entries: Sequence[Mapping[str, float]], classes: int, together: int = 3) -> int | None:
+    """The first step at which the mean loss of `together` entries in a row is below LEFT times ln(classes); None if
+    there is none. `entries`: of metrics.jsonl, of kind steps.
+    """
+    for end in range(together, len(entries) + 1):
+        few = entries[end - together : end]
+        if sum(entry["loss"] for entry in few) / together < LEFT * math.log(classes):
+            return int(few[-1]["step"])
+    return None
 
 
 def draw(steps: dict[str, list[tuple[int, int]]], file: Path) -> None:
