@@ -26,11 +26,9 @@ def proportion_interval(wrong: int, images: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Of the mean of independent values, by the central limit theorem: float [N]. Infinite for a single value."""
+    """Of the mean of independent values, by the central limit theorem: float [N], N of 2 or more."""
     from scipy import stats
 
-    if len(values) < 2:
-        return -np.inf, np.inf
     return _around_mean(values, stats.norm.ppf(0.975))
 
 

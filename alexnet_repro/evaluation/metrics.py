@@ -53,7 +53,9 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def error_rates(ranks: np.ndarray, label_probability: np.ndarray) -> dict[str, Any]:
-    """Top-1 and top-5 error (fractions) and log-loss (nats), each with its 95 % interval: int [N], float [N]."""
+    """Top-1 and top-5 error (fractions) and log-loss (nats), each with its 95 % interval: int [N], float [N]. The
+    interval of the log-loss of a single image is None.
+    """
     images = len(ranks)
     result: dict[str, Any] = {}
     for k in TOP_K:
@@ -61,7 +63,8 @@ def error_rates(ranks: np.ndarray, label_probability: np.ndarray) -> dict[str, A
         result[f"top{k}_error"] = errors / images
         result[f"top{k}_interval"] = proportion_interval(errors, images)
     nats = losses(label_probability)
-    return {**result, "log_loss": float(nats.mean()), "log_loss_interval": mean_interval(nats)}
+    interval = mean_interval(nats) if images > 1 else None
+    return {**result, "log_loss": float(nats.mean()), "log_loss_interval": interval}
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,12 @@ def draw_curves(history: list[dict[str, float]], steps: list[dict[str, float]], 
     `history`: the entries of the epochs; `steps`: those between them, whose loss is drawn thin.
     """
     epochs = [row["epoch"] for row in history]
-    steps_an_epoch = history[-1]["step"] / history[-1]["epoch"] if history else 1
     figure = _figure(10, 4)
     loss_axes, error_axes = figure.subplots(1, 2)
-    between = [row["step"] / steps_an_epoch for row in steps]
-    loss_axes.plot(between, [row["loss"] for row in steps], color="C0", linewidth=0.6, alpha=0.5)
+    if history:  # before there is one, nothing here says how many steps an epoch has
+        steps_an_epoch = history[-1]["step"] / history[-1]["epoch"]
+        between = [row["step"] / steps_an_epoch for row in steps]
+        loss_axes.plot(between, [row["loss"] for row in steps], color="C0", linewidth=0.6, alpha=0.5)
     for name, label in (("train_loss", "training"), ("val_loss", "validation, centre patch")):
         loss_axes.plot(epochs, [row[name] for row in history], marker="o", markersize=3, label=label)
     for name, label in (

@@ -21,7 +21,7 @@ from alexnet_repro.model.kernels import colourfulness
 from alexnet_repro.report import drawings
 from alexnet_repro.report.drawings import Classified, Guess, LabelledImage
 from alexnet_repro.report.figure_store import FigureStore
-from alexnet_repro.runs.folder import LAST, RunFolder
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.common.progress import progress_bar
@@ -49,7 +49,7 @@ def add_curves(store: FigureStore, folder: RunFolder, run: str) -> Path:
         "loss, a few steps at a time. Validation: the centre patch. Dotted: the learning rate changed to the value "
         "beside it."
     )
-    history, steps = folder.checkpoint(LAST).history, read_metrics(folder.metrics, "steps")
+    history, steps = (read_metrics(folder.metrics, kind) for kind in ("epoch", "steps"))
     return store.add("curves", "Learning curves", caption, drawings.draw_curves(history, steps, run))
 
 

@@ -5,7 +5,7 @@ self-contained report.html. Both are rendered from report.json and the figures b
 import base64
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def _environment(name: str, folder: Path) -> Environment:
         "short": partial(short, width=_NAME),
         "percent": lambda fraction: percent(fraction).removesuffix(" %"),  # the unit stands in the table's head
         "interval": percent_interval,
-        "nats": _nats,
+        "nats": lambda ends: f"{ends[0]:.4f}–{ends[1]:.4f}" if ends else "unknown",
         "points": points,
         "duration": duration,
         "data_uri": partial(_data_uri, folder),
@@ -98,10 +98,6 @@ def _markdown_text(value: Any) -> Any:
         return value
     escaped = re.sub(r"([\\`*\[\]|#~$])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", printable(value))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _nats(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.4f}–{ends[1]:.4f}"
 
 
 def _data_uri(folder: Path, file: str) -> Markup:

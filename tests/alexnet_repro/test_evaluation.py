@@ -13,6 +13,7 @@ from alexnet_repro.evaluation.metrics import (
     class_errors,
     confusion_matrix,
     confusions,
+    error_rates,
     label_ranks,
     log_loss,
     most_confused,
@@ -128,6 +129,13 @@ def test_log_loss() -> None:
     np.testing.assert_allclose(log_loss(probabilities, np.array([1, 0])), -np.log(0.75) / 2, rtol=1e-6)
     impossible = -np.log(2.0**-126)  # the smallest normal float32
     np.testing.assert_allclose(log_loss(probabilities, np.array([1, 1])), (-np.log(0.75) + impossible) / 2, rtol=1e-6)
+
+
+def test_of_a_single_image_the_loss_has_no_interval() -> None:
+    """Infinite ends would be no JSON."""
+    (rates, more) = (error_rates(np.zeros(n, int), np.linspace(0.25, 0.5, n)) for n in (1, 2))
+    assert rates["log_loss_interval"] is None and rates["top1_error"] == 0
+    assert more["log_loss_interval"][0] < more["log_loss"] < more["log_loss_interval"][1]
 
 
 def test_five_of_ten_views_are_mirrored_and_the_softmax_outputs_averaged() -> None:
