@@ -127,7 +127,12 @@ def difference_of_runs(first: EvaluatedRun, second: EvaluatedRun, config: Differ
 
 def _paper_difference(first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any] | None:
     claim = claim_for(first.config, second.config) if first.config and second.config else None
-    return claim.facts() if claim else None
+    if claim is None:
+        return None
+    facts = claim.facts()
+    if first.trained_on() != second.trained_on():
+        facts["also_different"].append("the images that they were trained on")
+    return facts
 
 
 def errors_of_group(group: Group, views: int) -> dict[str, Any]:
