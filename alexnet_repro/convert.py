@@ -220,7 +220,7 @@ def _classes(config: ConvertConfig, found: Found, outputs: int) -> tuple[list[st
     path = Path(config.classes)
     if path.is_dir():
         data = PreparedData(path)
-        classes, words = [info.wnid for info in data.manifest.classes], data.classes
+        classes, words = data.classes, data.words
     else:
         named = read_classes(path)
         classes, words = list(named), list(named.values())

@@ -109,7 +109,7 @@ class Evaluation:
             "views": self.config.views,
             **({"part": str(self.part)} if self.part else {}),
         }
-        classes, class_names = [info.wnid for info in self.data.manifest.classes], self.data.classes
+        classes, class_names = self.data.classes, self.data.words
         if self.part:
             classes, class_names = self.part.outputs, self.part.names(self.checkpoints[0].words)
         keep = self.config.keep or len(classes)
@@ -233,7 +233,7 @@ def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int
     if not Path(config.submission).absolute().parent.is_dir():
         raise RequestError(f"submission={config.submission}: its folder does not exist; make it, or name another file")
     ids = read_ids(Path(config.devkit))
-    check_ids(ids, [info.wnid for info in data.manifest.classes], Path(config.devkit))
+    check_ids(ids, data.classes, Path(config.devkit))
     return ids
 
 

@@ -72,7 +72,7 @@ class _Run:
 def _labels(run: _Run) -> Path:
     images = run.chosen(run.config.pictures)
     kept = illustrations.classify(run.trained, images, run.config.views)
-    return illustrations.add_labels(run.store, run.data.classes, images, kept)
+    return illustrations.add_labels(run.store, run.data.words, images, kept)
 
 
 def _neighbours(run: _Run) -> Path:

@@ -53,13 +53,12 @@ class ClassSubset:
         """The images of the chosen classes, labelled by their places in `outputs`. RequestError if a class is unknown
         to the data or the network, or if there is no image.
         """
-        here = [info.wnid for info in data.manifest.classes]
         for name in self.chosen:
-            for where, classes in ((f"the data set {data.folder}", here), ("the network", self.known)):
+            for where, classes in ((f"the data set {data.folder}", data.classes), ("the network", self.known)):
                 if name not in classes:
                     raise RequestError(f"classes: {name} is no class of {where}; remove it from the list")
         place, chosen = {name: number for number, name in enumerate(self.outputs)}, set(self.chosen)
-        new_label = np.array([place[name] if name in chosen else -1 for name in here], np.int64)
+        new_label = np.array([place[name] if name in chosen else -1 for name in data.classes], np.int64)
         whole = data.split(split)
         numbers = np.flatnonzero((whole.labels >= 0) & (new_label[whole.labels] >= 0))
         if not len(numbers):

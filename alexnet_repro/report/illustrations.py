@@ -81,14 +81,14 @@ def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView
     return KeptView.of(predictions.average, predictions.labels, GUESSES)
 
 
-def add_labels(store: FigureStore, classes: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
-    """Figure 4, left; `classes`: their names in label order; `kept` has a row for each of `images`."""
+def add_labels(store: FigureStore, words: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
+    """Figure 4, left; `words`: the classes' names in label order; `kept` has a row for each of `images`."""
     classified = []
     for image, label, top, probabilities in zip(
-        _labelled_images(classes, images), images.labels, kept.top, kept.probabilities, strict=True
+        _labelled_images(words, images), images.labels, kept.top, kept.probabilities, strict=True
     ):
         best = zip(top[:GUESSES], probabilities[:GUESSES], strict=True)
-        classified.append(Classified(image, [Guess(classes[i], float(p), bool(i == label)) for i, p in best]))
+        classified.append(Classified(image, [Guess(words[i], float(p), bool(i == label)) for i, p in best]))
     rows = [{**_described(store, one.image), "guesses": [asdict(guess) for guess in one.guesses]} for one in classified]
     caption = (
         f"{len(classified)} {images.folder.name} images, drawn at random, of different classes as far as there are; "
@@ -114,9 +114,9 @@ def add_neighbours(
     shown: list[list[LabelledImage]] = []
     rows: list[dict[str, Any]] = []
     for query, numbers, distances in zip(
-        _labelled_images(data.classes, queries), nearest.numbers, nearest.distances, strict=True
+        _labelled_images(data.words, queries), nearest.numbers, nearest.distances, strict=True
     ):
-        neighbours = _labelled_images(data.classes, train.subset(numbers))
+        neighbours = _labelled_images(data.words, train.subset(numbers))
         shown.append([query, *neighbours])
         described = [
             {**_described(store, other), "distance": float(distance), "same": other.label == query.label}
@@ -140,7 +140,7 @@ def write_embedding(
     from torch.utils.tensorboard import SummaryWriter
 
     features = np.concatenate(list(last_hidden(trained, images, batch_size)))
-    labelled = _labelled_images(data.classes, images)
+    labelled = _labelled_images(data.words, images)
     side = min(_THUMBNAIL, _SPRITE // int(np.ceil(np.sqrt(len(labelled)))))
     small = [np.asarray(as_image(one.pixels).convert("RGB").resize((side, side))) for one in labelled]
     thumbnails = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
@@ -152,11 +152,11 @@ def write_embedding(
     return folder
 
 
-def _labelled_images(classes: Sequence[str], images: SplitReader) -> list[LabelledImage]:
+def _labelled_images(words: Sequence[str], images: SplitReader) -> list[LabelledImage]:
     shown = []
     for number, name in enumerate(images.names()):
         pixels, label = images[number]
-        shown.append(LabelledImage(str(name), pixels, classes[label] if label >= 0 else "unknown"))
+        shown.append(LabelledImage(str(name), pixels, words[label] if label >= 0 else "unknown"))
     return shown
 
 
