@@ -76,15 +76,11 @@ class ClassSubset:
         if self.others == "kept":
             return predictions
         columns = [self.known.index(name) for name in self.outputs]
-        centre, average = (_shares(full[:, columns]) for full in (predictions.centre, predictions.average))
+        parts = (full[:, columns] for full in (predictions.centre, predictions.average))
+        tiny = np.finfo(np.float32).tiny  # so that a row of zeros stays one
+        centre, average = (part / np.maximum(part.sum(axis=1, keepdims=True), tiny) for part in parts)
         return replace(predictions, centre=centre, average=average)
 
     def __str__(self) -> str:
         treated = "kept" if self.others == "kept" else "left out"
         return f"{len(self.chosen)} of {len(self.known)} classes, the outputs of the others {treated}"
-
-
-def _shares(part: np.ndarray) -> np.ndarray:
-    """Divided by each row's sum, float32 [N, K]; a row of zeros stays one."""
-    shares: np.ndarray = part / np.maximum(part.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return shares
