@@ -42,7 +42,7 @@ IMAGENET_2009 = (
 )
 
 
-def row(release: str | None, split: str | None, views: int, networks: int, sixth_layer: bool) -> PaperRow | None:
+def paper_row(release: str | None, split: str | None, views: int, networks: int, sixth_layer: bool) -> PaperRow | None:
     """The row that was measured in this way, if there is one: on `split` of the whole of `release` ("ILSVRC-2012"),
     averaging so many views and networks; `sixth_layer`: networks that are CNN*, with a sixth convolutional layer.
 

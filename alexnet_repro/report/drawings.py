@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.model import AlexNet
 from alexnet_repro.model.kernels import colourfulness, column_grids
 from data_prep.common.text import short
@@ -148,7 +149,7 @@ def draw_labels(images: list[Classified]) -> "Figure":
         bars.barh(places, [guess.probability for guess in one.guesses], color=colours, height=0.85, alpha=0.55)
         for place, guess in zip(places, one.guesses, strict=True):
             bars.text(0.015, place, short(guess.label, _NAME), fontsize=8, va="center", parse_math=False)
-        bars.set(xlim=(0, 1), ylim=(4.6, -0.6))
+        bars.set(xlim=(0, 1), ylim=(GUESSES - 0.4, -0.6))
     return figure
 
 

@@ -37,7 +37,7 @@ _THUMBNAIL, _NAME = 48, 60  # pixels, characters
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Images to show, drawn by `seed` and not by their looks: int64 [up to count], of as many classes as can be."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    _, first_of_class = np.unique(labels[order], return_index=True)
+    _, first_of_class = np.unique(labels[order], return_index=True)  # in the order drawn, the first image of each class
     of_new_class = np.zeros(len(order), bool)
     of_new_class[first_of_class] = True
     return np.concatenate([order[of_new_class], order[~of_new_class]])[:count]

@@ -85,8 +85,9 @@ def test_what_the_paper_says_of_training_itself() -> None:
                      "val_top1_error": 0.6, "epochs_to_train_loss": 2.0, "colourfulness": []}  # fmt: skip
     assert (second["epochs"], second["epochs_to_train_loss"]) == (1.5, 1.0)
     assert (second["train_top1_error"], second["val_top1_error"]) == pytest.approx((0.55, 0.6))
-    (line,) = (line for line in _training_text(facts)[-1].splitlines() if line.startswith("| slow"))
+    (line,) = (line for line in _training_text(facts, "group")[-1].splitlines() if line.startswith("| slow"))
     assert [cell.strip() for cell in line.split("|")][1:-1] == ["slow", "3", "4.000", "2.0", "50.0", "+10.0", ""]
+    assert _training_text(facts, "group")[-1].startswith("| group ")
 
 
 def test_ablations_are_known_by_their_networks() -> None:
