@@ -64,8 +64,8 @@ class Transform:
         else:
             seed = int(torch.randint(2**62, ()))
             draws = draw_epoch(self.augment, seed, 0, 1, self.rule.margin, self.rule.mean_image.shape[-1])
-        place = View(int(draws.top), int(draws.left), bool(draws.mirror))
-        return self._to_input(place.cut(self.whole(image)[None], self.rule.size), draws)[0]
+        view = View(int(draws.top), int(draws.left), bool(draws.mirror))
+        return self._to_input(view.cut(self.whole(image)[None], self.rule.size), draws)[0]
 
     def whole(self, image: AnyImage) -> Tensor:
         """The same image as a prepared data set has it: uint8 [S, S, C]."""
