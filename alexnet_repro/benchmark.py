@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CLASSES = 1000
 _WARM_UP = 3  # the memory allocator needs as many to settle
+_MARGIN = 32  # pixels that an image has more than a patch
 _TORCHVISIONS_LEAST = 63  # pixels of the input of its alexnet, of which less leaves nothing to pool
 _LAYOUTS = {"": torch.contiguous_format, ", channels-last": torch.channels_last}
 
@@ -109,11 +110,11 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
 
 
 def fast_stepper(model: AlexNet, batch_size: int, precision: str) -> "FastStepper":
-    """With a mean image of 32 pixels more than a patch, and colour noise."""
+    """With a mean image of _MARGIN pixels more than a patch, and colour noise."""
     from alexnet_repro.training.fast_step import FastStepper  # needs Triton
 
     size, devices = model.config.input_size, model.column_devices()
-    rule = InputRule(np.full((size + 32, size + 32, 3), 110, np.float32), size, "at_patch", 1.0)
+    rule = InputRule(np.full((size + _MARGIN, size + _MARGIN, 3), 110, np.float32), size, "at_patch", 1.0)
     noise = ColourNoise(np.eye(3, dtype=np.float32), 1.0)
     optimiser = PaperSGD(model.parameters(), learning_rate=1e-4, momentum=0.9, weight_decay=5e-4)
     inputs = ColumnInputs(rule, devices, None, noise)
@@ -127,8 +128,8 @@ def fast_step(model: AlexNet, batch_size: int, precision: str) -> Callable[[], P
         images=torch.randint(256, (batch_size, size, size, 3), dtype=torch.uint8),
         labels=torch.randint(model.outputs, (batch_size,)),
         draws=Draws(
-            top=torch.randint(33, (batch_size,)),
-            left=torch.randint(33, (batch_size,)),
+            top=torch.randint(_MARGIN + 1, (batch_size,)),
+            left=torch.randint(_MARGIN + 1, (batch_size,)),
             mirror=torch.rand(batch_size) < 0.5,
             colour=torch.randn(batch_size, 3) * 0.1,
         ),

@@ -14,13 +14,12 @@ from data_prep.common.cli import command_line, load, main
 if __name__ == "__main__":
     jobs = command_line("benchmark_input", InputBenchmarkConfig)  # first, as the imports below take seconds
 
-import contextlib
 import copy
 import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from alexnet_repro.data.workers import Workers
 from alexnet_repro.report.environment import machine
 from data_prep.common.errors import RequestError
 from data_prep.prepare import PrepareConfig, prepare
-from data_prep.reader import Shards, SplitReader
+from data_prep.reader import Shards
 from data_prep.sources.inventory import ENDINGS
 
 _CPU = torch.device("cpu")
@@ -116,8 +115,9 @@ class SideBySide:
     def from_a_worker(self, stack: ExitStack) -> dict[str, Epoch]:
         """Batches through a loader process, which lives as long as `stack`."""
         readers = {encoding: data.split("train") for encoding, data in self.prepared.items()}
-        readers["nothing read"] = copy.copy(readers["raw"])
-        readers["nothing read"].shards = _NoShards.like(readers["raw"])
+        raw, unread = readers["raw"], copy.copy(readers["raw"])
+        unread.shards = _NoShards(raw.folder, raw.info.shards, raw.encoding, raw.shards.shape)
+        readers["nothing read"] = unread
         size = self.config.batch_size
         order = np.resize(self.order, _BATCHES * size)
         runs: dict[str, Epoch] = {}
@@ -183,10 +183,6 @@ class SideBySide:
 class _NoShards(Shards):
     """Shards of which nothing is read."""
 
-    @classmethod
-    def like(cls, reader: SplitReader) -> "_NoShards":
-        return cls(reader.folder, reader.info.shards, reader.encoding, reader.shards.shape)
-
     def patches(self, *_: object) -> None:
         pass
 
@@ -214,7 +210,7 @@ def _link(pictures: list[Path], src: Path) -> None:
 
 def _prepared(src: Path, out: Path, encoding: str) -> PreparedData:
     settings = [f"src='{src}'", f"out='{out}'", f"encoding={encoding}", "layout=folders", "max_rejected=0"]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         prepare(load("prepare", PrepareConfig, settings))
     return PreparedData(out)
 

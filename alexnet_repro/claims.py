@@ -26,7 +26,6 @@ from data_prep.common.errors import RequestError
 from data_prep.common.text import percent
 
 _REQUIRED = ("claim", "section", "command", "expected", "cost", "needs")
-_OPTIONAL = ("then", "seen", "members")
 _FIRST_LINE = "# @package _global_"
 _SEED = "${seed}"
 _WIDTH, _INDENT = 110, " " * 9  # of the printed text, in characters
@@ -53,6 +52,7 @@ class Experiment:
         one = re.escape(self.run).replace(re.escape(_SEED), "[0-9]+")
         pattern = re.compile(r"\+".join([one] * int(self.members)))
         found = [path for path in runs_dir.iterdir() if pattern.fullmatch(path.name)] if runs_dir.is_dir() else []
+        # By number where the parts are numbers: paper-10 after paper-9.
         return sorted(found, key=lambda path: [(len(part), part) for part in re.split("[+-]", path.name)])
 
 
@@ -79,7 +79,7 @@ def _read(path: Path) -> Experiment:
         raise ValueError(f"{path}: its head lacks {', '.join(missing)}")
     if not text.startswith(_FIRST_LINE) or run is None:
         raise ValueError(f"{path}: must begin with {_FIRST_LINE!r} and set run")
-    known = {key: fields[key] for key in (*_REQUIRED, *_OPTIONAL) if key in fields}
+    known = {key: fields[key] for key in fields if key in Experiment.__annotations__}  # heads have other notes too
     return Experiment(name=path.stem, run=run[1], **known)
 
 

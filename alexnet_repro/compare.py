@@ -11,7 +11,6 @@ if __name__ == "__main__":
     jobs = command_line("compare", CompareConfig)  # first, as the imports below take seconds
 
 import json
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,9 @@ from alexnet_repro.paper.records import SPREAD
 from alexnet_repro.runs.folder import RunFolder
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
-from data_prep.common.text import points
+from data_prep.common.text import percent_interval, points
+
+_LOG_DIGITS = 3  # of differences in the logs of 2012, which may be smaller than a tenth of a point
 
 
 def compare(config: CompareConfig) -> None:
@@ -133,20 +134,22 @@ def _runs_text(facts: dict[str, Any]) -> str:
             lines.append(f"  top-{k}  {_difference(pair[f'top{k}_difference'], interval)}{zero}")
         if paper := pair.get("paper"):
             lines.append(f"  {_claim(paper)}")
-            if both := _both(paper, points):
+            if both := _both(paper):
                 lines.append(f"  here that would be {both}; the paper measured on all of ILSVRC, and other data, or "
                              "one run of each, need not agree")  # fmt: skip
             lines += [f"  {line}" for line in _recorded(paper)]
-    training = _training_text(facts["training"])
+    training = _training_text(facts["training"], "run")
     return "\n".join([*lines, "", *training] if training else lines)
 
 
-def _training_text(training: dict[str, Any]) -> list[str]:
-    """What `while_training` found, as a table in Markdown; no lines if there is nothing."""
+def _training_text(training: dict[str, Any], of: str) -> list[str]:
+    """What `while_training` found, as a table in Markdown, a row for each run or group (`of`); no lines if there is
+    nothing.
+    """
     if not training["groups"]:
         return []
     rows = [
-        ["run", "epochs", "first epoch's loss", f"epochs to a loss of {training['train_loss']:.3f}",
+        [of, "epochs", "first epoch's loss", f"epochs to a loss of {training['train_loss']:.3f}",
          "training error", "val − training", "colourfulness of conv1"]
     ]  # fmt: skip
     for group in training["groups"]:
@@ -194,7 +197,7 @@ def _groups_text(facts: dict[str, Any]) -> str:
         "intervals"
     )
     text = f"{head}\n\n{_table(rows)}\n" + "".join(f"\n- {note}" for note in notes) + "\n"
-    training = "\n".join(_training_text(facts["training"]))
+    training = "\n".join(_training_text(facts["training"], "group"))
     return f"{text}\n{training}\n" if training else text
 
 
@@ -209,7 +212,7 @@ def _difference_cells(difference: dict[str, Any] | None, k: int) -> list[str]:
     if theirs is not None:
         holds.append("paper's within" if difference[f"top{k}_paper_within"] else "paper's outside")
     ours = _difference(difference[f"top{k}"], difference[f"top{k}_interval"])
-    cells = ["" if theirs is None else points(theirs), "" if log is None else _exactly(log)]
+    cells = ["" if theirs is None else points(theirs), "" if log is None else points(log, _LOG_DIGITS)]
     return [ours, *cells, ", ".join(holds)]
 
 
@@ -238,20 +241,15 @@ def _recorded(paper: dict[str, Any]) -> list[str]:
     if not (log := paper["recorded"]):
         return []
     better, worse = log["nets"]
-    both = _both(log, _exactly)
+    both = _both(log, _LOG_DIGITS)
     return [f"log of 2012: nets {better} and {worse} on {log['data']}, one run of each, differ by {both}; the top-1 "
             f"errors of near-equal nets spread by about ±{SPREAD}"]  # fmt: skip
 
 
-def _both(differences: dict[str, Any], shown: Callable[[float], str]) -> str:
+def _both(differences: dict[str, Any], digits: int = 1) -> str:
     """The differences that are known, top-1 / top-5."""
     known = (differences[f"top{k}_difference"] for k in TOP_K)
-    return " / ".join(shown(difference) for difference in known if difference is not None)
-
-
-def _exactly(fraction: float) -> str:
-    """In points with the digits of the logs, whose differences may be smaller than a tenth."""
-    return f"{100 * fraction:+.3f}".replace("-", "−")
+    return " / ".join(points(difference, digits) for difference in known if difference is not None)
 
 
 def _measured_on(facts: dict[str, Any]) -> str:
@@ -260,8 +258,7 @@ def _measured_on(facts: dict[str, Any]) -> str:
 
 def _error(fraction: float, ends: Interval) -> str:
     """In percent, with the ends of an interval or a range."""
-    low, high = ends
-    return f"{100 * fraction:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{100 * fraction:.1f} ({percent_interval(ends)})"
 
 
 def _difference(fraction: float, interval: Interval) -> str:

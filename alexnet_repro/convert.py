@@ -106,14 +106,6 @@ def convert(config: ConvertConfig) -> None:
     print(f"next: python -m alexnet_repro.predict run={config.run}{where} images=[photo.jpg]")
 
 
-def _read_caffe(config: ConvertConfig, content: bytes) -> Found:
-    return _of_operations(config, *read_caffemodel(content))
-
-
-def _read_onnx(config: ConvertConfig, content: bytes) -> Found:
-    return _of_operations(config, *read_onnx(content))
-
-
 def _of_operations(config: ConvertConfig, operations: list[Operation], input_size: int | None) -> Found:
     network = network_of_operations(operations, config.input_size or input_size or _USUAL_INPUT)
     layers = dict(network.layers)
@@ -175,9 +167,12 @@ def _read_safetensors(config: ConvertConfig, content: bytes) -> Found:
 
 
 _READERS: dict[str, Callable[[ConvertConfig, bytes], Found]] = {
-    ".caffemodel": _read_caffe, ".onnx": _read_onnx, ".pth": _read_pth, ".pt": _read_pth,
+    ".caffemodel": lambda config, content: _of_operations(config, *read_caffemodel(content)),
+    ".onnx": lambda config, content: _of_operations(config, *read_onnx(content)),
+    ".pth": _read_pth,
+    ".pt": _read_pth,
     ".safetensors": _read_safetensors,
-}  # fmt: skip
+}
 _PACKAGES = {".onnx": "onnx", ".safetensors": "safetensors"}
 
 
@@ -190,7 +185,7 @@ def _model(known: str, settings: Mapping[str, Any]) -> ModelConfig:
     for name in () if known else _KNOWN:
         other = load("train", TrainConfig, [f"model={name}"]).model
         ignored = (*GROUP_NAMES, *OF_INITIALISATION, _ACROSS)
-        if not differences({"model": asdict(model)}, {"model": asdict(other)}, ignore=ignored):
+        if not differences({"model": model}, {"model": other}, ignore=ignored):
             return checked(_merged(asdict(other), settings), ModelConfig)
     return model if known else replace(model, name="converted")
 
@@ -220,7 +215,7 @@ def _classes(config: ConvertConfig, found: Found, outputs: int) -> tuple[list[st
     path = Path(config.classes)
     if path.is_dir():
         data = PreparedData(path)
-        classes, words = [info.wnid for info in data.manifest.classes], data.classes
+        classes, words = data.classes, data.words
     else:
         named = read_classes(path)
         classes, words = list(named), list(named.values())

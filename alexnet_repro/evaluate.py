@@ -21,10 +21,10 @@ import numpy as np
 
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import ClassSubset, read_classes
-from alexnet_repro.evaluation.inference import Ensemble, Predictions
+from alexnet_repro.evaluation.inference import Predictions, add_member
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
 from alexnet_repro.evaluation.split_pass import UNFINISHED, forget, run_pass
-from alexnet_repro.evaluation.submission import check_ids, read_ids, write_submission
+from alexnet_repro.evaluation.submission import read_ids, write_submission
 from alexnet_repro.report import illustrations, results
 from alexnet_repro.report.environment import environment
 from alexnet_repro.report.figure_store import FigureStore
@@ -43,10 +43,7 @@ _SHOWN, _SHOWN_SEED = 8, 0  # images of Figure 4, left; `figures` draws others
 def evaluate(config: EvaluateConfig) -> None:
     members = config.members()
     configs = [RunFolder(member.folder).config() for member in members]
-    data = prepared_for(members[0].folder, config.data_path)
-    part = _class_subset(config)
-    reader = _reader(config, data, part)
-    ids = _submission_ids(config, data)
+    data, part, reader, ids = _inputs(config)
     out = _out(config)
     with ExitStack() as locks:
         for folder in sorted({out, *(_parts(config, member).parent for member in members)}):
@@ -88,7 +85,8 @@ class Evaluation:
     ) -> None:
         """`reader`: the images; `part`: of the classes, None for all; `configs`: what each member was trained with."""
         self.config, self.data, self.reader, self.part, self.configs = config, data, reader, part, configs
-        self.weights = [float(weight) for weight in config.weights or [1.0] * len(configs)]
+        weights = config.weights or [1.0] * len(configs)
+        self.shares = [weight / sum(weights) for weight in weights]  # of the members in the mean
         self.checkpoints: list[Checkpoint] = []  # without their weights
         self.descriptions: list[dict[str, Any]] = []
         self.unfinished: list[Path] = []  # what each member's pass has written, in case it is interrupted
@@ -97,10 +95,10 @@ class Evaluation:
         self.started = time.monotonic()
 
     def run(self, members: list[RunConfig]) -> KeptPredictions:
-        ensemble = Ensemble(self.weights)
-        for member, config, weight in zip(members, self.configs, self.weights, strict=True):
-            ensemble.add(self._predict(member, config, weight / sum(self.weights)))
-        mean = ensemble.mean()
+        mean: Predictions | None = None
+        for member, config, share in zip(members, self.configs, self.shares, strict=True):
+            mean = add_member(mean, self._predict(member, config, share), share)
+        assert mean is not None
         described = ("run", "checkpoint", "weight", "fingerprint", "trained_on")
         about = {
             "members": [{key: one[key] for key in described} for one in self.descriptions],
@@ -109,7 +107,7 @@ class Evaluation:
             "views": self.config.views,
             **({"part": str(self.part)} if self.part else {}),
         }
-        classes, class_names = [info.wnid for info in self.data.manifest.classes], self.data.classes
+        classes, class_names = self.data.classes, self.data.words
         if self.part:
             classes, class_names = self.part.outputs, self.part.names(self.checkpoints[0].words)
         keep = self.config.keep or len(classes)
@@ -182,12 +180,19 @@ class Evaluation:
 
 def check(config: EvaluateConfig) -> None:
     """RequestError for whatever can be known to be wrong before one of several jobs begins."""
-    folders = [RunFolder(member.folder) for member in config.members()]
-    data = prepared_for(folders[0].path, config.data_path)
-    for folder in folders:
-        refuse_missing(folder.checkpoint_path(config.checkpoint))
-    _reader(config, data, _class_subset(config))
-    _submission_ids(config, data)
+    _inputs(config)
+    for member in config.members():
+        refuse_missing(RunFolder(member.folder).checkpoint_path(config.checkpoint))
+
+
+def _inputs(config: EvaluateConfig) -> tuple[PreparedData, ClassSubset | None, SplitReader, dict[str, int]]:
+    """The data set, the part of the classes (None for all), the images to be evaluated, and the ids for a submission.
+    RequestError if one of them cannot be had.
+    """
+    data = prepared_for(config.members()[0].folder, config.data_path)
+    part = _class_subset(config)
+    reader = part.reader(data, config.split) if part else data.split(config.split)
+    return data, part, reader, _submission_ids(config, data)
 
 
 def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
@@ -201,11 +206,6 @@ def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
     first = RunFolder(config.members()[0].folder)
     known = load_checkpoint(first.checkpoint_path(config.checkpoint), on_disk=True).classes
     return ClassSubset(chosen, known, config.others)
-
-
-def _reader(config: EvaluateConfig, data: PreparedData, part: ClassSubset | None) -> SplitReader:
-    """The images to be evaluated. RequestError if there are none."""
-    return part.reader(data, config.split) if part else data.split(config.split)
 
 
 def _report_folder(folder: Path, config: EvaluateConfig) -> Path:
@@ -232,9 +232,7 @@ def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int
         return {}
     if not Path(config.submission).absolute().parent.is_dir():
         raise RequestError(f"submission={config.submission}: its folder does not exist; make it, or name another file")
-    ids = read_ids(Path(config.devkit))
-    check_ids(ids, [info.wnid for info in data.manifest.classes], Path(config.devkit))
-    return ids
+    return read_ids(Path(config.devkit), data.classes)
 
 
 if __name__ == "__main__":

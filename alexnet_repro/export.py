@@ -75,22 +75,17 @@ class Classifier(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        patches = torch.cat([self._patch(images.float(), view) for view in self.views])
-        if self.rule.scale != 1:
-            patches = patches * self.rule.scale
-        logits = self.network(patches.permute(0, 3, 1, 2))  # [views * N, classes]
+        """As InputTransform, in operations that a graph can hold."""
+        rule, at_patch = self.rule, self.rule.mean == "at_patch"
+        whole = images.float() - self.mean_image if at_patch else images.float()
+        patches = [view.cut(whole, rule.size) for view in self.views]  # float32 [N, side, side, C] each
+        inputs = torch.cat([x.flip(2) if view.mirror else x for x, view in zip(patches, self.views, strict=True)])
+        if not at_patch:
+            inputs = inputs - View(rule.centre, rule.centre, mirror=False).cut(self.mean_image[None], rule.size)
+        if rule.scale != 1:
+            inputs = inputs * rule.scale
+        logits = self.network(inputs.permute(0, 3, 1, 2))  # [views * N, classes]
         return logits.softmax(1).unflatten(0, (len(self.views), -1)).mean(0)
-
-    def _patch(self, images: Tensor, view: View) -> Tensor:
-        """As InputTransform, in operations that a graph can hold: float32 [N, side, side, C], not yet scaled."""
-        rule = self.rule
-        at_patch = rule.mean == "at_patch"
-        patch = view.cut(images - self.mean_image if at_patch else images, rule.size)
-        patch = patch.flip(2) if view.mirror else patch
-        if at_patch:
-            return patch
-        centre = View(rule.centre, rule.centre, mirror=False)
-        return patch - centre.cut(self.mean_image[None], rule.size)
 
 
 def _classifier(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> tuple[Classifier, Tensor]:

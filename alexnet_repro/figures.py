@@ -72,7 +72,7 @@ class _Run:
 def _labels(run: _Run) -> Path:
     images = run.chosen(run.config.pictures)
     kept = illustrations.classify(run.trained, images, run.config.views)
-    return illustrations.add_labels(run.store, run.data.classes, images, kept)
+    return illustrations.add_labels(run.store, run.data.words, images, kept)
 
 
 def _neighbours(run: _Run) -> Path:
@@ -126,10 +126,10 @@ def figure1(config: Figure1Config) -> None:
 
 def _interval(ratios: Sequence[float]) -> str:
     """Student's t interval of the mean over seeds, if there are several."""
-    if len(set(ratios)) < 2:
+    if len(ratios) < 2:
         return ""
     low, high = seed_interval(np.array(ratios))
-    return f"; 95 % t interval {low:.2f} to {high:.2f}"
+    return f"; 95 % t interval of their mean {low:.2f} to {high:.2f}"
 
 
 def _training_errors(runs_dir: Path, name: str) -> dict[str, list[float]]:

@@ -64,8 +64,8 @@ class Transform:
         else:
             seed = int(torch.randint(2**62, ()))
             draws = draw_epoch(self.augment, seed, 0, 1, self.rule.margin, self.rule.mean_image.shape[-1])
-        place = View(int(draws.top), int(draws.left), bool(draws.mirror))
-        return self._to_input(place.cut(self.whole(image)[None], self.rule.size), draws)[0]
+        view = View(int(draws.top), int(draws.left), bool(draws.mirror))
+        return self._to_input(view.cut(self.whole(image)[None], self.rule.size), draws)[0]
 
     def whole(self, image: AnyImage) -> Tensor:
         """The same image as a prepared data set has it: uint8 [S, S, C]."""
@@ -105,8 +105,7 @@ class PreparedDataset(Dataset[tuple[Any, int]]):
         self, path: str | Path, split: str = "train", transform: Callable[[Image.Image], Any] | None = None
     ) -> None:
         data = PreparedData(path)
-        self.classes = [info.wnid for info in data.manifest.classes]
-        self.words = data.classes
+        self.classes, self.words = data.classes, data.words
         self.transform = transform
         self._reader = data.split(split)
         self.targets: list[int] = self._reader.labels.tolist()

@@ -23,7 +23,8 @@ class PreparedData:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
-        self.classes = [info.words for info in self.manifest.classes]
+        self.classes = [info.wnid for info in self.manifest.classes]  # or folder names; in label order
+        self.words = [info.words for info in self.manifest.classes]  # their names
         self.image_size = self.manifest.image_size
         self.channels = self.manifest.channels
         try:

@@ -53,13 +53,12 @@ class ClassSubset:
         """The images of the chosen classes, labelled by their places in `outputs`. RequestError if a class is unknown
         to the data or the network, or if there is no image.
         """
-        here = [info.wnid for info in data.manifest.classes]
         for name in self.chosen:
-            for where, classes in ((f"the data set {data.folder}", here), ("the network", self.known)):
+            for where, classes in ((f"the data set {data.folder}", data.classes), ("the network", self.known)):
                 if name not in classes:
                     raise RequestError(f"classes: {name} is no class of {where}; remove it from the list")
         place, chosen = {name: number for number, name in enumerate(self.outputs)}, set(self.chosen)
-        new_label = np.array([place[name] if name in chosen else -1 for name in here], np.int64)
+        new_label = np.array([place[name] if name in chosen else -1 for name in data.classes], np.int64)
         whole = data.split(split)
         numbers = np.flatnonzero((whole.labels >= 0) & (new_label[whole.labels] >= 0))
         if not len(numbers):
@@ -77,15 +76,11 @@ class ClassSubset:
         if self.others == "kept":
             return predictions
         columns = [self.known.index(name) for name in self.outputs]
-        centre, average = (_shares(full[:, columns]) for full in (predictions.centre, predictions.average))
+        parts = (full[:, columns] for full in (predictions.centre, predictions.average))
+        tiny = np.finfo(np.float32).tiny  # so that a row of zeros stays one
+        centre, average = (part / np.maximum(part.sum(axis=1, keepdims=True), tiny) for part in parts)
         return replace(predictions, centre=centre, average=average)
 
     def __str__(self) -> str:
         treated = "kept" if self.others == "kept" else "left out"
         return f"{len(self.chosen)} of {len(self.known)} classes, the outputs of the others {treated}"
-
-
-def _shares(part: np.ndarray) -> np.ndarray:
-    """Divided by each row's sum, float32 [N, K]; a row of zeros stays one."""
-    shares: np.ndarray = part / np.maximum(part.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return shares

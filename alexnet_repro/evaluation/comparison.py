@@ -65,11 +65,14 @@ class EvaluatedRun:
 
 
 def evaluate_command(names: Sequence[str], runs_dir: str, split: str, views: int) -> str:
-    several = f"--multirun run={','.join(names)}" if len(names) > 1 else f"run={names[0]}"
-    if len(names) == 1 and "+" in names[0]:  # an ensemble
-        several = f"'runs=[{names[0].replace('+', ',')}]'"
+    if len(names) > 1:
+        which = f"--multirun run={','.join(names)}"
+    elif "+" in names[0]:  # an ensemble
+        which = f"'runs=[{names[0].replace('+', ',')}]'"
+    else:
+        which = f"run={names[0]}"
     where = f" runs_dir={runs_dir}" if runs_dir != "runs" else ""
-    return f"python -m alexnet_repro.evaluate {several}{where} split={split} views={views}"
+    return f"python -m alexnet_repro.evaluate {which}{where} split={split} views={views}"
 
 
 def refuse_other_images(runs: Sequence[EvaluatedRun]) -> None:
@@ -127,7 +130,12 @@ def difference_of_runs(first: EvaluatedRun, second: EvaluatedRun, config: Differ
 
 def _paper_difference(first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any] | None:
     claim = claim_for(first.config, second.config) if first.config and second.config else None
-    return claim.facts() if claim else None
+    if claim is None:
+        return None
+    facts = claim.facts()
+    if first.trained_on() != second.trained_on():
+        facts["also_different"].append("the images that they were trained on")
+    return facts
 
 
 def errors_of_group(group: Group, views: int) -> dict[str, Any]:
@@ -182,7 +190,7 @@ def while_training(groups: Mapping[str, Sequence[EvaluatedRun]]) -> dict[str, An
     facts = []
     for name, histories in trained.items():
         last = [rows[-1] for rows in histories]
-        reached = [epochs_until(common, [row["train_loss"] for row in rows]) or 0.0 for rows in histories]  # all have
+        reached = [epochs_until(common, [row["train_loss"] for row in rows]) for rows in histories]
         colours = [
             {key.split(".")[-1]: value for key, value in row.items() if key.startswith("colourfulness/")}
             for row in last
@@ -194,7 +202,7 @@ def while_training(groups: Mapping[str, Sequence[EvaluatedRun]]) -> dict[str, An
                 "first_train_loss": _mean([rows[0]["train_loss"] for rows in histories]),
                 "train_top1_error": _mean([row["train_top1_error"] for row in last]),
                 "val_top1_error": _mean([row["val_top1_error"] for row in last]),
-                "epochs_to_train_loss": _mean(reached),
+                "epochs_to_train_loss": _mean([epochs for epochs in reached if epochs is not None]),
                 "colourfulness": [columns for columns in colours if columns],
             }
         )

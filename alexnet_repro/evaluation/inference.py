@@ -65,18 +65,12 @@ def predict_batches(
 def view_by_view(
     model: AlexNet, batch: Batch, views: list[View], inputs: ColumnInputs, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """As Forward."""
+    """What a Forward returns, one view after the other."""
     model.eval()
     images = inputs.spread(batch.images)
-    centre = total = None
     with runtime.autocast(precision, inputs.devices):
-        for view in views:
-            logits = model(inputs.of_view(images, view))
-            probabilities = logits.float().softmax(dim=1)
-            centre = probabilities if centre is None else centre
-            total = probabilities if total is None else total + probabilities
-    assert centre is not None and total is not None
-    return centre, total / len(views)
+        probabilities = torch.stack([model(inputs.of_view(images, view)).float().softmax(1) for view in views])
+    return probabilities[0], probabilities.mean(0)
 
 
 def most_probable(
@@ -90,27 +84,15 @@ def most_probable(
     return [{"wnid": classes[i], "words": words[i], "probability": float(probabilities[i])} for i in top]
 
 
-class Ensemble:
-    """The weighted mean of several runs, added one by one, so that only the sum and one member are in memory."""
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        """`weights`: positive, one for each member, in the order in which these are added; they need not sum to 1."""
-        self._weights = [np.float32(weight / sum(weights)) for weight in weights]
-        self._taken = 0
-        self._sum: Predictions | None = None
-
-    def add(self, member: Predictions) -> None:
-        weight = self._weights[self._taken]
-        centre, average = member.centre * weight, member.average * weight
-        if self._sum is not None:
-            centre += self._sum.centre
-            average += self._sum.average
-        self._sum = Predictions(centre, average, member.labels)
-        self._taken += 1
-
-    def mean(self) -> Predictions:
-        assert self._sum is not None and self._taken == len(self._weights)
-        return self._sum
+def add_member(total: Predictions | None, member: Predictions, share: float) -> Predictions:
+    """The weighted mean of an ensemble, added up one by one, so that only the sum and one member are in memory: `total`
+    (None before the first) and `share` times `member`. The shares of all members sum to 1.
+    """
+    centre, average = member.centre * np.float32(share), member.average * np.float32(share)
+    if total is not None:
+        centre += total.centre
+        average += total.average
+    return Predictions(centre, average, member.labels)
 
 
 def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int) -> Iterator[np.ndarray]:

@@ -26,11 +26,9 @@ def proportion_interval(wrong: int, images: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Of the mean of independent values, by the central limit theorem: float [N]. Infinite for a single value."""
+    """Of the mean of independent values, by the central limit theorem: float [N], N of 2 or more."""
     from scipy import stats
 
-    if len(values) < 2:
-        return -np.inf, np.inf
     return _around_mean(values, stats.norm.ppf(0.975))
 
 
@@ -47,9 +45,7 @@ def seed_interval(differences: np.ndarray) -> Interval:
 
 def _around_mean(values: np.ndarray, standard_errors: float) -> Interval:
     """scipy's ttest_1samp(...).confidence_interval() is the same, but NaN where all values are equal."""
-    from scipy import stats
-
-    mean, half = values.mean(), standard_errors * stats.sem(values)
+    mean, half = values.mean(), standard_errors * values.std(ddof=1) / np.sqrt(len(values))
     return float(mean - half), float(mean + half)
 
 
@@ -60,9 +56,8 @@ def paired_bootstrap(first: np.ndarray, second: np.ndarray, resamples: int, seed
     2.5th to the 97.5th percentile of the differences (Efron's percentile bootstrap). An image contributes -1, 0 or 1,
     so a resample is one multinomial draw of how often each occurs.
     """
-    difference = second.astype(np.int64) - first.astype(np.int64)
-    images = len(difference)
-    shares = np.array([(difference == value).sum() for value in (-1, 0, 1)]) / images
+    images = len(first)
+    shares = np.bincount(second.astype(np.int64) - first + 1, minlength=3) / images  # of -1, 0, 1
     drawn = np.random.default_rng(seed).multinomial(images, shares, size=resamples)  # [resamples, 3]
     low, high = np.percentile((drawn[:, 2] - drawn[:, 0]) / images, (2.5, 97.5))
     return float(low), float(high)

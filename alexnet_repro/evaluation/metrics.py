@@ -47,13 +47,10 @@ def losses(label_probability: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(label_probability.astype(np.float64), np.finfo(np.float32).tiny))
 
 
-def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log p(label), in nats: float [N, K], int [N]."""
-    return float(losses(label_probabilities(probabilities, labels)).mean())
-
-
 def error_rates(ranks: np.ndarray, label_probability: np.ndarray) -> dict[str, Any]:
-    """Top-1 and top-5 error (fractions) and log-loss (nats), each with its 95 % interval: int [N], float [N]."""
+    """Top-1 and top-5 error (fractions) and log-loss (nats), each with its 95 % interval: int [N], float [N]. The
+    interval of the log-loss of a single image is None.
+    """
     images = len(ranks)
     result: dict[str, Any] = {}
     for k in TOP_K:
@@ -61,7 +58,8 @@ def error_rates(ranks: np.ndarray, label_probability: np.ndarray) -> dict[str, A
         result[f"top{k}_error"] = errors / images
         result[f"top{k}_interval"] = proportion_interval(errors, images)
     nats = losses(label_probability)
-    return {**result, "log_loss": float(nats.mean()), "log_loss_interval": mean_interval(nats)}
+    interval = mean_interval(nats) if images > 1 else None
+    return {**result, "log_loss": float(nats.mean()), "log_loss_interval": interval}
 
 
 @dataclass(frozen=True)
@@ -95,19 +93,15 @@ def confusions(first_guesses: np.ndarray, labels: np.ndarray, classes: int, most
     """The `most` frequent pairs of a class and the class predicted instead, most frequent first: int [N], int [N]."""
     errors = first_guesses != labels
     pairs, counts = np.unique(labels[errors].astype(np.int64) * classes + first_guesses[errors], return_counts=True)
-    images = np.bincount(labels, minlength=classes)
     order = np.argsort(-counts, kind="stable")[:most]
-    return [
-        Confusion(int(pairs[i] // classes), int(pairs[i] % classes), int(counts[i]), int(images[pairs[i] // classes]))
-        for i in order
-    ]
+    label, guess = np.divmod(pairs[order], classes)
+    columns = label, guess, counts[order], np.bincount(labels)[label]
+    return [Confusion(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def most_confused(found: list[Confusion], most: int) -> list[int]:
     """The classes of the most frequent confusions, in order of appearance; at most `most`."""
-    labels: dict[int, None] = {}
-    for confusion in found:
-        labels |= dict.fromkeys((confusion.label, confusion.guess))
+    labels = dict.fromkeys(label for pair in found for label in (pair.label, pair.guess))
     return list(labels)[:most]
 
 

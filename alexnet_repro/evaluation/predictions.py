@@ -91,9 +91,7 @@ class KeptPredictions:
 
     @classmethod
     def load(cls, path: Path) -> "KeptPredictions":
-        """RequestError if there are none, or they cannot be read."""
-        if not path.is_file():
-            raise RequestError(f"{path}: no predictions; make them with python -m alexnet_repro.evaluate")
+        """RequestError if they cannot be read."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

@@ -1,34 +1,32 @@
 """A file for the ILSVRC test server: for each image, in official order, the ids of its five most probable classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.evaluation.predictions import KeptPredictions
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
-from data_prep.sources.devkit import Devkit, read_devkit
+from data_prep.sources.devkit import read_devkit
 
 
-def read_ids(path: Path) -> dict[str, int]:
-    """wnid -> ILSVRC id, from the devkit of 2012 or 2010, packed or not. RequestError if it is neither."""
+def read_ids(path: Path, classes: Sequence[str]) -> dict[str, int]:
+    """wnid -> ILSVRC id, from the devkit of 2012 or 2010, packed or not. RequestError if it is neither, or lacks one of
+    `classes`.
+    """
     if not path.exists():
         raise RequestError(f"devkit={path}: does not exist; give ILSVRC2012_devkit_t12.tar.gz or what it unpacks to")
-    return {wnid: number for number, wnid in _read(path).wnid_of_id.items()}
-
-
-def _read(path: Path) -> Devkit:
     try:
-        return read_devkit(path, "ILSVRC2012_ID")
+        devkit = read_devkit(path, "ILSVRC2012_ID")
     except RequestError as of_2012:
         try:
-            return read_devkit(path, "ILSVRC2010_ID")
+            devkit = read_devkit(path, "ILSVRC2010_ID")
         except RequestError:
             raise of_2012 from None
-
-
-def check_ids(ids: dict[str, int], classes: list[str], devkit: Path) -> None:
+    ids = {wnid: number for number, wnid in devkit.wnid_of_id.items()}
     if missing := [wnid for wnid in classes if wnid not in ids]:
-        raise RequestError(f"devkit={devkit}: has no class {missing[0]} of this run; give the devkit of its release")
+        raise RequestError(f"devkit={path}: has no class {missing[0]} of this run; give the devkit of its release")
+    return ids
 
 
 def write_submission(path: Path, kept: KeptPredictions, ids: dict[str, int], images: int) -> int:

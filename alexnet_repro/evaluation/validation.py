@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alexnet_repro.data import Batch, View
 from alexnet_repro.evaluation.inference import Forward, predict_batches
-from alexnet_repro.evaluation.metrics import TOP_K, label_ranks, log_loss, wrong
+from alexnet_repro.evaluation.metrics import TOP_K, label_probabilities, label_ranks, losses, wrong
 from alexnet_repro.model import Watcher
 
 
@@ -19,7 +19,7 @@ def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, wa
     sums = torch.zeros(2 + len(TOP_K), dtype=torch.float64)
     for part in predict_batches(forward, batches, [centre], watch):
         images, ranks = len(part.labels), label_ranks(part.centre, part.labels)
-        loss = log_loss(part.centre, part.labels) * images
+        loss = losses(label_probabilities(part.centre, part.labels)).sum()
         sums += torch.tensor([images, loss, *(wrong(ranks, k).sum() for k in TOP_K)], dtype=torch.float64)
     return sums
 

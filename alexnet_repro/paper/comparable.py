@@ -1,5 +1,6 @@
 """What a run may be compared with: in what it differs from the paper's own, and the paper's row beside its errors."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from alexnet_repro.config import TrainConfig
@@ -13,18 +14,19 @@ from data_prep.plan import PrepareConfig
 ROUNDING = 0.05  # points: the paper prints one digit after the point
 
 
-def beside(row: PaperRow, errors: dict[str, float], intervals: dict[str, tuple[float, float]]) -> dict[str, Any]:
+def beside(row: PaperRow, errors: Mapping[str, Any]) -> dict[str, Any]:
     """The paper's row next to a run's errors, in percent, as the paper prints them: its name, and for top1 and top5 the
     paper's error, the run's minus it (in points), and whether the run's interval holds it.
 
-    `errors`, `intervals`: fractions, by "top1" and "top5".
+    `errors`: as `metrics.error_rates`, fractions and their intervals.
     """
     result: dict[str, Any] = {"row": f"{row.table}, {row.model}, {row.data}"}
     for key, theirs in (("top1", row.top1), ("top5", row.top5)):
         if theirs is not None:
-            low, high = (100 * end for end in intervals[key])
+            low, high = (100 * end for end in errors[f"{key}_interval"])
             within = low - ROUNDING <= theirs <= high + ROUNDING
-            result |= {key: theirs, f"{key}_difference": 100 * errors[key] - theirs, f"{key}_within": within}
+            difference = 100 * errors[f"{key}_error"] - theirs
+            result |= {key: theirs, f"{key}_difference": difference, f"{key}_within": within}
     return result
 
 

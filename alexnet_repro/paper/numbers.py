@@ -42,7 +42,7 @@ IMAGENET_2009 = (
 )
 
 
-def row(release: str | None, split: str | None, views: int, networks: int, sixth_layer: bool) -> PaperRow | None:
+def paper_row(release: str | None, split: str | None, views: int, networks: int, sixth_layer: bool) -> PaperRow | None:
     """The row that was measured in this way, if there is one: on `split` of the whole of `release` ("ILSVRC-2012"),
     averaging so many views and networks; `sixth_layer`: networks that are CNN*, with a sixth convolutional layer.
 
@@ -51,7 +51,8 @@ def row(release: str | None, split: str | None, views: int, networks: int, sixth
     for candidate in (*TABLE_1, *TABLE_2):
         same_data = candidate.data == f"{release} {split}" if split else candidate.data.startswith(f"{release} ")
         measured = (candidate.views, candidate.networks, candidate.sixth_layer)
-        if same_data and measured == (views, networks, sixth_layer):
+        # Not Table 2's test column: its labels are not public, so a test split with labels has other images.
+        if candidate.top1 is not None and same_data and measured == (views, networks, sixth_layer):
             return candidate
     return None
 

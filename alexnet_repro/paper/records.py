@@ -41,45 +41,17 @@ RECORDS = (
     Record("150", "no talk before fc8", ILSVRC_2012, 10, 1.811173, 0.418280, 0.193300, "92", "code2012_no_exchange"),
     Record("166", "norm2 below the ReLU", ILSVRC_2012, 10, 1.768124, 0.410960, 0.186740, "fixed"),
     Record("166", "norm2 below the ReLU", ILSVRC_2012, 1, 1.863109, 0.428586, 0.201039, "fixed"),
-    Record(
-        "167",
-        "no normalisation over conv2",
-        ILSVRC_2012,
-        10,
-        1.738715,
-        0.404880,
-        0.181180,
-        "fixed",
-        "code2012_no_norm2",
-    ),
-    Record(
-        "167", "no normalisation over conv2", ILSVRC_2012, 1, 1.851845, 0.426772, 0.197590, "fixed", "code2012_no_norm2"
-    ),
+    Record("167", "no normalisation over conv2", ILSVRC_2012, 10, 1.738715, 0.404880, 0.181180, "fixed",
+           "code2012_no_norm2"),
+    Record("167", "no normalisation over conv2", ILSVRC_2012, 1, 1.851845, 0.426772, 0.197590, "fixed",
+           "code2012_no_norm2"),
     Record("169", "145, rates to 0.00002", ILSVRC_2012, 10, 1.735123, 0.405960, 0.181120, "95, fixed"),
     Record("169", "145, rates to 0.00002", ILSVRC_2012, 1, 1.841218, 0.425298, 0.195489, "95, fixed"),
     Record("169", "the same in 80 epochs", ILSVRC_2012, 1, 1.866277, 0.429784, 0.200178, "80, fixed"),
-    Record(
-        "170",
-        "145, rates to 0.00004",
-        ILSVRC_2012,
-        10,
-        1.730076,
-        0.405280,
-        0.180480,
-        "about 95, fixed",
-        "code2012_fixed",
-    ),
-    Record(
-        "170",
-        "145, rates to 0.00004",
-        ILSVRC_2012,
-        1,
-        1.838933,
-        0.423407,
-        0.195827,
-        "about 95, fixed",
-        "code2012_fixed",
-    ),
+    Record("170", "145, rates to 0.00004", ILSVRC_2012, 10, 1.730076, 0.405280, 0.180480, "about 95, fixed",
+           "code2012_fixed"),
+    Record("170", "145, rates to 0.00004", ILSVRC_2012, 1, 1.838933, 0.423407, 0.195827, "about 95, fixed",
+           "code2012_fixed"),
     Record("170", "images faded in", ILSVRC_2012, 10, 1.726111, 0.402500, 0.181160, "fixed"),
     Record("170", "images faded in", ILSVRC_2012, 1, 1.831731, 0.422944, 0.195334, "fixed"),
     Record("170", "half precision between GPUs", ILSVRC_2012, 10, 1.749848, 0.405240, 0.184160, "about 95, fixed"),
@@ -101,7 +73,7 @@ RECORDS = (
     Record("141", "six layers; 2012, then 2009", "ILSVRC-2010", None, 1.511725, 0.356707, 0.154893, "54"),
     Record("141", "six layers; 2012, then 2009", ILSVRC_2012, 10, 1.671316, 0.395620, 0.172060, "54"),
     Record("141", "six layers; 2012, then 2009", ILSVRC_2012, 1, 1.779082, 0.415920, 0.186780, "54"),
-)
+)  # fmt: skip
 
 
 def record(net: str, data: str, views: int) -> Record:

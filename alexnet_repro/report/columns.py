@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from alexnet_repro.config import ConvConfig, DenseConfig, ModelConfig, SummaryConfig
 from alexnet_repro.model import AlexNet
+from alexnet_repro.report.report import templates
 from data_prep.common.cli import load
 
 # Lengths in units of the drawing.
@@ -88,11 +88,7 @@ def draw(config: ModelConfig, classes: int = 1000) -> str:
         steps = getattr(own, "then", [])
         drawn.append(Drawn(name, lines, layer.names, layer.map_shape, pooled, steps, both, left))
 
-    environment = Environment(
-        loader=PackageLoader("alexnet_repro", "report/templates"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value,
-    )  # fmt: skip
+    environment = templates(finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value)
     return environment.get_template("columns.svg.j2").render(layers=drawn, config=config, sheet_maps=_SHEET_MAPS)
 
 

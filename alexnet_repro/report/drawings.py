@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.model import AlexNet
 from alexnet_repro.model.kernels import colourfulness, column_grids
 from data_prep.common.text import short
@@ -79,11 +80,12 @@ def draw_curves(history: list[dict[str, float]], steps: list[dict[str, float]], 
     `history`: the entries of the epochs; `steps`: those between them, whose loss is drawn thin.
     """
     epochs = [row["epoch"] for row in history]
-    steps_an_epoch = history[-1]["step"] / history[-1]["epoch"] if history else 1
     figure = _figure(10, 4)
     loss_axes, error_axes = figure.subplots(1, 2)
-    between = [row["step"] / steps_an_epoch for row in steps]
-    loss_axes.plot(between, [row["loss"] for row in steps], color="C0", linewidth=0.6, alpha=0.5)
+    if history:  # before there is one, nothing here says how many steps an epoch has
+        steps_an_epoch = history[-1]["step"] / history[-1]["epoch"]
+        between = [row["step"] / steps_an_epoch for row in steps]
+        loss_axes.plot(between, [row["loss"] for row in steps], color="C0", linewidth=0.6, alpha=0.5)
     for name, label in (("train_loss", "training"), ("val_loss", "validation, centre patch")):
         loss_axes.plot(epochs, [row[name] for row in history], marker="o", markersize=3, label=label)
     for name, label in (
@@ -147,7 +149,7 @@ def draw_labels(images: list[Classified]) -> "Figure":
         bars.barh(places, [guess.probability for guess in one.guesses], color=colours, height=0.85, alpha=0.55)
         for place, guess in zip(places, one.guesses, strict=True):
             bars.text(0.015, place, short(guess.label, _NAME), fontsize=8, va="center", parse_math=False)
-        bars.set(xlim=(0, 1), ylim=(4.6, -0.6))
+        bars.set(xlim=(0, 1), ylim=(GUESSES - 0.4, -0.6))
     return figure
 
 

@@ -21,7 +21,7 @@ from alexnet_repro.model.kernels import colourfulness
 from alexnet_repro.report import drawings
 from alexnet_repro.report.drawings import Classified, Guess, LabelledImage
 from alexnet_repro.report.figure_store import FigureStore
-from alexnet_repro.runs.folder import LAST, RunFolder
+from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.common.progress import progress_bar
@@ -37,7 +37,7 @@ _THUMBNAIL, _NAME = 48, 60  # pixels, characters
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Images to show, drawn by `seed` and not by their looks: int64 [up to count], of as many classes as can be."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    _, first_of_class = np.unique(labels[order], return_index=True)
+    _, first_of_class = np.unique(labels[order], return_index=True)  # in the order drawn, the first image of each class
     of_new_class = np.zeros(len(order), bool)
     of_new_class[first_of_class] = True
     return np.concatenate([order[of_new_class], order[~of_new_class]])[:count]
@@ -49,7 +49,7 @@ def add_curves(store: FigureStore, folder: RunFolder, run: str) -> Path:
         "loss, a few steps at a time. Validation: the centre patch. Dotted: the learning rate changed to the value "
         "beside it."
     )
-    history, steps = folder.checkpoint(LAST).history, read_metrics(folder.metrics, "steps")
+    history, steps = (read_metrics(folder.metrics, kind) for kind in ("epoch", "steps"))
     return store.add("curves", "Learning curves", caption, drawings.draw_curves(history, steps, run))
 
 
@@ -81,14 +81,14 @@ def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView
     return KeptView.of(predictions.average, predictions.labels, GUESSES)
 
 
-def add_labels(store: FigureStore, classes: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
-    """Figure 4, left; `classes`: their names in label order; `kept` has a row for each of `images`."""
+def add_labels(store: FigureStore, words: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
+    """Figure 4, left; `words`: the classes' names in label order; `kept` has a row for each of `images`."""
     classified = []
     for image, label, top, probabilities in zip(
-        _labelled_images(classes, images), images.labels, kept.top, kept.probabilities, strict=True
+        _labelled_images(words, images), images.labels, kept.top, kept.probabilities, strict=True
     ):
         best = zip(top[:GUESSES], probabilities[:GUESSES], strict=True)
-        classified.append(Classified(image, [Guess(classes[i], float(p), bool(i == label)) for i, p in best]))
+        classified.append(Classified(image, [Guess(words[i], float(p), bool(i == label)) for i, p in best]))
     rows = [{**_described(store, one.image), "guesses": [asdict(guess) for guess in one.guesses]} for one in classified]
     caption = (
         f"{len(classified)} {images.folder.name} images, drawn at random, of different classes as far as there are; "
@@ -114,9 +114,9 @@ def add_neighbours(
     shown: list[list[LabelledImage]] = []
     rows: list[dict[str, Any]] = []
     for query, numbers, distances in zip(
-        _labelled_images(data.classes, queries), nearest.numbers, nearest.distances, strict=True
+        _labelled_images(data.words, queries), nearest.numbers, nearest.distances, strict=True
     ):
-        neighbours = _labelled_images(data.classes, train.subset(numbers))
+        neighbours = _labelled_images(data.words, train.subset(numbers))
         shown.append([query, *neighbours])
         described = [
             {**_described(store, other), "distance": float(distance), "same": other.label == query.label}
@@ -140,7 +140,7 @@ def write_embedding(
     from torch.utils.tensorboard import SummaryWriter
 
     features = np.concatenate(list(last_hidden(trained, images, batch_size)))
-    labelled = _labelled_images(data.classes, images)
+    labelled = _labelled_images(data.words, images)
     side = min(_THUMBNAIL, _SPRITE // int(np.ceil(np.sqrt(len(labelled)))))
     small = [np.asarray(as_image(one.pixels).convert("RGB").resize((side, side))) for one in labelled]
     thumbnails = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
@@ -152,11 +152,11 @@ def write_embedding(
     return folder
 
 
-def _labelled_images(classes: Sequence[str], images: SplitReader) -> list[LabelledImage]:
+def _labelled_images(words: Sequence[str], images: SplitReader) -> list[LabelledImage]:
     shown = []
     for number, name in enumerate(images.names()):
         pixels, label = images[number]
-        shown.append(LabelledImage(str(name), pixels, classes[label] if label >= 0 else "unknown"))
+        shown.append(LabelledImage(str(name), pixels, words[label] if label >= 0 else "unknown"))
     return shown
 
 

@@ -5,7 +5,7 @@ self-contained report.html. Both are rendered from report.json and the figures b
 import base64
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,10 @@ def write_report(folder: Path, report: dict[str, Any]) -> Path:
 def render(folder: Path) -> Path:
     """Writes report.md and report.html from report.json and its figures. Returns the path of report.html."""
     report = read_report(folder)
-    counts = report["classes"]["matrix"]["counts"] if report["classes"] else []
     context = {
         "report": report,
         "figures": figures_of(folder, report["fingerprint"]),
         "tables": (*TABLE_2, *TABLE_1, *IMAGENET_2009),
-        "largest_count": max((max(row) for row in counts), default=1),
     }
     for name in ("report.md", "report.html"):
         _write(folder / name, _environment(name, folder).get_template(f"{name}.j2").render(context))
@@ -60,22 +58,22 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(data))
 
 
+def templates(**options: Any) -> Environment:
+    """The files in templates/. A name that a template uses and that is not given is an error."""
+    return Environment(
+        loader=PackageLoader("alexnet_repro", "report/templates"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **options,
+    )  # fmt: skip
+
+
 def _environment(name: str, folder: Path) -> Environment:
     html = name.endswith(".html")
-    environment = Environment(
-        loader=PackageLoader("alexnet_repro", "report/templates"),
-        autoescape=html,
-        finalize=_html_text if html else _markdown_text,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(autoescape=html, finalize=_html_text if html else _markdown_text)
     filters: dict[str, Callable[..., Any]] = {
         "short": partial(short, width=_NAME),
         "percent": lambda fraction: percent(fraction).removesuffix(" %"),  # the unit stands in the table's head
         "interval": percent_interval,
-        "nats": _nats,
+        "nats": lambda ends: f"{ends[0]:.4f}–{ends[1]:.4f}" if ends else "unknown",
         "points": points,
         "duration": duration,
         "data_uri": partial(_data_uri, folder),
@@ -96,12 +94,9 @@ def _markdown_text(value: Any) -> Any:
     """A name with everything that Markdown or HTML would read as their own."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
+    # An underscore within a word means nothing to Markdown.
     escaped = re.sub(r"([\\`*\[\]|#~$])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", printable(value))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _nats(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.4f}–{ends[1]:.4f}"
 
 
 def _data_uri(folder: Path, file: str) -> Markup:

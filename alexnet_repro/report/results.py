@@ -11,11 +11,10 @@ import numpy as np
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import PreparedData
-from alexnet_repro.evaluation.metrics import TOP_K, class_errors, confusion_matrix, confusions, most_confused
+from alexnet_repro.evaluation.metrics import class_errors, confusion_matrix, confusions, most_confused
 from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.paper import comparable
-from alexnet_repro.paper.numbers import PaperRow
-from alexnet_repro.paper.numbers import row as paper_row
+from alexnet_repro.paper.numbers import PaperRow, paper_row
 from alexnet_repro.runs.checkpoint import Checkpoint
 
 _PAIRS, _MATRIX, _EXTREMES = 15, 10, 10  # confusions listed, classes in the matrix, best and worst classes
@@ -25,11 +24,8 @@ def error_rows(kept: KeptPredictions, paper: dict[int, PaperRow | None]) -> list
     """One entry for each number of views. `paper`: its row that was measured in the same way, if there is one."""
     rows = []
     for views, view in sorted(kept.views.items()):
-        errors, beside = view.errors(), None
-        if (row := paper.get(views)) is not None:
-            rates, intervals = ({f"top{k}": errors[f"top{k}_{what}"] for k in TOP_K} for what in ("error", "interval"))
-            beside = comparable.beside(row, rates, intervals)
-        rows.append({"views": views, **errors, "paper": beside})
+        errors, row = view.errors(), paper.get(views)
+        rows.append({"views": views, **errors, "paper": comparable.beside(row, errors) if row else None})
     return rows
 
 
@@ -40,8 +36,8 @@ def class_results(kept: KeptPredictions) -> dict[str, Any]:
     def named(label: int) -> dict[str, str]:
         return {"wnid": kept.classes[label], "words": kept.class_names[label]}
 
-    by_class = class_errors(view.rank, kept.labels, count)
-    entries = [{**named(one.label), **{k: v for k, v in asdict(one).items() if k != "label"}} for one in by_class]
+    by_class = map(asdict, class_errors(view.rank, kept.labels, count))
+    entries: list[dict[str, Any]] = [{**named(one.pop("label")), **one} for one in by_class]
     ordered = sorted(entries, key=lambda one: (one["top1_error"], one["top5_error"]))
     extremes = min(_EXTREMES, len(ordered) // 2)
     guesses = view.top[:, 0].astype(np.int64)
@@ -65,9 +61,8 @@ def member_description(
     config: TrainConfig, checkpoint: Checkpoint, name: str, fingerprint: str, weight: float
 ) -> dict[str, Any]:
     """One of the runs that were evaluated, at its checkpoint `name`; `weight`: its share in the ensemble."""
-    done = [row for row in checkpoint.history if row["epoch"] <= checkpoint.epoch]
-    seconds = sum(row.get("seconds", 0.0) for row in done)
-    images = sum(row.get("seconds", 0.0) * row.get("images_per_second", 0.0) for row in done)
+    seconds = sum(row.get("seconds", 0.0) for row in checkpoint.history)
+    images = sum(row.get("seconds", 0.0) * row.get("images_per_second", 0.0) for row in checkpoint.history)
     return {
         "run": config.run,
         "checkpoint": name,

@@ -50,7 +50,7 @@ OF_THE_PAPER = (*RECIPE, PRECISION)
 SCALE = ("model.width", "model.input_size")
 
 # What may confound an ablation, besides the network, which is to differ.
-OF_AN_ABLATION = ("augment", "optim", "schedule", "init_from", *SCALE)
+OF_AN_ABLATION = ("augment", "optim", "schedule", *BEGINNING, PRECISION, *SCALE)
 
 # Settings of the network that act at the initialisation only, so trained weights do not depend on them.
 OF_INITIALISATION = ("*.weight_std", "*.bias")

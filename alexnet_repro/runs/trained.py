@@ -34,7 +34,7 @@ class TrainedModel:
 
         `any_classes`: the classes are not looked at.
         """
-        if not any_classes and [info.wnid for info in data.manifest.classes] != self.checkpoint.classes:
+        if not any_classes and data.classes != self.checkpoint.classes:
             raise RequestError(f"{data.folder}: has other classes than run {run} was trained on")
         if data.image_size != self.image_size:
             raise RequestError(

@@ -12,7 +12,7 @@ from alexnet_repro.data.loader import with_progress
 from alexnet_repro.model.kernels import colourfulness, kernel_grid
 from alexnet_repro.monitor.live_line import LiveLine, epoch_line
 from alexnet_repro.monitor.tensorboard import BATCH_IMAGES, Dashboard, hyper_parameters
-from alexnet_repro.paper import numbers as paper_numbers
+from alexnet_repro.paper.numbers import paper_row
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import MetricsLog
 from alexnet_repro.training.background import Background
@@ -34,7 +34,7 @@ class Watch:
         self.state, self._rule, self._background = state, rule, background
         self._metrics = MetricsLog(folder.metrics, state.step, state.epoch)
         # Of one network with ten views. The curves are of the centre patch: 1.5 and 1.3 points more in section 6.
-        row = paper_numbers.row(state.data.whole_release(), None, 10, 1, config.model.conv6 is not None)
+        row = paper_row(state.data.whole_release(), None, 10, 1, config.model.conv6 is not None)
         paper = (row.top1, row.top5) if row and row.top1 and row.top5 else None
         self._dashboard = Dashboard(folder.tensorboard, state.step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))

@@ -50,7 +50,7 @@ def read_onnx(data: bytes) -> tuple[list[Operation], int | None]:
             if operation.kind == DENSE and not settings.get("transB", 0):
                 weight = weight.T.contiguous()
             operation.weight, operation.bias = weight, bias[0].flatten() if bias else None
-            operation.name = next(iter(node.input[1:2])).removesuffix("_w_0").removesuffix(".weight") or name
+            operation.name = node.input[1].removesuffix("_w_0").removesuffix(".weight") or name
             if operation.kind == CONV:
                 operation.settings["size"] = _one(name, "kernel", list(weight.shape[2:]))
         operations.append(operation)

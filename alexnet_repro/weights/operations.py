@@ -66,19 +66,20 @@ def network_of_operations(operations: Sequence[Operation], input_size: int) -> F
         "columns": columns, "input_size": input_size, "pad_right_bottom": 0, "dropout_rescaled": True,
         **{name: None for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7")},
     }  # fmt: skip
-    layer_of = dict(zip(map(id, weighted), names, strict=True))
-    side, layer = input_size, ""
+    layers: dict[str, LayerWeights] = {}
+    names_left = iter(names)
+    side, layer = input_size, ""  # of the maps so far; the layer that steps belong to
     for op in operations:
+        if op.kind in (CONV, DENSE):
+            layer = next(names_left)
+            layers[layer] = _weights(op)
         if op.kind == CONV:
-            layer = layer_of[id(op)]
             settings[layer] = _convolution(op, columns, first=layer == "conv1")
             side = (side + 2 * op.settings["padding"] - op.settings["size"]) // op.settings["stride"] + 1
         elif op.kind == DENSE:
-            layer = layer_of[id(op)]
             settings[layer] = {"reads": "both"}
             if layer != "fc8":
-                assert op.weight is not None
-                settings[layer] |= {"units": len(op.weight), "then": []}
+                settings[layer] |= {"units": len(layers[layer].weight), "then": []}
         else:
             step = op.kind
             if op.kind == "norm":
@@ -92,7 +93,7 @@ def network_of_operations(operations: Sequence[Operation], input_size: int) -> F
             elif op.kind == "dropout":
                 _same(settings, "dropout", op.settings["p"], op)
             settings[layer]["then"].append(step)
-    return ForeignNetwork(settings, {layer_of[id(op)]: _weights(op) for op in weighted})
+    return ForeignNetwork(settings, layers)
 
 
 def _convolution(op: Operation, columns: int, first: bool) -> dict[str, Any]:

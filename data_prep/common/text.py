@@ -33,9 +33,9 @@ def percent_interval(ends: Sequence[float]) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
-def points(fraction: float) -> str:
+def points(fraction: float, digits: int = 1) -> str:
     """A difference, in percentage points."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
+    return f"{100 * fraction:+.{digits}f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

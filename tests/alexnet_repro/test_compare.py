@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from evidence import ensure_evaluated, evaluate_in, kept_of
 from alexnet_repro.compare import _difference_cells, _runs_text, _training_text, compare
 from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
-from alexnet_repro.evaluation.comparison import EvaluatedRun, while_training
+from alexnet_repro.evaluation.comparison import EvaluatedRun, difference_of_runs, while_training
 from alexnet_repro.evaluation.intervals import paired_bootstrap
 from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.numbers import ABLATIONS
@@ -84,8 +85,9 @@ def test_what_the_paper_says_of_training_itself() -> None:
                      "val_top1_error": 0.6, "epochs_to_train_loss": 2.0, "colourfulness": []}  # fmt: skip
     assert (second["epochs"], second["epochs_to_train_loss"]) == (1.5, 1.0)
     assert (second["train_top1_error"], second["val_top1_error"]) == pytest.approx((0.55, 0.6))
-    (line,) = (line for line in _training_text(facts)[-1].splitlines() if line.startswith("| slow"))
+    (line,) = (line for line in _training_text(facts, "group")[-1].splitlines() if line.startswith("| slow"))
     assert [cell.strip() for cell in line.split("|")][1:-1] == ["slow", "3", "4.000", "2.0", "50.0", "+10.0", ""]
+    assert _training_text(facts, "group")[-1].startswith("| group ")
 
 
 def test_ablations_are_known_by_their_networks() -> None:
@@ -100,6 +102,9 @@ def test_ablations_are_known_by_their_networks() -> None:
     claim = claim_for(config("augment.colour_noise=0"), config())
     assert claim and claim.ablation.section == "4.1" and claim.sign == -1 and not claim.also_different
     assert claim_for(config(), config("seed=1")) is None
+    for setting, value in ("runtime.precision", "bf16"), ("init_from", "b"), ("init_layers", "[conv1]"):
+        claim = claim_for(config("init_from=a"), config("init_from=a", "model=no_lrn", f"{setting}={value}"))
+        assert claim and claim.also_different == (setting,)
     assert claim_for(config(), config("model=one_column", "model.fc6.units=8")) is None  # no longer the paper's pair
     narrow = ["model.width=0.25", "model.input_size=112"]
     claim = claim_for(config(*narrow), config("model=no_lrn", *narrow))
@@ -114,6 +119,20 @@ def test_ablations_are_known_by_their_networks() -> None:
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
             assert (conf_folder() / "model" / f"{name}.yaml").is_file()
+
+
+def test_an_ablation_on_other_training_images_is_told_as_such() -> None:
+    def trained(plan: str, *overrides: str) -> EvaluatedRun:
+        kept = SimpleNamespace(
+            about={"members": [{"trained_on": {"plan": plan}}]},
+            views={1: SimpleNamespace(rank=np.arange(4))},
+        )
+        return EvaluatedRun("a", kept, load("train", TrainConfig, list(overrides)))  # type: ignore[arg-type]
+
+    config = load("compare", CompareConfig, ["runs=[a,b]", "views=1"])
+    for plan, apart in ("same", []), ("other", ["the images that they were trained on"]):
+        facts = difference_of_runs(trained("same"), trained(plan, "model=no_lrn"), config)
+        assert facts["paper"]["also_different"] == apart
 
 
 # In points, as the notes at the end of the parameter files of 2012 have the two results, ten views.

@@ -8,13 +8,15 @@ from sklearn.metrics import top_k_accuracy_score
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColumnInputs, InputRule, views_of
-from alexnet_repro.evaluation.inference import Ensemble, Predictions, forward_for, predict, predict_batches
+from alexnet_repro.evaluation.inference import Predictions, add_member, forward_for, predict, predict_batches
 from alexnet_repro.evaluation.metrics import (
     class_errors,
     confusion_matrix,
     confusions,
+    error_rates,
+    label_probabilities,
     label_ranks,
-    log_loss,
+    losses,
     most_confused,
     wrong,
 )
@@ -103,17 +105,14 @@ def test_an_ensemble_is_the_weighted_mean_and_of_one_the_run_itself() -> None:
         Predictions(*(rng.dirichlet(np.ones(5), size=8).astype(np.float32) for _ in range(2)), np.zeros(8, np.int64))
         for _ in range(3)
     ]
-    alone = Ensemble([0.3])
-    alone.add(runs[0])
-    np.testing.assert_array_equal(alone.mean().average, runs[0].average)
-    np.testing.assert_array_equal(alone.mean().centre, runs[0].centre)
-    three = Ensemble([2, 1, 1])
-    for run in runs:
-        three.add(run)
+    alone = add_member(None, runs[0], 1.0)
+    np.testing.assert_array_equal(alone.average, runs[0].average)
+    np.testing.assert_array_equal(alone.centre, runs[0].centre)
+    three = add_member(add_member(add_member(None, runs[0], 0.5), runs[1], 0.25), runs[2], 0.25)
     expected = runs[0].average / 2 + runs[1].average / 4 + runs[2].average / 4
-    np.testing.assert_allclose(three.mean().average, expected, rtol=1e-6)  # float32 rounding
+    np.testing.assert_allclose(three.average, expected, rtol=1e-6)  # float32 rounding
     expected = runs[0].centre / 2 + runs[1].centre / 4 + runs[2].centre / 4
-    np.testing.assert_allclose(three.mean().centre, expected, rtol=1e-6)
+    np.testing.assert_allclose(three.centre, expected, rtol=1e-6)
 
 
 def test_predictions_keep_nothing_of_their_batch() -> None:
@@ -125,9 +124,20 @@ def test_predictions_keep_nothing_of_their_batch() -> None:
 
 def test_log_loss() -> None:
     probabilities = np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32)
-    np.testing.assert_allclose(log_loss(probabilities, np.array([1, 0])), -np.log(0.75) / 2, rtol=1e-6)
+
+    def log_loss(*labels: int) -> float:
+        return float(losses(label_probabilities(probabilities, np.array(labels))).mean())
+
+    np.testing.assert_allclose(log_loss(1, 0), -np.log(0.75) / 2, rtol=1e-6)
     impossible = -np.log(2.0**-126)  # the smallest normal float32
-    np.testing.assert_allclose(log_loss(probabilities, np.array([1, 1])), (-np.log(0.75) + impossible) / 2, rtol=1e-6)
+    np.testing.assert_allclose(log_loss(1, 1), (-np.log(0.75) + impossible) / 2, rtol=1e-6)
+
+
+def test_of_a_single_image_the_loss_has_no_interval() -> None:
+    """Infinite ends would be no JSON."""
+    (rates, more) = (error_rates(np.zeros(n, int), np.linspace(0.25, 0.5, n)) for n in (1, 2))
+    assert rates["log_loss_interval"] is None and rates["top1_error"] == 0
+    assert more["log_loss_interval"][0] < more["log_loss"] < more["log_loss_interval"][1]
 
 
 def test_five_of_ten_views_are_mirrored_and_the_softmax_outputs_averaged() -> None:

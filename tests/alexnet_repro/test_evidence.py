@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evidence import HOSTILE, ensure_evaluated, evaluate_in, kept_of, new_folder
+from evidence import EPOCH_ROW, HOSTILE, ensure_evaluated, evaluate_in, kept_of, new_folder
 
 from alexnet_repro.config import CompareConfig, EvaluateConfig, FiguresConfig
 from alexnet_repro.data import PreparedData
@@ -18,7 +18,8 @@ from alexnet_repro.evaluation import split_pass
 from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.figures import figures
 from alexnet_repro.paper.comparable import beside
-from alexnet_repro.paper.numbers import row as paper_row
+from alexnet_repro.paper.numbers import paper_row
+from alexnet_repro.report.drawings import draw_curves
 from alexnet_repro.report.report import write_report
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -73,7 +74,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_to_the_bit_the_same(
     np.testing.assert_allclose(other.most_views.label_probability, whole.most_views.label_probability, rtol=1e-4)
 
 
-def test_ensembles(world: Path) -> None:
+def test_ensembles(world: Path, tmp_path: Path) -> None:
     ensure_evaluated(world, "two")
     evaluate_in(world, "keep=null")  # with the same batches as below: others round differently
     one, two = kept_of(world, "one"), kept_of(world, "two")
@@ -90,6 +91,31 @@ def test_ensembles(world: Path) -> None:
     assert report["members"][0]["errors"]["top1_error"] == alone["results"][1]["top1_error"]
     text = (world / "runs" / "one+two" / "report" / "report.md").read_text()
     assert "the ensemble one+two" in text and "| two | last | 0.25 | 1 |" in text
+    assert "| this ensemble | 10 |" in text and "this run" not in text
+    assert f"These runs were trained on {report['data']['description']}\n and evaluated on its split val." in text
+    page = (world / "runs" / "one+two" / "report" / "report.html").read_text()
+    assert "<td>this ensemble</td>" in page and "this run" not in page
+
+    report["members"][1]["trained_on"] = {"description": "other images", "plan": "another"}
+    report["results"][0]["log_loss_interval"] = None
+    where = report["data"]["description"]
+    page = write_report(new_folder(tmp_path / "two"), report)
+    for path in (page, page.with_suffix(".md")):
+        assert f"trained on {where}; other images\n" in path.read_text(), path
+        assert f"and evaluated on {where}, split val." in path.read_text() and "unknown" in path.read_text(), path
+
+
+def test_the_curves_need_no_last_checkpoint_and_no_epoch(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "runs" / "one", tmp_path / "one")
+    (tmp_path / "one" / "checkpoints" / "last.pt").unlink()
+    evaluate_in(world, "checkpoint=best", "views=1", f"runs_dir={tmp_path}")
+    assert (tmp_path / "one" / "report" / "curves.png").is_file()
+
+    steps = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+    row = EPOCH_ROW | {"step": 2}
+    for history, drawn in ([], []), ([row], [0.5, 1.0]):  # in epochs, which are unknown before one is done
+        lines = draw_curves(history, steps, "run").axes[0].lines
+        assert [x for line in lines if line.get_alpha() for x in np.asarray(line.get_xdata())] == drawn
 
 
 class _Page(HTMLParser):
@@ -177,7 +203,7 @@ def test_the_paper_stands_beside_a_run_only_where_it_measured_the_same(world: Pa
     assert paper_row("ILSVRC-2010", None, 10, 1, False).data == "ILSVRC-2010 test"  # type: ignore[union-attr]
     for release, split, views, networks in (
         (None, "val", 10, 1), ("ILSVRC-2012", "val", 1, 1), ("ILSVRC-2012", "test", 10, 1),
-        ("ILSVRC-2012", "val", 10, 2), ("ILSVRC-2010", "val", 10, 1),
+        ("ILSVRC-2012", "val", 10, 2), ("ILSVRC-2010", "val", 10, 1), ("ILSVRC-2012", "test", 10, 5),
     ):  # fmt: skip
         assert paper_row(release, split, views, networks, False) is None
     assert paper_row(None, None, 10, 1, False) is None
@@ -185,7 +211,8 @@ def test_the_paper_stands_beside_a_run_only_where_it_measured_the_same(world: Pa
 
     row = paper_row("ILSVRC-2012", "val", 10, 1, False)
     assert row is not None
-    shown = beside(row, {"top1": 0.4116, "top5": 0.190}, {"top1": (0.4073, 0.4159), "top5": (0.187, 0.193)})
+    intervals = {"top1_interval": (0.4073, 0.4159), "top5_interval": (0.187, 0.193)}
+    shown = beside(row, {"top1_error": 0.4116, "top5_error": 0.190, **intervals})
     assert round(shown["top1_difference"], 2) == 0.46 and shown["top1_within"]  # 40.7 may have been 40.74
     assert round(shown["top5_difference"], 2) == 0.8 and not shown["top5_within"]
 

@@ -126,7 +126,8 @@ def test_figure_1_counts_epochs_on_a_straight_line(tmp_path: Path, capsys: pytes
     assert epochs_until(0.3, errors) == pytest.approx(3.0)
     assert epochs_until(0.7, errors) == 1.0
     assert epochs_until(0.1, errors) is None
-    assert _interval([6.0, 7.0]) == "; 95 % t interval 0.15 to 12.85"  # 6.5 -+ 12.706 * 0.5
+    assert _interval([6.0, 7.0]) == "; 95 % t interval of their mean 0.15 to 12.85"  # 6.5 -+ 12.706 * 0.5
+    assert _interval([6.0, 6.0]) == "; 95 % t interval of their mean 6.00 to 6.00" and _interval([6.0]) == ""
     for kind, seed, shown in (("relu", 0, [0.5, 0.2]), ("relu", 1, [0.4, 0.1]), ("tanh", 0, [0.9, 0.5, 0.3, 0.2])):
         folder = tmp_path / f"cifar10_{kind}-{seed}"
         folder.mkdir()

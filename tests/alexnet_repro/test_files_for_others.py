@@ -25,7 +25,7 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from alexnet_repro.config import EvaluateConfig, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluate import evaluate
-from alexnet_repro.evaluation.submission import check_ids
+from alexnet_repro.evaluation.submission import read_ids
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
@@ -67,7 +67,7 @@ def evaluated(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
         run.write_config(config)
     Checkpoint(
         epoch=0, step=0, within={}, weights=dict(sensitive(AlexNet(config.model, classes=10)).state_dict()), buffers={},
-        buffer_rates={}, history=[], classes=[info.wnid for info in data.manifest.classes], words=data.classes,
+        buffer_rates={}, history=[], classes=data.classes, words=data.words,
         data=data.identity(), mean_image=torch.from_numpy(data.mean_image),
         inputs={"mean": config.augment.mean, "scale": 1.0}, model=asdict(config.model),
     ).save(run.checkpoint_path("last"))  # fmt: skip
@@ -170,7 +170,10 @@ def test_the_submission_has_the_ids_of_the_five_best_in_the_official_order(evalu
     )
 
 
-def test_a_devkit_of_other_classes_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"^devkit=kit: has no class n2 of this run; give the devkit of its release"):
-        check_ids({"n1": 4, "n3": 5}, ["n1", "n2"], Path("kit"))
-    check_ids({"n1": 4, "n2": 5}, ["n1", "n2"], Path("kit"))
+def test_a_devkit_of_other_classes_is_refused(evaluated: Evaluated) -> None:
+    ids, _ = truth_of(evaluated.devkit)
+    wnids = [info["wnid"] for info in evaluated.classes]
+    found = read_ids(evaluated.devkit, wnids)
+    assert [found[wnid] for wnid in wnids] == [ids[wnid] for wnid in wnids]
+    with pytest.raises(RequestError, match=r"^devkit=.*: has no class n2 of this run; give the devkit of its release"):
+        read_ids(evaluated.devkit, [*wnids, "n2"])
