@@ -40,6 +40,11 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name.lower().partition(" (")[0] in _SYSTEM  # "lost+found (1)": a copy's
 
 
+def is_system_path(name: str) -> bool:
+    """Whether a file in an archive, or a folder that it lies in there, has such a name; "." and ".." are none."""
+    return any(is_system(part) for part in name.split("/") if part.strip("."))
+
+
 def is_named_as_image(name: str) -> bool:
     dot = name.rfind(".")
     return dot > 0 and name[dot:].lower() in ENDINGS

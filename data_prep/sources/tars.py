@@ -17,7 +17,7 @@ from data_prep.sources.inventory import (
     begins_as_image,
     is_archive,
     is_named_as_image,
-    is_system,
+    is_system_path,
 )
 
 _AGAIN = "download it again"
@@ -37,7 +37,7 @@ def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
             name, end = _basename(inner), inner.offset_data + inner.size
             if not is_archive(name):
                 yield from _images([inner], file, path, _class_folder(inner), seen)
-            elif is_system(name):
+            elif is_system_path(inner.name):
                 seen.pass_over(HIDDEN, f"{path.name}: {inner.name}")
             else:
                 wnid = name.removesuffix(".tar")  # one text for all of the class: ImageNet has a million images
@@ -62,11 +62,10 @@ def _images(
 ) -> Iterator[SourceImage]:
     where = str(path)
     for member in listed:
-        name = _basename(member)
-        if is_system(name) or "__MACOSX/" in member.name:
+        if is_system_path(member.name):
             seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
         elif is_image(file, member):
-            yield SourceImage(name, wnid, where, member.offset_data, member.size)
+            yield SourceImage(_basename(member), wnid, where, member.offset_data, member.size)
         else:
             seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
 

@@ -16,7 +16,7 @@ from data_prep.common.text import encodable
 from data_prep.sources import zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
 from data_prep.sources.folders import SPLIT_OF, split_folders
-from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, begins_as_image, is_named_as_image, is_system
+from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, begins_as_image, is_named_as_image, is_system_path
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
 CLASSES, CLASS_NAMES, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
@@ -43,7 +43,7 @@ def read(src: Path) -> Source:
     unlabelled, seen = 0, Seen(place)
     for name, image in files.items():
         split, *below = PurePosixPath(name).parts
-        if any(is_system(part) for part in (split, *below)):
+        if is_system_path(name):
             seen.pass_over(HIDDEN, name)
         elif below and not is_named_as_image(name) and not begins_as_image(_head(image)):
             if not name.endswith(("_boxes.txt", LABELS)):

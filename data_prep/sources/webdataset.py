@@ -28,7 +28,7 @@ from data_prep.sources.inventory import (
     Seen,
     entries,
     is_archive,
-    is_system,
+    is_system_path,
     refuse_dead_link,
     refuse_missing_parts,
 )
@@ -127,7 +127,7 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
             yield _image(image, path, label)
 
     for member in tars.members(file, path):
-        if is_system(member.name.rpartition("/")[2]):
+        if is_system_path(member.name):
             seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
             continue
         stem, _, ending = member.name.rpartition("/")[2].partition(".")

@@ -1,5 +1,6 @@
 """Trees as people have them, one step away from the documented ones: the same images and labels."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -81,6 +82,20 @@ def system_names(src: Path, train: Images, val: Images) -> str:
                   "Temporary Items/a.JPEG", "__pycache__/a.JPEG"):  # fmt: skip
         write(src / "train" / place, image)
     return "hidden or system names: 12 ("
+
+
+def system_names_in_archives(src: Path, train: Images, val: Images) -> str:
+    """What a disk station, a viewer and macOS leave in them."""
+    for name, (_, data) in val.items():
+        write(src / "val" / name, data)
+    first, second = wnids(train)[:2]
+    files = {f"{wnid}/{name}": data for name, (wnid, data) in train.items()}
+    files |= dict.fromkeys((f"{first}/@eaDir/a.JPEG/SYNOPHOTO_THUMB_M.jpg", f"{second}/.thumbs/b.JPEG"), b"an image")
+    write(src / "train/train.tar", tar_of(files))
+    kit = {"devkit/data/._ILSVRC2012_validation_ground_truth.txt": b"\0\5\x16\7"}
+    kit |= layouts.devkit(train, val, 2012, "devkit")
+    write(src / "ILSVRC2012_devkit_t12.tar.gz", gzip.compress(tar_of(kit)))
+    return f"hidden or system names: 2 (train.tar: {first}/@eaDir/a.JPEG/SYNOPHOTO_THUMB_M.jpg, ...)"
 
 
 def nested(src: Path, train: Images, val: Images) -> str:
@@ -247,8 +262,9 @@ def shards(src: Path, train: Images, val: Images) -> str:
             for name, (wnid, data) in list(known.items())[part::2]:
                 key = f"{split}/{Path(name).stem}_{wnid}" if split == "validation" else Path(name).stem
                 files |= {f"{key}.JPEG": data, f"{key}.json": b"{}", f"{key}.cls": b"%d\n" % wnids(train).index(wnid)}
-            write(src / f"imagenet1k-{split}-{part:05d}-of-00002.tar", tar_of({**files, "._x.jpg": b"\0"}))
-    return "hidden or system names: 4 (imagenet1k-train-00000-of-00002.tar: ._x.jpg, ...)"
+            files |= {"._x.jpg": b"\0", "@eaDir/x.jpg/y.jpg": b""}
+            write(src / f"imagenet1k-{split}-{part:05d}-of-00002.tar", tar_of(files))
+    return "hidden or system names: 8 (imagenet1k-train-00000-of-00002.tar: ._x.jpg, ...)"
 
 
 def shards_of_any_name(src: Path, train: Images, val: Images) -> None:
@@ -305,14 +321,14 @@ def lists_as_caffe_has_them(src: Path, train: Images, val: Images) -> None:
 
 
 ACCEPTED: list[Draw] = [
-    train_tar_in_train, tars_beside_folders, class_with_more_than_its_tar, some_unpacked, system_names, nested,
-    empty_class, kaggle_sorted, kaggle_saved_by_excel, kaggle_moved_up, numbered_val_with_devkit, val_tar_in_val,
-    only_a_tar_in_val, folders_within, devkit_as_tar, renamed_by_browsers, imagenet100,
-    devkit_named("ILSVRC2012_devkit_t12 2.tar.gz"), devkit_named("ILSVRC2012_devkit_t12.tar (1).gz"),
+    train_tar_in_train, tars_beside_folders, class_with_more_than_its_tar, some_unpacked, system_names,
+    system_names_in_archives, nested, empty_class, kaggle_sorted, kaggle_saved_by_excel, kaggle_moved_up,
+    numbered_val_with_devkit, val_tar_in_val, only_a_tar_in_val, folders_within, devkit_as_tar, renamed_by_browsers,
+    imagenet100, devkit_named("ILSVRC2012_devkit_t12 2.tar.gz"), devkit_named("ILSVRC2012_devkit_t12.tar (1).gz"),
     devkit_named("ILSVRC2012_devkit_t12.gz"), kaggle_in_small_letters, kaggle_cut_short,
-    spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"), spelled_otherwise("train", "VAL"),
-    in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them, lists_as_caffe_has_them,
-    shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
+    spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"),
+    spelled_otherwise("train", "VAL"), in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them,
+    lists_as_caffe_has_them, shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
 ]  # fmt: skip
 
 
