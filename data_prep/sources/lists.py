@@ -18,9 +18,9 @@ import numpy as np
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
-from data_prep.sources.folders import SPLITS, split_folders
+from data_prep.sources.folders import split_folders
 from data_prep.sources.inventory import folders_and_files, is_named_as_image
-from data_prep.sources.labels import Label, label_of, name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLITS, Label, label_of, name_and_wnid, provisional, resolve
 
 ENDINGS = (".txt", ".lst", ".csv", ".tsv")
 

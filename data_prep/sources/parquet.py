@@ -21,10 +21,9 @@ from typing import Any
 
 from data_prep.common.errors import RequestError
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.folders import SPLIT_OF, WNID
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import is_system, refuse_missing_parts
-from data_prep.sources.labels import name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLIT_OF, WNID, name_and_wnid, provisional, resolve
 
 _BATCH_BYTES = 1 << 20  # of images decoded at a time
 

@@ -19,9 +19,10 @@ from data_prep.sources.inventory import (
     is_named_as_image,
     is_system_path,
 )
+from data_prep.sources.labels import SPLIT_OF, WNID
 
 _AGAIN = "download it again"
-_NO_CLASSES = {"", ".", "..", "train", "val", "validation", "valid", "test", "images"}
+_NO_CLASSES = {"", "/", "..", *SPLIT_OF, "images"}
 _END = 2 * tarfile.BLOCKSIZE  # of zeros, which end a tar
 _RECORDS = [tarfile.BLOCKSIZE << i for i in range(12)]  # up to 1 MiB, besides the 10 KiB that tar takes untold
 
@@ -40,15 +41,17 @@ def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
             elif is_system_path(inner.name):
                 seen.pass_over(HIDDEN, f"{path.name}: {inner.name}")
             else:
-                wnid = name.removesuffix(".tar")  # one text for all of the class: ImageNet has a million images
+                wnid = name[: -len(".tar")]  # one text for all of the class: ImageNet has a million images
                 file.seek(inner.offset_data)
                 yield from _images(members(file, path, inner.name, end), file, path, wnid, seen)
 
 
 def _class_folder(member: tarfile.TarInfo) -> str:
-    """The folder that an image lies in, "" where that is the split's."""
-    parent = encodable(PurePosixPath(member.name).parent.name)
-    return "" if parent.lower() in _NO_CLASSES or parent.startswith("ILSVRC20") else parent
+    """The folder of a wnid, however deep the image lies in it, else the innermost; "" where that is the split's."""
+    parents = PurePosixPath(member.name).parts[:-1]
+    innermost = parents[-1] if parents else ""
+    folder = encodable(next(filter(WNID.fullmatch, parents), innermost))
+    return "" if folder.lower() in _NO_CLASSES or folder.startswith("ILSVRC20") else folder
 
 
 def images(path: Path, wnid: str, seen: Seen) -> Iterator[SourceImage]:

@@ -15,8 +15,9 @@ from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources import zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
-from data_prep.sources.folders import SPLIT_OF, split_folders
+from data_prep.sources.folders import split_folders
 from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, begins_as_image, is_named_as_image, is_system_path
+from data_prep.sources.labels import SPLIT_OF
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
 CLASSES, CLASS_NAMES, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"

@@ -21,7 +21,6 @@ from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
 from data_prep.sources import tars
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.folders import SPLIT_OF
 from data_prep.sources.inventory import (
     HIDDEN,
     NO_IMAGES,
@@ -32,7 +31,7 @@ from data_prep.sources.inventory import (
     refuse_dead_link,
     refuse_missing_parts,
 )
-from data_prep.sources.labels import Label, label_of, name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLIT_OF, Label, label_of, name_and_wnid, provisional, resolve
 
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
 MANIFEST = "manifest.json"

@@ -106,6 +106,27 @@ def nested(src: Path, train: Images, val: Images) -> str:
     return f"images in folders within the folder of their class: 6 (train/{wnid}/sub/sub/{wnid}_0.JPEG, ...); taken"
 
 
+def nested_in_a_tar(src: Path, train: Images, val: Images) -> None:
+    """And val in a folder that is no class."""
+    below = dict(zip(wnids(train), ("extra", "images", "a/b"), strict=False))
+    files = {f"x/{wnid}/{below.get(wnid, '')}/{name}": data for name, (wnid, data) in train.items()}
+    write(src / "train/train.tar", tar_of(files))
+    write(src / "val/val.tar", tar_of({f"testing/{name}": data for name, (_, data) in val.items()}))
+    write(src / "ILSVRC2012_devkit_t12.tar", tar_of(layouts.devkit(train, val, 2012, "devkit")))
+
+
+def tars_in_capitals(src: Path, train: Images, val: Images) -> None:
+    for wnid, files in of_class(train).items():
+        write(src / "train" / f"{wnid}.TAR", tar_of(files))
+    layouts.image_folder(src, {}, val)
+
+
+def tars_in_capitals_in_a_tar(src: Path, train: Images, val: Images) -> None:
+    layouts.ilsvrc2012_archives(src, train, val)
+    inner = {f"{wnid}.TAR": tar_of(files) for wnid, files in of_class(train).items()}
+    write(src / "ILSVRC2012_img_train.tar", tar_of(inner))
+
+
 def empty_class(src: Path, train: Images, val: Images) -> str:
     layouts.image_folder(src, train, val)
     (src / "train/n00000000").mkdir()
@@ -329,6 +350,7 @@ ACCEPTED: list[Draw] = [
     spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"),
     spelled_otherwise("train", "VAL"), in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them,
     lists_as_caffe_has_them, shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
+    nested_in_a_tar, tars_in_capitals, tars_in_capitals_in_a_tar,
 ]  # fmt: skip
 
 
