@@ -117,9 +117,11 @@ def _images(path: Path, split: str, classes: dict[int, tuple[str, str]]) -> Iter
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(f"{path}: cannot be read as a batch of images ({reason}); download it again") from None
+    if classes and (odd := set(labels) - classes.keys()):
+        raise RequestError(f"{path}: label {min(odd)} is not in {MAP}; download that again, or take it away")
     stem = path.name.removesuffix(".npz")
     for row, label in enumerate(labels):
-        wnid = classes[label][0] if label in classes else f"{label:04d}"
+        wnid = classes[label][0] if classes else f"{label:04d}"
         place = start + row * rows[1] if start >= 0 else -1
         yield BatchImage(f"{stem}-{row:06d}", wnid, str(path), row, rows[1], place, side)
 

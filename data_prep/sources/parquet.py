@@ -95,8 +95,8 @@ def _rows(file: Any, path: Path) -> Iterator["ParquetImage"]:
         wanted = ["label", *(["image.path"] if "image.path" in leaves else [])]
         table = file.read_row_group(group, columns=wanted)
         labels = table.column("label").to_pylist()
-        if odd := next((label for label in labels if not isinstance(label, int | str | None)), None):
-            raise RequestError(f"{path}: a label is a {type(odd).__name__}; it must be a whole number or text")
+        if odd := {type(label).__name__ for label in labels} - {"int", "str", "NoneType"}:
+            raise RequestError(f"{path}: a label is a {min(odd)}; it must be a whole number or text")
         images = table.column("image").to_pylist() if len(wanted) == 2 else [None] * len(labels)
         for label, image in zip(labels, images, strict=True):
             name, wnid = name_and_wnid((image or {}).get("path") or f"{path.stem}-{row:08d}")
