@@ -16,7 +16,16 @@ from data_prep.common.text import encodable
 from data_prep.sources import zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
 from data_prep.sources.folders import split_folders
-from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, begins_as_image, is_named_as_image, is_system_path
+from data_prep.sources.inventory import (
+    HIDDEN,
+    LINKS,
+    NO_IMAGES,
+    Seen,
+    begins_as_image,
+    is_endless_link,
+    is_named_as_image,
+    is_system_path,
+)
 from data_prep.sources.labels import SPLIT_OF
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
@@ -36,12 +45,13 @@ def read(src: Path) -> Source:
     place = _place(src)
     if place is None:
         raise RequestError(f"src={src}: neither {FOLDER}.zip is there nor {FOLDER}/, which it unpacks to")
-    files = _files(place)
+    seen = Seen(place)
+    files = _files(place, seen)
     classes = _text(files, CLASSES, place).split() if CLASSES in files else None
     labels = dict(line.split("\t")[:2] for line in _text(files, LABELS, place).splitlines() if "\t" in line)
     names = _text(files, CLASS_NAMES, place).splitlines() if CLASS_NAMES in files else []
     splits: dict[str, list[SourceImage]] = {"train": [], "val": []}
-    unlabelled, seen = 0, Seen(place)
+    unlabelled = 0
     for name, image in files.items():
         split, *below = PurePosixPath(name).parts
         if is_system_path(name):
@@ -86,12 +96,12 @@ def _has_lists(archive: Path) -> bool:
     return any(image.name.endswith((CLASSES, LABELS)) for image in zips.members(archive))
 
 
-def _files(place: Path) -> dict[str, SourceImage]:
+def _files(place: Path, seen: Seen) -> dict[str, SourceImage]:
     """Every file by its name: the path below what has train/ and val/, whatever that is called in an archive, and
     however these are spelled.
     """
     if place.is_dir():
-        return {_name(image): image for image in _below(place)}
+        return {_name(image): image for image in _below(place, seen)}
     listed = list(zips.members(place))
     roots = [image.name.removesuffix(CLASSES) for image in listed if PurePosixPath(image.name).name == CLASSES]
     root = min(roots, key=len, default=f"{FOLDER}/")
@@ -104,8 +114,11 @@ def _name(image: SourceImage) -> str:
     return SPLIT_OF.get(split.lower(), split) + slash + below
 
 
-def _below(folder: Path) -> Iterator[SourceImage]:
-    for parent, _, names in os.walk(folder):
+def _below(folder: Path, seen: Seen) -> Iterator[SourceImage]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for path in [Path(parent, name) for name in folders if is_endless_link(Path(parent, name))]:
+            seen.pass_over(LINKS, path)
+            folders.remove(path.name)
         for path in (Path(parent, name) for name in names):
             name = encodable(path.relative_to(folder).as_posix())
             if path.exists():

@@ -310,6 +310,18 @@ def tiny_imagenet_in_capitals(src: Path, train: Images, val: Images) -> None:
         write(src / name.replace("val/", "VAL/", 1), b"\xef\xbb\xbf" * name.endswith("s.txt") + data)
 
 
+def tiny_imagenet_of_links(src: Path, train: Images, val: Images) -> str:
+    """Every class a link to its folder, val/images too; and a link to the whole, in a class."""
+    store = src.with_name("store")
+    layouts.tiny_imagenet_unpacked(store, train, val)
+    (store / "tiny-imagenet-200").rename(src)
+    for path in (*(src / "train").iterdir(), src / "val/images"):
+        path.rename(store / path.name)
+        path.symlink_to(store / path.name)
+    (store / wnids(train)[0] / "above").symlink_to(src)
+    return f"links to a folder above or beside: 1 (train/{wnids(train)[0]}/above)"
+
+
 def lists(src: Path, train: Images, val: Images) -> None:
     """As Caffe has them, and as a spreadsheet saves them."""
     layouts.image_folder(src / "images", train, {})
@@ -350,7 +362,7 @@ ACCEPTED: list[Draw] = [
     spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"),
     spelled_otherwise("train", "VAL"), in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them,
     lists_as_caffe_has_them, shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
-    nested_in_a_tar, tars_in_capitals, tars_in_capitals_in_a_tar,
+    nested_in_a_tar, tars_in_capitals, tars_in_capitals_in_a_tar, tiny_imagenet_of_links,
 ]  # fmt: skip
 
 
