@@ -269,8 +269,9 @@ def check_free_space(out: Path, config: PrepareConfig, images: Splits, channels:
     # JPEG at quality 95: about 5 bits a pixel.
     per_image = (channels * pixels if config.encoding == "raw" else 0.6 * pixels) + 2048
     count = sum(map(len, images.values()))
-    records = 4 * channels * pixels * (len(images["train"]) // config.images_per_shard + 1)  # sums, until the end
-    needed = count * per_image * (2 if in_source_order else 1) + records
+    shards = sum(-(-len(listed) // config.images_per_shard) for listed in images.values())
+    records = 4 * channels * pixels * shards  # sums, until the end
+    needed = (count * per_image + records) * (2 if in_source_order else 1)
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     written = sum(file.stat().st_size for file in (*out.glob("*/shard-*"), *out.glob(f"{UNFINISHED}/*")))
     free = shutil.disk_usage(existing).free + written

@@ -31,6 +31,11 @@ class Runnable(Protocol):
     def run(self) -> None: ...
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def count_image(size: int) -> None:
     """Tells the bar of an image of `size` bytes."""
     if _progress is not None:

@@ -4,7 +4,6 @@ Exit code 0: OK. 1: something is wrong, one line each. 2: there is no data set t
 """
 
 import hashlib
-import os
 import re
 import sys
 import tarfile
@@ -20,6 +19,7 @@ from data_prep.common.errors import DONE, FAILED, WRONG_REQUEST, RequestError
 from data_prep.common.files import sha256_of
 from data_prep.common.progress import progress_bar
 from data_prep.format import INDEX, MEAN, Manifest, decode, encoding_suffix
+from data_prep.pool import cores
 from data_prep.reader import SplitReader
 
 _MOST_OF_A_SHARD = 20  # problems named one by one; more are counted
@@ -46,7 +46,7 @@ def check(folder: Path) -> Findings:
         found.problems += _index_problems(reader, manifest)
         shards, repeated = reader.info.shards, []
         # Checksums and decoding leave Python's lock, so threads are enough.
-        with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(reader), f"verify {split}") as bar:
+        with ThreadPoolExecutor(cores()) as pool, progress_bar(len(reader), f"verify {split}") as bar:
             look = pool.map(partial(_check_shard, reader, manifest), range(len(shards)))
             for shard, (problems, digests) in zip(shards, look, strict=True):
                 bar.update(shard.images)

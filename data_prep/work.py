@@ -43,6 +43,7 @@ def write_error(path: Path, error: OSError) -> RunError:
 
 def _read(image: SourceImage, most: int) -> bytes:
     """RunError if the file cannot be read: a broken disk stops the preparation, a broken image does not."""
+    data = b""
     try:
         data = image.read(most)
     except OSError as error:
@@ -50,7 +51,8 @@ def _read(image: SourceImage, most: int) -> bytes:
         raise RunError(
             f"{image.path}: cannot be read, or has changed since it was listed ({reason}); mend the source; {_GO_ON}"
         ) from None
-    count_image(len(data))
+    finally:  # rejected ones, too
+        count_image(len(data))
     return data
 
 
@@ -87,6 +89,7 @@ class PreparedImage(SourceImage):
     def member(self) -> bytes:
         """The bytes of its member, which ImageFormat.prepare has returned; the same errors."""
         if self.reason:
+            count_image(0)
             raise Unreadable(self.reason)
         return _read(self, self.size)
 
@@ -127,7 +130,7 @@ class Task(ABC):
     format: ImageFormat
 
     def is_done(self) -> bool:
-        return self.record.is_file()
+        return self.record.is_file() and self.file.is_file()
 
     def run(self) -> None:
         """RunError if the source cannot be read, or OUT cannot be written. Leaves neither file if it is stopped."""

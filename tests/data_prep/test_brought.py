@@ -427,8 +427,10 @@ def test_names_of_classes_from_labels_json(images: tuple[Images, Images], tmp_pa
     assert set(find_source(tmp_path).class_names.values()) == {"honeycomb"}
 
 
-def test_dead_links_are_rejected_images(images: tuple[Images, Images], tmp_path: Path) -> None:
-    """As git-annex leaves those whose content is elsewhere."""
+def test_dead_links_are_rejected_images(
+    images: tuple[Images, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As git-annex leaves those whose content is elsewhere. They are counted like others."""
     layouts.image_folder(tmp_path / "src", *images)
     name, (wnid, _) = next(iter(images[0].items()))
     path = tmp_path / "src/train" / wnid / name
@@ -437,6 +439,9 @@ def test_dead_links_are_rejected_images(images: tuple[Images, Images], tmp_path:
     with pytest.raises(RunError, match=rf"1 of 90 images cannot be read.*{name}.*a link to \.\./\.\./\.git/annex/obj"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
     prepare(prepare_config(tmp_path / "src", tmp_path / "out", max_rejected=0.1))
+    prepare(prepare_config(tmp_path / "src", tmp_path / "again", max_rejected=0.1, in_source_order=True))
+    said = capsys.readouterr().err
+    assert all(f"{what}: 100 %, 90 of 90 images" in said for what in ("prepare", "read the source", "fill the shards"))
     assert [rejected.name for rejected in Manifest.load(tmp_path / "out").rejected] == [f"{wnid}/{name}"]
 
 
