@@ -19,7 +19,7 @@ from data_prep.sources import (
 )
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
-from data_prep.sources.labels import SPLIT_OF, SPLITS, WNID
+from data_prep.sources.labels import SPLIT_OF, SPLITS
 
 __all__ = ["LAYOUTS", "Listing", "Source", "SourceImage", "find_source"]
 
@@ -64,8 +64,10 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
         raise RequestError(f"src={src}: does not exist; give src=FOLDER")
     try:
         for place in _places(src):
-            found_alone = not named and lists.are_all_that_labels_val(place)
-            for candidate in named or ([LAYOUTS["lists"]] if found_alone else LAYOUTS.values()):
+            candidates = named or list(LAYOUTS.values())
+            if not named and lists.are_all_that_labels_val(place):  # `folders` would refuse this val as unlabelled
+                candidates = [LAYOUTS["lists"]]
+            for candidate in candidates:
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
                     source = _checked(candidate.read(place), candidate, needs_val)
                     if place != src:
@@ -169,6 +171,6 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
         raise RequestError(
             f"src={source.path}: {source.no_val}; {has}val_from_train=0.1 would take a tenth of train for it"
         )
-    if not source.per_class and len(classes) == ILSVRC2012.classes and all(map(WNID.fullmatch, classes)):
+    if not source.per_class and ILSVRC2012.are_its_classes(classes):
         source.per_class, source.per_class_is_least = ILSVRC2012.least(classes), True
     return source

@@ -62,10 +62,9 @@ def read(src: Path) -> Source:
         raise RequestError(f"src={src}: {IMAGES / 'train'} is missing; Kaggle's tree needs it")
     train = folders.read_split(parts["train"], seen)
     known = train.class_counts()
-    splits, labels = {"train": train}, {}
+    splits = {"train": train}
     solution = find_named(root, SOLUTION)
-    if solution:
-        labels = _labels(solution)
+    labels = _labels(solution) if solution else {}
     if parts["val"]:
         val = folders.read_split(parts["val"], seen, known)
         if not labels and "" in val.class_counts():

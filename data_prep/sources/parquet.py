@@ -23,7 +23,7 @@ from data_prep.common.errors import RequestError
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import is_system, refuse_missing_parts
-from data_prep.sources.labels import SPLIT_OF, WNID, name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLIT_OF, name_and_wnid, provisional, resolve
 
 _BATCH_BYTES = 1 << 20  # of images decoded at a time
 
@@ -36,11 +36,10 @@ def _files(src: Path) -> dict[str, list[Path]]:
     """By split, which the file's name begins with, or its folder is called."""
     files: dict[str, list[Path]] = defaultdict(list)
     for folder in (src, src / "data", *(place / name for place in (src, src / "default") for name in SPLIT_OF)):
-        for path in sorted(folder.glob("*.parquet")) if folder.is_dir() else ():
+        for path in sorted(folder.glob("*.parquet")):
             named = re.split(r"[-_.]", path.name.lower())[0]
-            if is_system(path.name):
-                continue
-            if split := SPLIT_OF.get(named) or SPLIT_OF.get(folder.name):
+            split = SPLIT_OF.get(named) or SPLIT_OF.get(folder.name)
+            if split and not is_system(path.name):
                 files[split].append(path)
     return files
 
@@ -65,7 +64,8 @@ def read(src: Path) -> Source:
         for path in paths:
             with _one_line_if_damaged(path), pyarrow.parquet.ParquetFile(path) as file:
                 yield from _rows(file, path)
-                names.extend(() if names else _class_names(file.schema_arrow.metadata))
+                if not names:
+                    names.extend(_class_names(file.schema_arrow.metadata))
 
     for split in ("train", "val", "test"):
         if split in files:
@@ -76,8 +76,7 @@ def read(src: Path) -> Source:
         "parquet files as Hugging Face has them", src, splits, class_names, slow_at_random=True, left_out=left_out,
         no_val=f"needs parquet files of train and of validation; found {found}",
     )  # fmt: skip
-    keys = splits["train"].class_counts().keys() if "train" in splits else ()
-    if len(keys) == ILSVRC2012.classes and all(map(WNID.fullmatch, keys)):
+    if "train" in splits and ILSVRC2012.are_its_classes(splits["train"].class_counts()):
         source.complete = ILSVRC2012.complete
     return source
 

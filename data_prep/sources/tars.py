@@ -104,16 +104,12 @@ def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # a million headers need not stay in memory
-                if member.isfile() and member.offset_data + member.size > length:
-                    if inside:
-                        raise RequestError(
-                            f"{path}: {PurePosixPath(inside).name} ends in the middle of {_basename(member)}; {_AGAIN}"
-                        )
-                    raise RequestError(f"{path}: ends in the middle of {_basename(member)}; {_AGAIN}")
-                if member.isfile():
-                    position = file.tell()
-                    yield member
-                    file.seek(position)
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > length:
+                    it = f"{PurePosixPath(inside).name} ends" if inside else "ends"
+                    raise RequestError(f"{path}: {it} in the middle of {_basename(member)}; {_AGAIN}")
+                yield member
             _check_end(file, start, tar.offset, length, where)
     except (tarfile.TarError, OSError) as error:
         raise RequestError(f"{where}: cannot be read as a tar ({error}); {_AGAIN}") from None
