@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.common.errors import RequestError
+from data_prep.common.text import one_line
 from data_prep.sources import zips
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.cifar10 import DAMAGE, unpickled
@@ -109,7 +110,7 @@ def _images(path: Path, split: str, classes: dict[int, tuple[str, str]]) -> Iter
         if 3 * side * side != rows[1]:
             raise ValueError(f"{rows[1]} values are no square of three colours")
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise RequestError(f"{path}: cannot be read as a batch of images ({reason}); download it again") from None
     if classes and (odd := set(labels) - classes.keys()):
         raise RequestError(f"{path}: label {min(odd)} is not in {MAP}; download that again, or take it away")
@@ -161,4 +162,4 @@ def _rows(path: str) -> np.ndarray:
             batch = np.load(file, allow_pickle=False) if path.endswith(".npz") else unpickled(file)
             return np.asarray(batch["data"])
     except _DAMAGE as error:
-        raise OSError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise OSError(one_line(error)) from None

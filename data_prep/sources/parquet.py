@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.common.errors import RequestError
+from data_prep.common.text import one_line
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import is_system, refuse_missing_parts
@@ -123,7 +124,7 @@ class ParquetImage(SourceImage):
         try:
             return _cursor_at(self.path).bytes_of(self.offset)[:most]
         except (pyarrow.ArrowException, IndexError, KeyError, StopIteration) as error:
-            raise OSError(f"row {self.offset}: {' '.join(str(error).split()) or type(error).__name__}") from None
+            raise OSError(f"row {self.offset}: {one_line(error)}") from None
 
 
 class _Cursor:
@@ -169,5 +170,4 @@ def _one_line_if_damaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"{path}: cannot be read as parquet ({reason}); download it again") from None
+        raise RequestError(f"{path}: cannot be read as parquet ({one_line(error)}); download it again") from None

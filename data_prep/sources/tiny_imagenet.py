@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data_prep.common.errors import RequestError
-from data_prep.common.text import encodable
+from data_prep.common.text import encodable, few
 from data_prep.sources import zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
 from data_prep.sources.folders import split_folders
@@ -147,18 +147,14 @@ def _check(place: Path, classes: list[str], splits: dict[str, list[SourceImage]]
     found = {image.wnid for image in splits["train"]}
     if absent := sorted(set(classes) - found):
         raise RequestError(
-            f"{place}: {CLASSES} lists {absent[0]}{_more(absent)}, but there are no images in train/{absent[0]}/; "
+            f"{place}: {CLASSES} lists {few(absent, 1)}, but there are no images in train/{absent[0]}/; "
             f"{_AGAIN}, or take out the line"
         )
     if unknown := sorted(found - set(classes)):
-        raise RequestError(f"{place}: {CLASSES} does not list {unknown[0]}{_more(unknown)}, which train/ has; {_AGAIN}")
+        raise RequestError(f"{place}: {CLASSES} does not list {few(unknown, 1)}, which train/ has; {_AGAIN}")
     if odd := [image.name for image in splits["val"] if not image.wnid]:
-        raise RequestError(f"{place}: {LABELS} has no label for {odd[0]}{_more(odd)}; {_AGAIN}")
+        raise RequestError(f"{place}: {LABELS} has no label for {few(odd, 1)}; {_AGAIN}")
     names: dict[str, str] = {}
     for image in splits["val"]:
         if (other := names.setdefault(PurePosixPath(image.name).name, image.name)) != image.name:
             raise RequestError(f"{place}: {other} and {image.name} are the same image; delete one copy of val")
-
-
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
