@@ -100,15 +100,8 @@ def _drawn(arguments: _Drawn) -> bytes:
 
 def _devkit(ground_truth: bytes) -> bytes:
     fields = [
-        "ILSVRC2012_ID",
-        "WNID",
-        "words",
-        "gloss",
-        "num_children",
-        "children",
-        "wordnet_height",
-        "num_train_images",
-    ]
+        "ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images",
+    ]  # fmt: skip
     rows = [(i, wnid, name, "", 0, np.empty(0), 0, 0) for wnid, (i, name) in SYNSETS.items()]
     children = np.array([i for i, _ in SYNSETS.values()], dtype=float)
     rows.append((*ROOT_SYNSET, "", len(SYNSETS), children, 1, 0))
