@@ -76,7 +76,7 @@ class Manifest:
     channels: int
     encoding: str
     preparation: dict[str, Any]  # the settings and library versions that the pixels follow from
-    statistics: dict[str, Any]  # rgb_mean, rgb_covariance on 0..255, from which the PCA of section 4.1 follows
+    statistics: dict[str, Any]  # images, rgb_mean, rgb_covariance (0..255), from which the PCA of section 4.1 follows
     splits: dict[str, SplitInfo]
     rejected: list[Rejected] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # sha256 of mean.npy and of each split's index.npy

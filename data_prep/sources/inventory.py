@@ -5,7 +5,8 @@
 - Links are followed, but for those to a folder above. One that leads nowhere is an image that will be rejected, if it
   is named as one; otherwise it is refused, since it may have been a class.
 - The images of a class may lie in folders within the class's.
-- Of a class's folder and its tar beside it only one is taken; so of sorted images and others beside them.
+- Of a class's folder and its tar beside it only one is taken; where images lie both in folders of classes and beside
+  these, those beside are passed over.
 
 Whatever is passed over is counted by kind.
 """

@@ -36,7 +36,7 @@ def name_and_wnid(path: str) -> tuple[str, str]:
     return name, match["wnid"] if match else ""
 
 
-_GAP = "\0"  # between the two, while a listing is made
+_GAP = "\0"  # between label and wnid, while a listing is made
 
 
 def provisional(label: Label | None, wnid: str) -> str:

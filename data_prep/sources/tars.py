@@ -24,7 +24,7 @@ from data_prep.sources.labels import SPLIT_OF, WNID
 _AGAIN = "download it again"
 _NO_CLASSES = {"", "/", "..", *SPLIT_OF, "images"}
 _END = 2 * tarfile.BLOCKSIZE  # of zeros, which end a tar
-_RECORDS = [tarfile.BLOCKSIZE << i for i in range(12)]  # up to 1 MiB, besides the 10 KiB that tar takes untold
+_RECORDS = [tarfile.BLOCKSIZE << i for i in range(12)]  # up to 1 MiB: what a record may be, besides tar's 10 KiB
 
 
 def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:

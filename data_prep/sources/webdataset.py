@@ -1,4 +1,4 @@
-"""Shards in the WebDataset convention, of other tools and our own: tars of <key>.jpg and <key>.cls, neighbours.
+"""Shards in the WebDataset convention, of other tools and our own: tars of <key>.jpg and <key>.cls side by side.
 
     SRC/imagenet1k-train-0000.tar ..., imagenet1k-validation-0000.tar ...     or in folders named after the split
     SRC/train/shard-00000.tar ..., val/shard-00000.tar ..., manifest.json     a prepared data set
