@@ -9,6 +9,7 @@ import PIL
 
 from data_prep.common.errors import RunError
 from data_prep.common.files import sha256_of, write_atomically
+from data_prep.common.text import encodable
 from data_prep.format import INDEX, MEAN, ClassInfo, Manifest, Rejected, ShardInfo, SplitInfo
 from data_prep.plan import Plan, PrepareConfig
 from data_prep.preview import MEAN_IMAGE, PREVIEW, write_previews
@@ -56,8 +57,8 @@ def finish(
         )
     write_atomically(out / MEAN, lambda file: np.save(file, sums.mean_image().astype(np.float32)))
     manifest = Manifest(
-        name=out.resolve().name,
-        source={"layout": source.layout, "path": str(source.path.resolve())},
+        name=encodable(out.resolve().name),
+        source={"layout": source.layout, "path": encodable(str(source.path.resolve()))},
         classes=[ClassInfo(wnid, source.class_names.get(wnid, wnid)) for wnid in wnids],
         image_size=config.image_size,
         channels=source.channels,

@@ -29,6 +29,7 @@ except ImportError:  # Pillow alone gives the same pixels
 
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
+from data_prep.common.text import one_line
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -75,7 +76,7 @@ class Manifest:
     channels: int
     encoding: str
     preparation: dict[str, Any]  # the settings and library versions that the pixels follow from
-    statistics: dict[str, Any]  # rgb_mean, rgb_covariance on 0..255, from which the PCA of section 4.1 follows
+    statistics: dict[str, Any]  # images, rgb_mean, rgb_covariance (0..255), from which the PCA of section 4.1 follows
     splits: dict[str, SplitInfo]
     rejected: list[Rejected] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # sha256 of mean.npy and of each split's index.npy
@@ -97,22 +98,17 @@ class Manifest:
             )
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            if raw["format_version"] != FORMAT_VERSION:
-                found = raw["format_version"]
-                raise RequestError(
-                    f"{path}: format version {found}, but {FORMAT_VERSION} is read here; {PREPARE_AGAIN}"
-                )
-            raw["classes"] = [ClassInfo(**c) for c in raw["classes"]]
-            raw["rejected"] = [Rejected(**r) for r in raw["rejected"]]
-            raw["splits"] = {
-                name: SplitInfo(s["images"], s["per_class"], [ShardInfo(**shard) for shard in s["shards"]])
-                for name, s in raw["splits"].items()
-            }
-            return cls(**raw)
-        except RequestError:
-            raise
+            if (version := raw["format_version"]) == FORMAT_VERSION:
+                raw["classes"] = [ClassInfo(**c) for c in raw["classes"]]
+                raw["rejected"] = [Rejected(**r) for r in raw["rejected"]]
+                raw["splits"] = {
+                    name: SplitInfo(s["images"], s["per_class"], [ShardInfo(**shard) for shard in s["shards"]])
+                    for name, s in raw["splits"].items()
+                }
+                return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RequestError(f"{path}: not a manifest of a prepared data set; {PREPARE_AGAIN}") from None
+        raise RequestError(f"{path}: format version {version}, but {FORMAT_VERSION} is read here; {PREPARE_AGAIN}")
 
 
 def encoding_suffix(encoding: str) -> str:
@@ -138,7 +134,7 @@ def decode(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarra
         else:
             pixels = _decode_jpeg(data, shape)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(one_line(error)) from None
     if pixels.shape != shape or pixels.dtype != np.uint8:
         raise ValueError(f"is {pixels.dtype} {list(pixels.shape)}, not uint8 {list(shape)}")
     return pixels

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_prep.common.errors import RequestError, require, require_one_of
 from data_prep.common.files import write_atomically
+from data_prep.common.text import few
 from data_prep.format import INDEX, MANIFEST, MEAN, PREPARE_AGAIN, Manifest
 from data_prep.sources import LAYOUTS, Listing, Source
 from data_prep.sources.inventory import is_system
@@ -115,7 +116,7 @@ def in_shard_order(source: Source, splits: Splits, seed: int) -> Splits:
         kept = listed.of_classes(wnids)
         kept = kept.by_class_and_name() if split == "train" else kept.by_name()
         if not kept:
-            raise RequestError(f"src={source.path}: {_strangers(split, listed, wnids)}")
+            raise RequestError(f"src={source.path}: {_why_none_is_usable(split, listed, wnids)}")
         if len(kept) < len(listed):
             print(f"warning: {len(listed) - len(kept)} {split} images are of classes that train lacks: left out")
         images[split] = kept
@@ -129,23 +130,18 @@ def in_shard_order(source: Source, splits: Splits, seed: int) -> Splits:
     return images
 
 
-def _strangers(split: str, listed: Listing, wnids: Collection[str]) -> str:
+def _why_none_is_usable(split: str, listed: Listing, wnids: Collection[str]) -> str:
     """Why none of a split's images can be used: what both sides call their classes, and what to do."""
     here, there = sorted(listed.class_counts()), sorted(wnids)
     if not here:  # all of these classes went elsewhere: classes=N, or a split of a few images
-        return f"no {split} images of the classes that train has ({_two(there)}); take more classes or images"
+        return f"no {split} images of the classes that train has ({few(there, 2)}); take more classes or images"
     remedy = f"name the folders of {split} as those of train"
     if all(name.isdecimal() for name in here):
         remedy = f"numbers do not say which classes they are: {remedy}"
     elif {name.lower() for name in here} & {name.lower() for name in there}:
         remedy = f"they differ in capital letters only: {remedy}"
-    return (
-        f"no {split} images of the classes that train has: {split} has {_two(here)}, train has {_two(there)}; {remedy}"
-    )
-
-
-def _two(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2:,} more" if len(names) > 2 else "")
+    both = f"{split} has {few(here, 2)}, train has {few(there, 2)}"
+    return f"no {split} images of the classes that train has: {both}; {remedy}"
 
 
 @dataclass
@@ -179,16 +175,16 @@ class Plan:
         earlier = check_out(out, self.settings)
         if earlier is None:
             return False
-        if earlier.fingerprint != self.fingerprint:
-            then, now = earlier.image_counts, self.image_counts
+        if earlier.plan.fingerprint != self.fingerprint:
+            then, now = earlier.plan.image_counts, self.image_counts
             how = "as many, but not the same names, classes and sizes"
             if then != now:
                 how = "; src has ".join(", ".join(f"{n:,} {split}" for split, n in x.items()) for x in (then, now))
             raise RequestError(f"out={out}: {earlier.what} from other images ({how}); {earlier.remedy}")
         if earlier.manifest is not None:
             _refuse_if_damaged(out, earlier.manifest)
-        elif earlier.in_source_order != self.in_source_order:
-            begun_with = str(earlier.in_source_order).lower()
+        elif earlier.plan.in_source_order != self.in_source_order:
+            begun_with = str(earlier.plan.in_source_order).lower()
             raise RequestError(f"out={out}: was begun with in_source_order={begun_with}; go on with that")
         return earlier.manifest is not None
 
@@ -199,10 +195,7 @@ class Earlier:
 
     what: str
     remedy: str
-    fingerprint: str
-    settings: dict[str, Any]
-    image_counts: dict[str, int]
-    in_source_order: bool | None = None
+    plan: Plan
     manifest: Manifest | None = None  # there once it is finished
 
 
@@ -215,10 +208,11 @@ def check_out(out: Path, settings: dict[str, Any]) -> Earlier | None:
         if out.exists() and any(entry.name != UNFINISHED and not is_system(entry.name) for entry in out.iterdir()):
             raise RequestError(f"out={out}: is not empty, and no preparation was begun there; choose another folder")
         return None
+    then = earlier.plan.settings
     changed = [
-        f"{key}={_typed(earlier.settings.get(key))}, not {_typed(settings.get(key))}"
+        f"{key}={_typed(then.get(key))}, not {_typed(settings.get(key))}"
         for key in _PIXEL_SETTINGS
-        if earlier.settings.get(key) != settings.get(key)
+        if then.get(key) != settings.get(key)
     ]
     if changed:
         raise RequestError(f"out={out}: {earlier.what} with {'; '.join(changed)}; {earlier.remedy}")
@@ -233,7 +227,8 @@ def _finished_in(out: Path) -> Earlier | None:
     for rejected in manifest.rejected:
         counts[rejected.split] += 1
     made = manifest.preparation
-    return Earlier("holds a data set", "choose another folder", made.get("plan", ""), made, counts, manifest=manifest)
+    plan = Plan(made.get("plan", ""), made, counts, in_source_order=False)  # or true: the data set is the same
+    return Earlier("holds a data set", "choose another folder", plan, manifest)
 
 
 def _begun_in(out: Path) -> Earlier | None:
@@ -243,10 +238,8 @@ def _begun_in(out: Path) -> Earlier | None:
     begun: dict[str, Any] = json.loads(record.read_text())
     if begun.get("version") != _VERSION:
         raise RequestError(f"out={out}: was begun by another version of this program; delete it and start again")
-    return Earlier(
-        "a data set was begun there", "choose another folder, or delete that one and start again",
-        begun["plan"], begun["settings"], begun["pictures"], begun["in_source_order"],
-    )  # fmt: skip
+    plan = Plan(begun["plan"], begun["settings"], begun["pictures"], begun["in_source_order"])
+    return Earlier("a data set was begun there", "choose another folder, or delete that one and start again", plan)
 
 
 def _typed(value: object) -> str:
@@ -269,8 +262,9 @@ def check_free_space(out: Path, config: PrepareConfig, images: Splits, channels:
     # JPEG at quality 95: about 5 bits a pixel.
     per_image = (channels * pixels if config.encoding == "raw" else 0.6 * pixels) + 2048
     count = sum(map(len, images.values()))
-    records = 4 * channels * pixels * (len(images["train"]) // config.images_per_shard + 1)  # sums, until the end
-    needed = count * per_image * (2 if in_source_order else 1) + records
+    shards = sum(-(-len(listed) // config.images_per_shard) for listed in images.values())
+    records = 4 * channels * pixels * shards  # sums, until the end
+    needed = (count * per_image + records) * (2 if in_source_order else 1)
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     written = sum(file.stat().st_size for file in (*out.glob("*/shard-*"), *out.glob(f"{UNFINISHED}/*")))
     free = shutil.disk_usage(existing).free + written

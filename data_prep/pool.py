@@ -31,6 +31,11 @@ class Runnable(Protocol):
     def run(self) -> None: ...
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def count_image(size: int) -> None:
     """Tells the bar of an image of `size` bytes."""
     if _progress is not None:
@@ -73,12 +78,12 @@ def _context(tasks: Sequence[Runnable]) -> "multiprocessing.context.BaseContext"
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """For processes started within: there is one for every core, so threads of their own would only compete."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update({name: "1" for name, value in before.items() if value is None})
+    added = dict.fromkeys(set(_THREADS) - os.environ.keys(), "1")
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in (name for name, value in before.items() if value is None):
+        for name in added:
             del os.environ[name]
 
 

@@ -5,7 +5,6 @@ when it is complete. A preparation that was stopped continues with the shards th
 """
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from data_prep.plan import (
     in_shard_order,
     split_train,
 )
-from data_prep.pool import run_tasks
+from data_prep.pool import cores, run_tasks
 from data_prep.sources import Source, find_source
 from data_prep.sources.completeness import check_md5, print_summary
 from data_prep.work import GatherTask, ImageFormat, Task, gather_tasks, gathered, shard_tasks, write_error
@@ -68,9 +67,10 @@ def prepare(config: PrepareConfig) -> None:
             for split in images:  # after plan.json: until that is there, nothing else marks OUT as ours
                 (out / split).mkdir(exist_ok=True)
             manifest = _make(config, out, source, images, plan)
-            shutil.rmtree(out / UNFINISHED)
     except OSError as error:
         raise write_error(out, error) from None
+    # Only now that the lock is let go: NFS keeps the name of an open file, and so its folder. What stays does no harm.
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     print_result(out, manifest, time.monotonic() - started)
 
 
@@ -100,7 +100,7 @@ def _run(tasks: Sequence[Task], config: PrepareConfig, what: str) -> None:
     total = sum(len(task.images) for task in tasks)
     done = total - sum(len(task.images) for task in unfinished)
     with progress_bar(total, what, done=done) as bar:
-        run_tasks(unfinished, config.workers or os.cpu_count() or 1, bar)
+        run_tasks(unfinished, config.workers or cores(), bar)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def central_square(image: Image.Image, size: int) -> Image.Image:
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
     left, top = (wide - size) // 2, (high - size) // 2
     if scale != 1:
-        if wide * high > (Image.MAX_IMAGE_PIXELS or 0):
+        if Image.MAX_IMAGE_PIXELS and wide * high > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{width}x{height} pixels: too narrow to be a photograph")
         kernel = SHRINK if scale < 1 else ENLARGE
         if wide > size:

@@ -82,6 +82,7 @@ def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None
     outer = [(f"{wnid}.tar", _tar(members)) for wnid, members in inner.items()]
     flat = [(f"ILSVRC2012_val_{i:08d}.JPEG", data) for i, data in enumerate(files[len(train) :], start=1)]
     truth = "".join(f"{SYNSETS[wnid][0]}\n" for wnid, _ in val)
+    (folder / _STAMP).unlink(missing_ok=True)  # until all three are there again
     write_atomically(folder / TRAIN, lambda file: file.write(_tar(outer)))
     write_atomically(folder / VAL, lambda file: file.write(_tar(flat)))
     write_atomically(folder / DEVKIT, lambda file: file.write(_devkit(truth.encode())))
@@ -99,15 +100,8 @@ def _drawn(arguments: _Drawn) -> bytes:
 
 def _devkit(ground_truth: bytes) -> bytes:
     fields = [
-        "ILSVRC2012_ID",
-        "WNID",
-        "words",
-        "gloss",
-        "num_children",
-        "children",
-        "wordnet_height",
-        "num_train_images",
-    ]
+        "ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images",
+    ]  # fmt: skip
     rows = [(i, wnid, name, "", 0, np.empty(0), 0, 0) for wnid, (i, name) in SYNSETS.items()]
     children = np.array([i for i, _ in SYNSETS.values()], dtype=float)
     rows.append((*ROOT_SYNSET, "", len(SYNSETS), children, 1, 0))

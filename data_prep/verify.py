@@ -4,7 +4,6 @@ Exit code 0: OK. 1: something is wrong, one line each. 2: there is no data set t
 """
 
 import hashlib
-import os
 import re
 import sys
 import tarfile
@@ -19,7 +18,9 @@ from data_prep.common.endings import run_and_exit
 from data_prep.common.errors import DONE, FAILED, WRONG_REQUEST, RequestError
 from data_prep.common.files import sha256_of
 from data_prep.common.progress import progress_bar
+from data_prep.common.text import one_line
 from data_prep.format import INDEX, MEAN, Manifest, decode, encoding_suffix
+from data_prep.pool import cores
 from data_prep.reader import SplitReader
 
 _MOST_OF_A_SHARD = 20  # problems named one by one; more are counted
@@ -46,7 +47,7 @@ def check(folder: Path) -> Findings:
         found.problems += _index_problems(reader, manifest)
         shards, repeated = reader.info.shards, []
         # Checksums and decoding leave Python's lock, so threads are enough.
-        with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(reader), f"verify {split}") as bar:
+        with ThreadPoolExecutor(cores()) as pool, progress_bar(len(reader), f"verify {split}") as bar:
             look = pool.map(partial(_check_shard, reader, manifest), range(len(shards)))
             for shard, (problems, digests) in zip(shards, look, strict=True):
                 bar.update(shard.images)
@@ -67,7 +68,7 @@ def _mean_problems(folder: Path, manifest: Manifest) -> list[str]:
     try:
         mean = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        return [f"{path}: cannot be read ({' '.join(str(error).split())})"]
+        return [f"{path}: cannot be read ({one_line(error)})"]
     if mean.shape != expected or mean.dtype != np.float32:
         return [f"{path}: {mean.dtype} {mean.shape}, expected float32 {expected}"]
     return [f"{path}: {_CHANGED}"] * _has_changed(folder, MEAN, manifest)
@@ -96,36 +97,33 @@ def _check_shard(reader: SplitReader, manifest: Manifest, number: int) -> tuple[
     """Problems, and the digest of each image by the name of its member."""
     info = reader.info.shards[number]
     path = reader.folder / info.file
-    digests: dict[str, bytes] = {}
     try:
         if not path.is_file():
-            problems = [f"{path}: missing"]
-        elif sha256_of(path) != info.sha256:
-            problems = [f"{path}: {_CHANGED}"]
-        else:
-            rows = reader.index[reader.index["shard"] == number]
-            problems = _check_members(path, rows, info.images, manifest, digests)
+            return [f"{path}: missing"], {}
+        if sha256_of(path) != info.sha256:
+            return [f"{path}: {_CHANGED}"], {}
+        rows = reader.index[reader.index["shard"] == number]
+        problems, digests = _check_members(path, rows, info.images, manifest)
     except (OSError, ValueError, tarfile.TarError) as error:
-        return [f"{path}: cannot be read ({' '.join(str(error).split())})"], {}
+        return [f"{path}: cannot be read ({one_line(error)})"], {}
     if (more := len(problems) - _MOST_OF_A_SHARD) > 0:
         problems[_MOST_OF_A_SHARD:] = [f"{path}: and {more} more"]
     return problems, digests
 
 
-def _check_members(
-    path: Path, rows: np.ndarray, count: int, manifest: Manifest, digests: dict[str, bytes]
-) -> list[str]:
-    """A shard read as any tar tool would read it, member by member, against its index rows. Fills `digests`."""
+def _check_members(path: Path, rows: np.ndarray, count: int, manifest: Manifest) -> tuple[list[str], dict[str, bytes]]:
+    """As `_check_shard`: read as any tar tool would read it, member by member, against its index rows."""
     suffix, shape = encoding_suffix(manifest.encoding), (manifest.image_size, manifest.image_size, manifest.channels)
-    problems = []
+    problems: list[str] = []
+    digests: dict[str, bytes] = {}
     with tarfile.open(path, "r:") as tar:
         members = tar.getmembers()
         names = [member.name for member in members]
         stems = [name.removesuffix(f".{suffix}") for name in names[::2]]
         if names != [f"{stem}.{ending}" for stem in stems for ending in (suffix, "cls")]:
-            return [f"{path}: its members are not pairs of a .{suffix} and its .cls"]
+            return [f"{path}: its members are not pairs of a .{suffix} and its .cls"], {}
         if not len(stems) == len(rows) == count:
-            return [f"{path}: {len(stems)} images, {len(rows)} in the index, {count} in the manifest"]
+            return [f"{path}: {len(stems)} images, {len(rows)} in the index, {count} in the manifest"], {}
         for image, label, row in zip(members[::2], members[1::2], rows, strict=True):
             where = f"{path}, {image.name}"
             if (image.offset_data, image.size) != (row["offset"], row["length"]):
@@ -143,7 +141,7 @@ def _check_members(
                 decode(data, manifest.encoding, shape)
             except ValueError as error:
                 problems.append(f"{where}: cannot be decoded ({error})")
-    return problems
+    return problems, digests
 
 
 def main(arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from data_prep.common.errors import RunError
 from data_prep.common.files import write_atomically
+from data_prep.common.text import one_line
 from data_prep.format import ShardInfo, ShardWriter, encode, encoding_suffix, shard_name
 from data_prep.plan import UNFINISHED, PrepareConfig, Splits
 from data_prep.pool import count_image, is_stopped
@@ -43,14 +44,16 @@ def write_error(path: Path, error: OSError) -> RunError:
 
 def _read(image: SourceImage, most: int) -> bytes:
     """RunError if the file cannot be read: a broken disk stops the preparation, a broken image does not."""
+    data = b""
     try:
         data = image.read(most)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or one_line(error)
         raise RunError(
             f"{image.path}: cannot be read, or has changed since it was listed ({reason}); mend the source; {_GO_ON}"
         ) from None
-    count_image(len(data))
+    finally:  # rejected ones, too
+        count_image(len(data))
     return data
 
 
@@ -72,7 +75,7 @@ class ImageFormat:
             data = _read(image, MOST_BYTES + 1)
             square = square_image(data, self.image_size, self.channels)
         except (OSError, ValueError) as error:
-            raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from None
+            raise Unreadable(one_line(error)) from None
         # Each channel by itself from Pillow: half the time of an array of all three, taken apart again.
         sums.add([np.frombuffer(square.tobytes("raw", band), np.uint8) for band in square.getbands()])
         return encode(square, self.encoding, self.jpeg_quality)
@@ -87,6 +90,7 @@ class PreparedImage(SourceImage):
     def member(self) -> bytes:
         """The bytes of its member, which ImageFormat.prepare has returned; the same errors."""
         if self.reason:
+            count_image(0)
             raise Unreadable(self.reason)
         return _read(self, self.size)
 
@@ -127,7 +131,7 @@ class Task(ABC):
     format: ImageFormat
 
     def is_done(self) -> bool:
-        return self.record.is_file()
+        return self.record.is_file() and self.file.is_file()
 
     def run(self) -> None:
         """RunError if the source cannot be read, or OUT cannot be written. Leaves neither file if it is stopped."""

@@ -5,7 +5,6 @@ slot, so it is cheap to start by fork, spawn or forkserver, whatever the size of
 """
 
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from alexnet_repro.data.workers import Loading, Request, Workers
 from data_prep.common.errors import RequestError
 from data_prep.common.files import has_room_for_sockets
 from data_prep.common.progress import progress_bar
+from data_prep.pool import cores
 from data_prep.reader import SplitReader
 
 
@@ -161,11 +161,6 @@ def loader_workers(config: RuntimeConfig, processes: int = 1) -> int:
     if config.workers is not None:
         return config.workers
     return min(16, max(1, cores() // processes - 1))
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def note_on_workers(config: RuntimeConfig, processes: int = 1) -> str | None:

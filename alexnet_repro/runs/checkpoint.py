@@ -16,6 +16,7 @@ from torch import Tensor
 from alexnet_repro.data import InputRule
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
+from data_prep.common.text import one_line
 
 
 @dataclass
@@ -108,8 +109,7 @@ def load_checkpoint(path: Path, on_disk: bool = False) -> Checkpoint:
             raise ValueError("written by another version of this project")
         return Checkpoint(**loaded)
     except Exception as error:  # a damaged file can fail in any way
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RequestError(f"{path}: cannot be read as a checkpoint ({reason}); use another") from None
+        raise RequestError(f"{path}: cannot be read as a checkpoint ({one_line(error)[:200]}); use another") from None
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

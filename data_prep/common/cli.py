@@ -23,6 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from data_prep.common.endings import leave, outcome, program, run_and_exit
 from data_prep.common.errors import INTERRUPTED, RequestError
 from data_prep.common.sweep import Job, checked_jobs, combinations, refuse_wrong_jobs, run_jobs
+from data_prep.common.text import one_line
 from data_prep.common.typed import keys_of, overrides_of, refuse_habits, refuse_options
 
 Schema = TypeVar("Schema")
@@ -96,7 +97,7 @@ def checked(config: DictConfig, schema: type[Schema]) -> Schema:
     try:
         result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config))
     except OmegaConfBaseException as error:
-        raise RequestError(_one_line(error, keys_of(schema))) from None
+        raise RequestError(_refusal(error, keys_of(schema))) from None
     assert isinstance(result, schema)
     return result
 
@@ -119,7 +120,7 @@ def _hydra(keys: Collection[str]) -> Iterator[None]:
         with hydra.initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise RequestError(_one_line(error, keys)) from None
+        raise RequestError(_refusal(error, keys)) from None
     finally:
         GlobalHydra.instance().hydra = outer
 
@@ -176,7 +177,7 @@ def _parser(groups: dict[str, list[str]]) -> argparse.ArgumentParser:
     return parser
 
 
-def _one_line(error: Exception, keys: Collection[str]) -> str:
+def _refusal(error: Exception, keys: Collection[str]) -> str:
     """What Hydra or OmegaConf refused, with the key, what was found, and what to do. `keys`: what the command has."""
     if isinstance(error, OverrideParseException):
         return f"cannot understand {error.override!r}; give key=value, with quotes around odd characters"
@@ -188,7 +189,7 @@ def _one_line(error: Exception, keys: Collection[str]) -> str:
     if several := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return f"{several[1]}: several values for one; a list is written KEY=[a,b], and --multirun takes each in turn"
     if not isinstance(error, OmegaConfBaseException) or not error.full_key:
-        return " ".join(str(error).split())
+        return one_line(error)
     key = error.full_key
     if isinstance(error, (KeyError, AttributeError)):
         return f"unknown key {key!r}{_nearest(key, keys)}; --cfg job lists every key"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_prep.common.errors import DONE, FAILED, INTERRUPTED, STOPPED, WRONG_REQUEST, RequestError, RunError
+from data_prep.common.text import one_line
 
 # What asks a command for an orderly end: Ctrl-C, kill, a closed terminal, and the warnings of batch schedulers before
 # they kill. Windows lacks some.
@@ -44,7 +45,7 @@ def outcome(call: Callable[[], int | None]) -> tuple[int, str | None]:
     except NotImplementedError as error:
         if "MPS" not in str(error):
             raise
-        lacking = " ".join(str(error).split())[:120]
+        lacking = one_line(error)[:120]
         return WRONG_REQUEST, f"devices=[mps]: PyTorch lacks an operation there ({lacking}); give devices=[cpu]"
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is not imported for its name alone

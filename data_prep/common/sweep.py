@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from data_prep.common.endings import outcome, program
 from data_prep.common.errors import DONE, FAILED, INTERRUPTED, STOPPED, RequestError, RunError
+from data_prep.common.text import one_line
 
 Schema = TypeVar("Schema")
 
@@ -108,4 +109,4 @@ def _run_job(run: Callable[[Schema], int | None], job: Job[Schema]) -> tuple[int
         return outcome(lambda: run(job.config))
     except Exception as error:
         traceback.print_exc()
-        return FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return FAILED, f"{type(error).__name__}: {one_line(error)}"

@@ -1,4 +1,4 @@
-"""Text as people read it: names that came from elsewhere (classes, files), fractions and times."""
+"""Text as people read it: names and errors that came from elsewhere (classes, files), fractions and times."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -15,6 +15,17 @@ def printable(text: str) -> str:
         char if unicodedata.category(char)[0] not in "CZ" or char == " " else char.encode("unicode_escape").decode()
         for char in encodable(text)
     )
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def few(names: Sequence[str], most: int) -> str:
+    """The first of them, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def short(words: str, width: int) -> str:

@@ -18,8 +18,8 @@ from data_prep.sources import (
     webdataset,
 )
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.folders import WNID
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
+from data_prep.sources.labels import SPLIT_OF, SPLITS
 
 __all__ = ["LAYOUTS", "Listing", "Source", "SourceImage", "find_source"]
 
@@ -64,8 +64,10 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
         raise RequestError(f"src={src}: does not exist; give src=FOLDER")
     try:
         for place in _places(src):
-            found_alone = not named and lists.are_all_that_labels_val(place)
-            for candidate in named or ([LAYOUTS["lists"]] if found_alone else LAYOUTS.values()):
+            candidates = named or list(LAYOUTS.values())
+            if not named and lists.are_all_that_labels_val(place):  # `folders` would refuse this val as unlabelled
+                candidates = [LAYOUTS["lists"]]
+            for candidate in candidates:
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
                     source = _checked(candidate.read(place), candidate, needs_val)
                     if place != src:
@@ -89,7 +91,7 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
 def _places(src: Path) -> Iterator[Path]:
     """`src`; what is above it, where it is a split's folder; and what is below, where nothing else is in it."""
     above = src.absolute().parent
-    is_split = src.is_dir() and src.name.lower() in folders.SPLIT_OF
+    is_split = src.is_dir() and src.name.lower() in SPLIT_OF
     if is_split and all(folders.split_folders(above, split) for split in ("train", "val")):
         yield above
     yield src
@@ -101,7 +103,7 @@ def _places(src: Path) -> Iterator[Path]:
             place = _snapshot(place)
         else:
             inner = [path for path in inventory.entries(place) if path.is_dir()]
-            inner = [path for path in inner if path.name.lower() not in folders.SPLIT_OF]
+            inner = [path for path in inner if path.name.lower() not in SPLIT_OF]
             named = [path for path in inner if path.name in _BELOW]
             if len(inner) != 1 and len(named) != 1:
                 return
@@ -136,7 +138,7 @@ def _nearest(src: Path, found: list[Path]) -> str:
         return f"{packed[0]} is not read in place; unpack it"
     if "train" in lower:
         return "for train/<class>/ and val/<class>/, train/ lacks folders, one a class"
-    if set(lower) & set(folders.SPLITS["val"]):
+    if set(lower) & set(SPLITS["val"]):
         return "for train/<class>/ and val/<class>/, train/ is missing"
     classes = [path.name for path in found if path.is_dir()]
     if len(classes) > 1 and any(
@@ -156,6 +158,12 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
                 f"{' (' + source.left_out[-1] + ')' if source.left_out else ''}; image files end in "
                 f"{', '.join(sorted(inventory.ENDINGS))}"
             )
+    classes = source.splits["train"].class_counts()
+    if unsorted := classes[""]:
+        raise RequestError(
+            f"src={source.path}: {unsorted:,} train images lie in no folder or archive of a class, which would be "
+            "their label; sort them"
+        )
     if needs_val and "val" not in source.splits and source.no_val:
         has = (
             "test is no val, since its labels must not be looked at while training; " if "test" in source.splits else ""
@@ -163,7 +171,6 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
         raise RequestError(
             f"src={source.path}: {source.no_val}; {has}val_from_train=0.1 would take a tenth of train for it"
         )
-    classes = source.splits["train"].class_counts()
-    if not source.per_class and len(classes) == ILSVRC2012.classes and all(map(WNID.fullmatch, classes)):
+    if not source.per_class and ILSVRC2012.are_its_classes(classes):
         source.per_class, source.per_class_is_least = ILSVRC2012.least(classes), True
     return source

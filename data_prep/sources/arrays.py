@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.common.errors import RequestError
+from data_prep.common.text import one_line
 from data_prep.sources.base import Listing, PixelImage, Source, SourceImage
 
 
@@ -53,7 +54,6 @@ def download(name: str, folder: Path, files: str) -> None:
         for train in (True, False):
             getattr(torchvision.datasets, name)(folder, train=train, download=True)
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors
-        reason = " ".join(str(error).split())
         raise RequestError(
-            f"src={folder}: no copy of {name} there, and it cannot be downloaded ({reason}); put {files} there"
+            f"src={folder}: no copy of {name} there, and it cannot be downloaded ({one_line(error)}); put {files} there"
         ) from None

@@ -26,4 +26,4 @@ class Source:
     slow_at_random: bool = False  # a single image can only be had by reading its neighbours too
     left_out: list[str] = field(default_factory=list)  # what lies there and is not used, and why
     notes: list[str] = field(default_factory=list)  # what else is worth knowing of what was found
-    no_val: str = ""  # why there is no val, where a source of this kind has one, or where it could be put
+    no_val: str = ""  # what to say if val is needed and missing: where it would lie

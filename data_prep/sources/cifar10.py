@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -34,7 +34,7 @@ META = "batches.meta"
 SHEET_LABELS = {"train": "train_lables.json", "val": "test_lables.json"}  # as they spell it
 
 _MOST_BYTES = 64 << 20  # of one file: the 31 MB of a batch, which Python 3 can pickle into twice as many
-_DAMAGE = (
+DAMAGE = (
     pickle.UnpicklingError, tarfile.TarError, zlib.error, struct.error, OSError, EOFError, SyntaxError, RecursionError,
     Image.DecompressionBombError, Image.DecompressionBombWarning,
     AttributeError, IndexError, KeyError, TypeError, ValueError,
@@ -91,14 +91,14 @@ def read(src: Path) -> Source:
         for name, data in _files(place, form.files):
             try:
                 files[name] = _parsed(name, data)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise ValueError(f"{name}: {error}") from None
         if missing := [name for name in form.files if name not in files]:
             raise RequestError(f"{place}: {missing[0]} is missing; it needs {', '.join(form.files)}")
         names, pixels, labels = _of_batches(files) if form is _PICKLED else _of_sheets(files)
     except RequestError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RequestError(f"{place}: cannot be read as CIFAR-10 ({error}); download it again") from None
     splits = {split: arrays.images(pixels[split], labels[split], split, place, len(names)) for split in BATCHES}
     return arrays.source(f"CIFAR-10's {form.name}", place, names, splits, per_class=(5000, 1000))
@@ -128,7 +128,7 @@ def _refuse_if_large(name: str, size: int) -> None:
 _NEEDED_BY_BATCHES = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
-class PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):
     """A pickle can name any function to be called; the published batches name these, and no other is called."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -139,6 +139,14 @@ class PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of images needs")
 
 
+def unpickled(file: BinaryIO) -> dict[str, Any]:
+    """What a pickled batch holds. ValueError if it is no dict, whatever is in DAMAGE if it cannot be read."""
+    batch = _PlainUnpickler(file, encoding="latin1").load()
+    if not isinstance(batch, dict):
+        raise ValueError(f"holds a {type(batch).__name__}")
+    return batch
+
+
 def _parsed(name: str, data: bytes) -> Any:
     """What one file holds: a pickled dict, the labels of a split, or the uint8 [N, 32, 32, 3] of a sheet."""
     if name.endswith(".json"):
@@ -147,10 +155,7 @@ def _parsed(name: str, data: bytes) -> Any:
             raise ValueError("no list of whole numbers")
         return labels
     if not name.endswith(".png"):
-        batch = PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
-        if not isinstance(batch, dict):
-            raise ValueError(f"holds a {type(batch).__name__}")
-        return batch
+        return unpickled(io.BytesIO(data))
     try:
         with pillow_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as sheet:
             width, height = sheet.size

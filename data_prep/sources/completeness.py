@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
+from data_prep.common.text import few
 from data_prep.sources.base import Listing, Source
 
 _NAMED = 5  # classes that a warning names
@@ -44,9 +45,8 @@ def _refuse_more(source: Source) -> None:
             )
     known = source.per_class.get("train", {})
     if known and (others := sorted(source.splits["train"].class_counts().keys() - known.keys())):
-        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
         raise RequestError(
-            f"src={source.path}: {others[0]}{more} in train, not among the {len(known):,} classes of a complete copy; "
+            f"src={source.path}: {few(others, 1)} in train, not among the {len(known):,} classes of a complete copy; "
             "move away what does not belong to it"
         )
     if source.per_class_is_least:
@@ -79,9 +79,8 @@ def _shortages(source: Source) -> Iterator[str]:
         short = [f"{wnid} {counts[wnid]} of {at_least}{expected[wnid]}" for wnid in sorted(expected)
                  if counts[wnid] < expected[wnid]]  # fmt: skip
         if short:
-            more = f" and {len(short) - _NAMED} more" if len(short) > _NAMED else ""
             number = "1 class is" if len(short) == 1 else f"{len(short)} classes are"
-            yield f"warning: {number} short of {split} images: {', '.join(short[:_NAMED])}{more}"
+            yield f"warning: {number} short of {split} images: {few(short, _NAMED)}"
 
 
 def check_md5(source: Source) -> None:

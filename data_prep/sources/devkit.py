@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 from data_prep.common.errors import RequestError
+from data_prep.sources.inventory import is_system_path
 
 _META, _TRUTH = "data/meta.mat", "validation_ground_truth.txt"
 
@@ -50,7 +51,8 @@ def read_ground_truth(text: bytes, path: Path, wnid_of_id: Mapping[int, str]) ->
 
 
 def _files_of_folder(path: Path) -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for ending in (_META, _TRUTH) for file in path.rglob("*" + Path(ending).name)}
+    found = [file for ending in (_META, _TRUTH) for file in path.rglob("*" + Path(ending).name)]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
 
 
 def _files_of_archive(path: Path) -> dict[str, bytes]:
@@ -64,7 +66,7 @@ def _files_of_archive(path: Path) -> dict[str, bytes]:
 
 def _only(files: dict[str, bytes], ending: str, path: Path) -> bytes:
     for name, content in files.items():
-        if name.endswith(ending):
+        if name.endswith(ending) and not is_system_path(name):
             return content
     raise RequestError(f"{path}: has no {ending}; is it the devkit of the release?")
 

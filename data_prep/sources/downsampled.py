@@ -7,35 +7,29 @@ Each batch of 128,116 images is one array, of 0.4 GB (32x32) or 1.6 GB (64x64): 
 ones (and compressed .npz) batch by batch, one of them in memory at a time.
 """
 
-import io
 import math
-import pickle
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_prep.common.errors import RequestError
+from data_prep.common.text import one_line
 from data_prep.sources import zips
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.cifar10 import PlainUnpickler
+from data_prep.sources.cifar10 import DAMAGE, unpickled
+from data_prep.sources.image import as_pnm
 from data_prep.sources.inventory import entries
 
 MAP = "map_clsloc.txt"
 COMPLETE = {"train": 1_281_167, "val": 50_000}
 
 _BATCH = re.compile(r"(train_data_batch_(\d+)|val_data)(\.npz)?")
-_DAMAGE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, AttributeError, IndexError,
-    KeyError, TypeError, ValueError, RecursionError, MemoryError,
-)  # fmt: skip
+_DAMAGE = (*DAMAGE, zipfile.BadZipFile, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +49,7 @@ class BatchImage(SourceImage):
         else:
             planes = SourceImage("", "", self.path, self.start, self.size).read(self.size)
         pixels = np.frombuffer(planes, np.uint8).reshape(3, -1).T
-        return b"P6 %d %d 255\n" % (self.side, self.side) + pixels.tobytes()
+        return as_pnm(pixels.tobytes(), self.side, self.side, 3)
 
 
 def recognises(src: Path) -> bool:
@@ -66,7 +60,8 @@ def _batches(src: Path, split: str) -> list[Path]:
     """The batches of a split in their order, in SRC or in folders in it (Imagenet32_train_npz/)."""
     found: dict[int, Path] = {}
     below = entries(src)
-    for path in (*(path for path in below if path.is_file()), *(p for d in below if d.is_dir() for p in entries(d))):
+    inside = [path for folder in below if folder.is_dir() for path in entries(folder)]
+    for path in (*below, *inside):
         match = _BATCH.fullmatch(path.name)
         if match and match[1].startswith(split) and path.is_file():
             number = int(match[2] or 0)
@@ -115,11 +110,13 @@ def _images(path: Path, split: str, classes: dict[int, tuple[str, str]]) -> Iter
         if 3 * side * side != rows[1]:
             raise ValueError(f"{rows[1]} values are no square of three colours")
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise RequestError(f"{path}: cannot be read as a batch of images ({reason}); download it again") from None
+    if classes and (odd := set(labels) - classes.keys()):
+        raise RequestError(f"{path}: label {min(odd)} is not in {MAP}; download that again, or take it away")
     stem = path.name.removesuffix(".npz")
     for row, label in enumerate(labels):
-        wnid = classes[label][0] if label in classes else f"{label:04d}"
+        wnid = classes[label][0] if classes else f"{label:04d}"
         place = start + row * rows[1] if start >= 0 else -1
         yield BatchImage(f"{stem}-{row:06d}", wnid, str(path), row, rows[1], place, side)
 
@@ -127,7 +124,8 @@ def _images(path: Path, split: str, classes: dict[int, tuple[str, str]]) -> Iter
 def _layout(path: Path) -> tuple[list[int], tuple[int, int], int]:
     """The labels; images and bytes of each; where the first begins in the file, or -1."""
     if path.suffix != ".npz":
-        batch = _unpickled(path)
+        with path.open("rb") as file:
+            batch = unpickled(file)
         return [int(label) for label in batch["labels"]], _shape(np.asarray(batch["data"])), -1
     with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
         labels = [int(label) for label in arrays["labels"]]
@@ -156,21 +154,12 @@ def _shape(data: np.ndarray) -> tuple[int, int]:
     return data.shape[0], data.shape[1]
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        batch = PlainUnpickler(io.BufferedReader(file), encoding="latin1").load()
-    if not isinstance(batch, dict):
-        raise ValueError(f"holds a {type(batch).__name__}")
-    return batch
-
-
 @lru_cache(maxsize=1)  # one batch in memory is enough for reading in the source's order
 def _rows(path: str) -> np.ndarray:
     """OSError if it has changed."""
     try:
-        if path.endswith(".npz"):
-            with np.load(path, allow_pickle=False) as arrays:
-                return np.asarray(arrays["data"])
-        return np.asarray(_unpickled(Path(path))["data"])
+        with Path(path).open("rb") as file:
+            batch = np.load(file, allow_pickle=False) if path.endswith(".npz") else unpickled(file)
+            return np.asarray(batch["data"])
     except _DAMAGE as error:
-        raise OSError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise OSError(one_line(error)) from None

@@ -20,15 +20,12 @@ from data_prep.common.text import encodable
 from data_prep.sources import inventory, tars
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.inventory import Seen
-from data_prep.sources.labels import name_and_wnid
+from data_prep.sources.labels import SPLITS, WNID, name_and_wnid
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
-SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 NO_VAL = "no val images (val/, validation/ or valid/)"
 CLASS_NAMES = "Labels.json"  # of Kaggle's ImageNet-100: {wnid: what people call it}
 
 _FALL2011 = "fall11_whole.tar"
-WNID = re.compile(r"n\d{8}")
 _COPY = re.compile(r"(?P<name>.+?) ?\(\d+\)")  # what browsers and desktops call a second one
 _BESIDE = "archives beside the folders of their classes"
 _FEWER = "archives with fewer images than the folders beside them"
@@ -74,7 +71,9 @@ def read_split(folders: Iterable[Path], seen: Seen, known: Collection[str] = ())
 
 def has_classes(folder: Path) -> bool:
     """Whether the images of `folder` seem to be sorted by class, at a first look."""
-    return folder.is_dir() and any(path.is_dir() or path.suffix == ".tar" for path in inventory.entries(folder))
+    return folder.is_dir() and any(
+        path.is_dir() or inventory.is_archive(path.name) for path in inventory.entries(folder)
+    )
 
 
 def with_labels(images: Listing, known: Collection[str], label_of: Callable[[SourceImage], str]) -> Listing:
@@ -102,10 +101,10 @@ def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceI
         return
     _refuse_links_to_one([*classes, *archives])
     wnids = {encodable(path.name) for path in classes}
-    count, names = 0, set[str]()
+    count, names, packed = 0, set[str](), set(archives)  # of Fall 2011 there are 21,841
     loose = list(inventory.loose_images(folder, seen))
     for path in sorted([*classes, *archives]):
-        if path not in archives:
+        if path not in packed:
             own = images_of_class(path, seen)
         elif not _is_passed_over(path, wnids, seen):
             own = tars.images(path, encodable(path.stem), seen)
@@ -182,7 +181,7 @@ def images_of_class(folder: Path, seen: Seen) -> Iterator[SourceImage]:
     for image in inventory.images_below(folder, seen, f"{wnid}/"):
         empty = False
         yield replace(image, wnid=wnid)
-    if empty and not folder.with_name(folder.name + ".tar").is_file():
+    if empty and not any(folder.with_name(folder.name + ending).is_file() for ending in (".tar", ".TAR")):
         seen.pass_over(inventory.EMPTY, folder)
 
 
@@ -227,8 +226,8 @@ def _class_names(path: Path) -> dict[str, str]:
 
 
 def recognises_fall2011(src: Path) -> bool:
-    named = (re.fullmatch(r"n\d{8}(\.tar)?", path.name) for path in src.iterdir())
-    return (src / _FALL2011).is_file() or any(named)
+    names = (path.stem if inventory.is_archive(path.name) else path.name for path in src.iterdir())
+    return (src / _FALL2011).is_file() or any(map(WNID.fullmatch, names))
 
 
 def read_fall2011(src: Path) -> Source:

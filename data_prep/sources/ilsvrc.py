@@ -19,6 +19,7 @@ from data_prep.sources import folders, tars
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.devkit import Devkit, read_devkit, read_ground_truth
 from data_prep.sources.inventory import Seen, find_named
+from data_prep.sources.labels import WNID
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Release:
     patches: str = ""  # replacements for blank images
 
     def recognises(self, src: Path) -> bool:
-        if any(self._archive(src, split) or _has_folder(src, name) for split, name in self._stems().items()):
+        unpacked = [path for name in self._stems().values() if (path := find_named(src, name)) and path.is_dir()]
+        if unpacked or any(self._archive(src, split) for split in self.archives):
             return True
         train, devkit = folders.split_folders(src, "train"), self._devkit(src)
         if devkit is not None and train:
@@ -50,16 +52,16 @@ class Release:
         seen = Seen(src)
         devkit_path = self._devkit(src)
         devkit = None if devkit_path is None else read_devkit(devkit_path, self.id_field)
-        train = self._images(src, "train", self._required(src, "train"), seen)
+        if not (part := self._part(src, "train")):
+            raise RequestError(f"src={src}: {self._missing('train')}")
+        train = self._images(src, "train", part, seen)
         known = train.class_counts()
         splits, no_val = {"train": train}, ""
-        part = self._part(src, "val")
-        if part:
+        if part := self._part(src, "val"):
             splits["val"] = self._numbered(src, "val", part, devkit, known, seen)
         else:
             no_val = self._missing("val")
-        part = self._part(src, "test")
-        if self.test_truth and part:
+        if (part := self._part(src, "test")) and self.test_truth:
             splits["test"] = self._numbered(src, "test", part, devkit, known, seen)
         elif part:
             seen.pass_over("test split, without labels", part[0])
@@ -89,6 +91,10 @@ class Release:
         sizes = {split: images // self.classes for split, images in self.complete.items()}
         return {split: dict.fromkeys(classes, size) for split, size in {**sizes, "train": self.smallest_class}.items()}
 
+    def are_its_classes(self, wnids: Collection[str]) -> bool:
+        """Whether these are as many wnids as it has."""
+        return len(wnids) == self.classes and all(map(WNID.fullmatch, wnids))
+
     def _stems(self) -> dict[str, str]:
         return {split: Path(name).stem for split, name in self.archives.items()}
 
@@ -107,12 +113,6 @@ class Release:
             return [archive]
         unpacked = find_named(src, self._stems().get(split, split))
         return folders.split_folders(src, split) or ([unpacked] if unpacked is not None and unpacked.is_dir() else [])
-
-    def _required(self, src: Path, split: str) -> list[Path]:
-        part = self._part(src, split)
-        if not part:
-            raise RequestError(f"src={src}: {self._missing(split)}")
-        return part
 
     def _missing(self, split: str) -> str:
         return f"{self.archives[split]} is missing; the official layout needs {', '.join(self.archives.values())}"
@@ -197,8 +197,3 @@ ILSVRC2010 = Release(
     test_truth="ILSVRC2010_test_ground_truth.txt",
     patches="patch_images.tar",
 )
-
-
-def _has_folder(src: Path, name: str) -> bool:
-    found = find_named(src, name)
-    return found is not None and found.is_dir()

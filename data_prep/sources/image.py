@@ -35,6 +35,11 @@ class SourceImage:
         return str(self.size)
 
 
+def as_pnm(pixels: bytes, height: int, width: int, channels: int) -> bytes:
+    """uint8 [height, width, channels] as an image file: a portable graymap or pixmap."""
+    return b"%s %d %d 255\n" % (b"P5" if channels == 1 else b"P6", width, height) + pixels
+
+
 @dataclass(frozen=True, slots=True)
 class PixelImage(SourceImage):
     """An image that its source holds as plain pixels, not as an image file; small, and kept in memory."""
@@ -44,8 +49,7 @@ class PixelImage(SourceImage):
 
     def read(self, most: int) -> bytes:
         """As a portable graymap or pixmap, a header before the same bytes."""
-        height, width, channels = self.shape
-        return b"%s %d %d 255\n" % (b"P5" if channels == 1 else b"P6", width, height) + self.pixels
+        return as_pnm(self.pixels, *self.shape)
 
     def mark(self) -> str:
         return f"{self.shape} {zlib.crc32(self.pixels)}"

@@ -5,7 +5,8 @@
 - Links are followed, but for those to a folder above. One that leads nowhere is an image that will be rejected, if it
   is named as one; otherwise it is refused, since it may have been a class.
 - The images of a class may lie in folders within the class's.
-- Of a class's folder and its tar beside it only one is taken; so of sorted images and others beside them.
+- Of a class's folder and its tar beside it only one is taken; where images lie both in folders of classes and beside
+  these, those beside are passed over.
 
 Whatever is passed over is counted by kind.
 """
@@ -40,6 +41,11 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name.lower().partition(" (")[0] in _SYSTEM  # "lost+found (1)": a copy's
 
 
+def is_system_path(name: str) -> bool:
+    """Whether a file in an archive, or a folder that it lies in there, has such a name; "." and ".." are none."""
+    return any(is_system(part) for part in name.split("/") if part.strip("."))
+
+
 def is_named_as_image(name: str) -> bool:
     dot = name.rfind(".")
     return dot > 0 and name[dot:].lower() in ENDINGS
@@ -59,15 +65,15 @@ class Seen:
     """What was passed over below a source, and what was taken although it lies in an odd place."""
 
     src: Path
-    passed: dict[str, list[str]] = field(default_factory=dict)  # kind -> the first place, and then "" for each more
-    deeper: dict[str, list[str]] = field(default_factory=dict)
+    passed: dict[str, tuple[str, int]] = field(default_factory=dict)  # kind -> the first place, and how many
+    deeper: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def pass_over(self, kind: str, path: Path | str) -> None:
         self._count(self.passed, kind, path)
 
-    def _count(self, counts: dict[str, list[str]], kind: str, path: Path | str) -> None:
-        known = counts.setdefault(kind, [])
-        known.append("" if known else self._relative(path))
+    def _count(self, counts: dict[str, tuple[str, int]], kind: str, path: Path | str) -> None:
+        first, number = counts.get(kind) or (self._relative(path), 0)
+        counts[kind] = first, number + 1
 
     def take_deeper(self, path: Path | str) -> None:
         self._count(self.deeper, "images in folders within the folder of their class", path)
@@ -85,10 +91,8 @@ class Seen:
         return [f"{line}; taken" for line in _counted(self.deeper)]
 
 
-def _counted(counts: dict[str, list[str]]) -> list[str]:
-    return [
-        f"{kind}: {len(places):,} ({places[0]}{', ...' if len(places) > 1 else ''})" for kind, places in counts.items()
-    ]
+def _counted(counts: dict[str, tuple[str, int]]) -> list[str]:
+    return [f"{kind}: {number:,} ({first}{', ...' * (number > 1)})" for kind, (first, number) in counts.items()]
 
 
 def find_named(folder: Path, name: str) -> Path | None:
@@ -104,6 +108,7 @@ def is_called(path: Path, name: str) -> bool:
 
 
 HIDDEN, NO_IMAGES, EMPTY = "hidden or system names", "files that are no images", "folders without images"
+LINKS = "links to a folder above or beside"
 
 
 def entries(folder: Path) -> list[Path]:
@@ -113,24 +118,29 @@ def entries(folder: Path) -> list[Path]:
 
 def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The same apart, without a look at each: a folder of val has 50,000 files, and may lie on a network drive."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    for entry in _scanned(folder):
+        if not is_system(entry.name):
+            (folders if entry.is_dir() else files).append(folder / entry.name)
+    return folders, files
+
+
+def _scanned(folder: Path) -> list["os.DirEntry[str]"]:
+    """All that lies in `folder`, sorted by name."""
     with os.scandir(folder) as scan:
-        listed = sorted((entry.name, entry.is_dir()) for entry in scan if not is_system(entry.name))
-    return [folder / name for name, is_dir in listed if is_dir], [
-        folder / name for name, is_dir in listed if not is_dir
-    ]
+        return sorted(scan, key=lambda entry: entry.name)
 
 
 def images_below(folder: Path, seen: Seen, prefix: str = "", top: Path | None = None) -> Iterator[SourceImage]:
     """The images in `folder` and in the folders within it, named with `prefix` and their path below `folder`. `top`:
     the folder that was begun with, a class's, if that is another.
     """
-    if folder.is_symlink() and _leads_to_others(folder, top or folder):
-        seen.pass_over("links to a folder above or beside", folder)
+    if is_endless_link(folder) or (top and _leads_to_other_classes(folder, top)):
+        seen.pass_over(LINKS, folder)
         return
     folders = []
-    with os.scandir(folder) as scan:
-        listed = sorted(scan, key=lambda entry: entry.name)
-    for entry in listed:
+    for entry in _scanned(folder):
         if is_system(entry.name):
             seen.pass_over(HIDDEN, Path(entry.path))
         elif entry.is_dir():
@@ -145,21 +155,25 @@ def images_below(folder: Path, seen: Seen, prefix: str = "", top: Path | None = 
         yield from images_below(Path(entry.path), seen, f"{prefix}{encodable(entry.name)}/", top or folder)
 
 
-def _leads_to_others(link: Path, top: Path) -> bool:
-    """To a folder that it lies in, by the path or where that really is, which has no end; or, from within the class
-    `top`, to what lies beside that: other classes' images.
-    """
-    target, around = link.resolve(), top.resolve().parent
-    if link != top and target.is_relative_to(around) and not target.is_relative_to(top.resolve()):
-        return True
-    return link.parent.resolve().is_relative_to(target) or any(target == path.resolve() for path in link.parents)
+def is_endless_link(folder: Path) -> bool:
+    """Whether it is a link to a folder that it lies in, by the path or where that really is."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return folder.parent.resolve().is_relative_to(target) or any(target == path.resolve() for path in folder.parents)
+
+
+def _leads_to_other_classes(folder: Path, top: Path) -> bool:
+    """Whether it is a link, within the class `top`, to what lies beside that."""
+    if not folder.is_symlink():
+        return False
+    target, top = folder.resolve(), top.resolve()
+    return target.is_relative_to(top.parent) and not target.is_relative_to(top)
 
 
 def loose_images(folder: Path, seen: Seen) -> Iterator[SourceImage]:
     """The images that lie in `folder` itself."""
-    with os.scandir(folder) as scan:
-        listed = sorted(scan, key=lambda entry: entry.name)
-    for entry in listed:
+    for entry in _scanned(folder):
         if is_system(entry.name):
             seen.pass_over(HIDDEN, Path(entry.path))
         elif not entry.is_dir():

@@ -18,6 +18,7 @@ from data_prep.sources import folders
 from data_prep.sources.base import Source
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import Seen, find_named, is_called
+from data_prep.sources.labels import SPLITS
 
 IMAGES, LISTS, TRAIN_LIST = Path("ILSVRC/Data/CLS-LOC"), Path("ILSVRC/ImageSets/CLS-LOC"), "train_cls.txt"
 SOLUTION, CLASS_NAMES = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
@@ -56,15 +57,14 @@ def read(src: Path) -> Source:
     """RequestError if the list of labels is missing or lacks an image."""
     root, place = _root_and_images(src) or (src, src / IMAGES)
     seen = Seen(place)
-    parts = {split: folders.split_folders(place, split) if place.is_dir() else [] for split in folders.SPLITS}
+    parts = {split: folders.split_folders(place, split) if place.is_dir() else [] for split in SPLITS}
     if not parts["train"]:
         raise RequestError(f"src={src}: {IMAGES / 'train'} is missing; Kaggle's tree needs it")
     train = folders.read_split(parts["train"], seen)
     known = train.class_counts()
-    splits, labels = {"train": train}, {}
+    splits = {"train": train}
     solution = find_named(root, SOLUTION)
-    if solution:
-        labels = _labels(solution)
+    labels = _labels(solution) if solution else {}
     if parts["val"]:
         val = folders.read_split(parts["val"], seen, known)
         if not labels and "" in val.class_counts():

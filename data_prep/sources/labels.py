@@ -1,4 +1,6 @@
-"""Classes of images whose source counts them: in parquet files, shards and lists."""
+"""What splits and classes are called; and the classes of images whose source counts them: in parquet files, shards and
+lists.
+"""
 
 import re
 from collections import defaultdict
@@ -9,9 +11,13 @@ from pathlib import PurePosixPath
 from data_prep.common.text import encodable
 from data_prep.sources.listing import Listing
 
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+WNID = re.compile(r"n\d{8}")
+
 # n01440764_10026_n01440764.JPEG and ILSVRC2012_val_00000001_n01751748.JPEG: the official name, then the class.
-_NAME_AND_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<ending>\.\w+)")
-_NAME_OF_WNID = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
+_NAME_AND_WNID = re.compile(rf"(?P<stem>.+)_(?P<wnid>{WNID.pattern})(?P<ending>\.\w+)")
+_NAME_OF_WNID = re.compile(rf"(?P<wnid>{WNID.pattern})_\d+\.\w+")
 
 Label = int | str
 
@@ -30,7 +36,7 @@ def name_and_wnid(path: str) -> tuple[str, str]:
     return name, match["wnid"] if match else ""
 
 
-_GAP = "\0"  # between the two, while a listing is made
+_GAP = "\0"  # between label and wnid, while a listing is made
 
 
 def provisional(label: Label | None, wnid: str) -> str:

@@ -122,12 +122,12 @@ class Listing(Sequence[SourceImage]):
         return Counter({text: count for text, count in zip(texts, counts, strict=True) if count})
 
     def total_size(self) -> int:
-        return int(np.frombuffer(self._columns.sizes, np.int64)[self._places].sum()) if len(self) else 0
+        return int(np.asarray(self._columns.sizes)[self._places].sum())
 
     def labels(self, wnids: Sequence[str]) -> np.ndarray:
         """int32 [N]: the position of each image's class in `wnids`; -1 where it has none there."""
         label_of = {wnid: label for label, wnid in enumerate(wnids)}
-        of_code = np.array([label_of.get(text, -1) for text in self._columns.classes.texts] or [0], np.int32)
+        of_code = np.array([label_of.get(text, -1) for text in self._columns.classes.texts], np.int32)
         return of_code[self._class_codes()]
 
     def of_classes(self, wnids: Collection[str]) -> "Listing":
@@ -136,8 +136,8 @@ class Listing(Sequence[SourceImage]):
     def rename_classes(self, name_of: Callable[[str], str]) -> "Listing":
         """The same images; every class has the name that `name_of` gives for its own."""
         columns, classes = copy(self._columns), _Texts()
-        code_of = np.array([classes.code(name_of(text)) for text in columns.classes.texts] or [0], np.int32)
-        codes = code_of[np.frombuffer(columns.class_of, np.int32)] if columns.class_of else code_of[:0]
+        code_of = np.array([classes.code(name_of(text)) for text in columns.classes.texts], np.int32)
+        codes = code_of[np.asarray(columns.class_of)]
         columns.classes, columns.class_of = classes, array("i", codes.tobytes())
         renamed = object.__new__(Listing)
         renamed._columns, renamed._places = columns, self._places
@@ -147,9 +147,8 @@ class Listing(Sequence[SourceImage]):
         """Sorted by class, within one by name. One class at a time: a key for every image would be 200 bytes each."""
         labels = self.labels(sorted(self.class_counts()))
         order = np.argsort(labels, kind="stable")
-        ends: list[int] = np.cumsum(np.bincount(labels)).tolist() if len(self) else []
         start = 0
-        for end in ends:
+        for end in np.cumsum(np.bincount(labels)).tolist():
             own = order[start:end].tolist()
             order[start:end] = sorted(own, key=self._name_key)
             start = end
@@ -162,10 +161,10 @@ class Listing(Sequence[SourceImage]):
 
     def source_order(self) -> np.ndarray:
         """The positions of the images, in the order in which they lie in the source."""
-        paths, path_of = self._columns.paths.texts, np.frombuffer(self._columns.path_of, np.int32)
+        paths, path_of = self._columns.paths.texts, np.asarray(self._columns.path_of)
         rank = np.empty(len(paths), np.int32)
         rank[sorted(range(len(paths)), key=paths.__getitem__)] = np.arange(len(paths), dtype=np.int32)
-        offsets = np.frombuffer(self._columns.offsets, np.int64)[self._places]
+        offsets = np.asarray(self._columns.offsets)[self._places]
         ranks = rank[path_of[self._places]]
         order = np.lexsort((offsets, ranks))
         start = 0
@@ -180,7 +179,7 @@ class Listing(Sequence[SourceImage]):
     def doubled(self) -> list[SourceImage]:
         """Of a listing sorted by class and name: every image that has class, file name and size of the one before."""
         columns, found = self._columns, []
-        sizes = np.frombuffer(columns.sizes, np.int64)[self._places]
+        sizes = np.asarray(columns.sizes)[self._places]
         alike = np.flatnonzero((sizes[1:] == sizes[:-1]) & (self._class_codes()[1:] == self._class_codes()[:-1])) + 1
         for i in alike.tolist():
             here, last = (columns.name(int(self._places[k])).rpartition("/")[2] for k in (i, i - 1))
@@ -189,12 +188,9 @@ class Listing(Sequence[SourceImage]):
         return found
 
     def _class_codes(self) -> np.ndarray:
-        return np.frombuffer(self._columns.class_of, np.int32)[self._places] if len(self) else np.zeros(0, np.int32)
+        return np.asarray(self._columns.class_of)[self._places]
 
     def _name_key(self, position: int) -> str:
         """The file's name, to be sorted by with numbers as numbers. The folder is no part of it."""
-        return _number_padded(self._columns.name(int(self._places[position])))
-
-
-def _number_padded(name: str) -> str:
-    return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), name.rpartition("/")[2])
+        name = self._columns.name(int(self._places[position])).rpartition("/")[2]
+        return re.sub("[0-9]+", lambda digits: digits[0].zfill(20), name)

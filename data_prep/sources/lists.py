@@ -18,9 +18,9 @@ import numpy as np
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
-from data_prep.sources.folders import SPLITS, split_folders
+from data_prep.sources.folders import split_folders
 from data_prep.sources.inventory import folders_and_files, is_named_as_image
-from data_prep.sources.labels import Label, label_of, name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLITS, Label, label_of, name_and_wnid, provisional, resolve
 
 ENDINGS = (".txt", ".lst", ".csv", ".tsv")
 
@@ -97,9 +97,8 @@ def _listing(path: Path, split: str, skipped: list[str]) -> Listing:
             f"{path}: {len(images) - len(first):,} of {len(images):,} lines name a file that an earlier line names, "
             f"{again.name} first; take them out"
         )
-    if gone := sorted(
-        images.class_counts().keys() - lines.with_file - {""}
-    ):  # a remark further down, or another folder's list
+    gone = sorted(images.class_counts().keys() - lines.with_file - {""})
+    if gone:  # a remark further down, or another folder's list
         missing = next(image.path for image in images.of_classes(gone[:1]))
         raise RequestError(
             f"{path}: {missing} is not there, nor is any other image of its class; paths count from {path.parent}, or "
@@ -118,6 +117,7 @@ def _images(path: Path, split: str, lines: _Lines) -> Iterator[SourceImage]:
         short, wnid = name_and_wnid(name)
         text = provisional(label, wnid)
         where = str(file or path.parent / name)
+        # Without a label a file may stand there twice: its place instead.
         lines.files.append(hash(where) if text else len(lines.files))
         if file is None:
             yield DeadLink(short, text, where, 0, 0, encodable(where))

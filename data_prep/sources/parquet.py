@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.common.errors import RequestError
+from data_prep.common.text import one_line
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.folders import SPLIT_OF, WNID
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import is_system, refuse_missing_parts
-from data_prep.sources.labels import name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLIT_OF, name_and_wnid, provisional, resolve
 
 _BATCH_BYTES = 1 << 20  # of images decoded at a time
 
@@ -37,11 +37,10 @@ def _files(src: Path) -> dict[str, list[Path]]:
     """By split, which the file's name begins with, or its folder is called."""
     files: dict[str, list[Path]] = defaultdict(list)
     for folder in (src, src / "data", *(place / name for place in (src, src / "default") for name in SPLIT_OF)):
-        for path in sorted(folder.glob("*.parquet")) if folder.is_dir() else ():
+        for path in sorted(folder.glob("*.parquet")):
             named = re.split(r"[-_.]", path.name.lower())[0]
-            if is_system(path.name):
-                continue
-            if split := SPLIT_OF.get(named) or SPLIT_OF.get(folder.name):
+            split = SPLIT_OF.get(named) or SPLIT_OF.get(folder.name)
+            if split and not is_system(path.name):
                 files[split].append(path)
     return files
 
@@ -66,7 +65,8 @@ def read(src: Path) -> Source:
         for path in paths:
             with _one_line_if_damaged(path), pyarrow.parquet.ParquetFile(path) as file:
                 yield from _rows(file, path)
-                names.extend(() if names else _class_names(file.schema_arrow.metadata))
+                if not names:
+                    names.extend(_class_names(file.schema_arrow.metadata))
 
     for split in ("train", "val", "test"):
         if split in files:
@@ -77,8 +77,7 @@ def read(src: Path) -> Source:
         "parquet files as Hugging Face has them", src, splits, class_names, slow_at_random=True, left_out=left_out,
         no_val=f"needs parquet files of train and of validation; found {found}",
     )  # fmt: skip
-    keys = splits["train"].class_counts().keys() if "train" in splits else ()
-    if len(keys) == ILSVRC2012.classes and all(map(WNID.fullmatch, keys)):
+    if "train" in splits and ILSVRC2012.are_its_classes(splits["train"].class_counts()):
         source.complete = ILSVRC2012.complete
     return source
 
@@ -96,8 +95,8 @@ def _rows(file: Any, path: Path) -> Iterator["ParquetImage"]:
         wanted = ["label", *(["image.path"] if "image.path" in leaves else [])]
         table = file.read_row_group(group, columns=wanted)
         labels = table.column("label").to_pylist()
-        if odd := next((label for label in labels if not isinstance(label, int | str | None)), None):
-            raise RequestError(f"{path}: a label is a {type(odd).__name__}; it must be a whole number or text")
+        if odd := {type(label).__name__ for label in labels} - {"int", "str", "NoneType"}:
+            raise RequestError(f"{path}: a label is a {min(odd)}; it must be a whole number or text")
         images = table.column("image").to_pylist() if len(wanted) == 2 else [None] * len(labels)
         for label, image in zip(labels, images, strict=True):
             name, wnid = name_and_wnid((image or {}).get("path") or f"{path.stem}-{row:08d}")
@@ -125,7 +124,7 @@ class ParquetImage(SourceImage):
         try:
             return _cursor_at(self.path).bytes_of(self.offset)[:most]
         except (pyarrow.ArrowException, IndexError, KeyError, StopIteration) as error:
-            raise OSError(f"row {self.offset}: {' '.join(str(error).split()) or type(error).__name__}") from None
+            raise OSError(f"row {self.offset}: {one_line(error)}") from None
 
 
 class _Cursor:
@@ -171,5 +170,4 @@ def _one_line_if_damaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"{path}: cannot be read as parquet ({reason}); download it again") from None
+        raise RequestError(f"{path}: cannot be read as parquet ({one_line(error)}); download it again") from None

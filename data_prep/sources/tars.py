@@ -17,13 +17,14 @@ from data_prep.sources.inventory import (
     begins_as_image,
     is_archive,
     is_named_as_image,
-    is_system,
+    is_system_path,
 )
+from data_prep.sources.labels import SPLIT_OF, WNID
 
 _AGAIN = "download it again"
-_NO_CLASSES = {"", ".", "..", "train", "val", "validation", "valid", "test", "images"}
+_NO_CLASSES = {"", "/", "..", *SPLIT_OF, "images"}
 _END = 2 * tarfile.BLOCKSIZE  # of zeros, which end a tar
-_RECORDS = [tarfile.BLOCKSIZE << i for i in range(12)]  # up to 1 MiB, besides the 10 KiB that tar takes untold
+_RECORDS = [tarfile.BLOCKSIZE << i for i in range(12)]  # up to 1 MiB: what a record may be, besides tar's 10 KiB
 
 
 def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
@@ -37,18 +38,20 @@ def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
             name, end = _basename(inner), inner.offset_data + inner.size
             if not is_archive(name):
                 yield from _images([inner], file, path, _class_folder(inner), seen)
-            elif is_system(name):
+            elif is_system_path(inner.name):
                 seen.pass_over(HIDDEN, f"{path.name}: {inner.name}")
             else:
-                wnid = name.removesuffix(".tar")  # one text for all of the class: ImageNet has a million images
+                wnid = name[: -len(".tar")]  # one text for all of the class: ImageNet has a million images
                 file.seek(inner.offset_data)
                 yield from _images(members(file, path, inner.name, end), file, path, wnid, seen)
 
 
 def _class_folder(member: tarfile.TarInfo) -> str:
-    """The folder that an image lies in, "" where that is the split's."""
-    parent = encodable(PurePosixPath(member.name).parent.name)
-    return "" if parent.lower() in _NO_CLASSES or parent.startswith("ILSVRC20") else parent
+    """The folder of a wnid, however deep the image lies in it, else the innermost; "" where that is the split's."""
+    parents = PurePosixPath(member.name).parts[:-1]
+    innermost = parents[-1] if parents else ""
+    folder = encodable(next(filter(WNID.fullmatch, parents), innermost))
+    return "" if folder.lower() in _NO_CLASSES or folder.startswith("ILSVRC20") else folder
 
 
 def images(path: Path, wnid: str, seen: Seen) -> Iterator[SourceImage]:
@@ -62,11 +65,10 @@ def _images(
 ) -> Iterator[SourceImage]:
     where = str(path)
     for member in listed:
-        name = _basename(member)
-        if is_system(name) or "__MACOSX/" in member.name:
+        if is_system_path(member.name):
             seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
         elif is_image(file, member):
-            yield SourceImage(name, wnid, where, member.offset_data, member.size)
+            yield SourceImage(_basename(member), wnid, where, member.offset_data, member.size)
         else:
             seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
 
@@ -102,16 +104,12 @@ def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # a million headers need not stay in memory
-                if member.isfile() and member.offset_data + member.size > length:
-                    if inside:
-                        raise RequestError(
-                            f"{path}: {PurePosixPath(inside).name} ends in the middle of {_basename(member)}; {_AGAIN}"
-                        )
-                    raise RequestError(f"{path}: ends in the middle of {_basename(member)}; {_AGAIN}")
-                if member.isfile():
-                    position = file.tell()
-                    yield member
-                    file.seek(position)
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > length:
+                    it = f"{PurePosixPath(inside).name} ends" if inside else "ends"
+                    raise RequestError(f"{path}: {it} in the middle of {_basename(member)}; {_AGAIN}")
+                yield member
             _check_end(file, start, tar.offset, length, where)
     except (tarfile.TarError, OSError) as error:
         raise RequestError(f"{where}: cannot be read as a tar ({error}); {_AGAIN}") from None

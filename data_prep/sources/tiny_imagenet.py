@@ -12,11 +12,21 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data_prep.common.errors import RequestError
-from data_prep.common.text import encodable
+from data_prep.common.text import encodable, few
 from data_prep.sources import zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
-from data_prep.sources.folders import SPLIT_OF, split_folders
-from data_prep.sources.inventory import HIDDEN, NO_IMAGES, Seen, begins_as_image, is_named_as_image, is_system
+from data_prep.sources.folders import split_folders
+from data_prep.sources.inventory import (
+    HIDDEN,
+    LINKS,
+    NO_IMAGES,
+    Seen,
+    begins_as_image,
+    is_endless_link,
+    is_named_as_image,
+    is_system_path,
+)
+from data_prep.sources.labels import SPLIT_OF
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
 CLASSES, CLASS_NAMES, LABELS = "wnids.txt", "words.txt", "val/val_annotations.txt"
@@ -35,15 +45,16 @@ def read(src: Path) -> Source:
     place = _place(src)
     if place is None:
         raise RequestError(f"src={src}: neither {FOLDER}.zip is there nor {FOLDER}/, which it unpacks to")
-    files = _files(place)
+    seen = Seen(place)
+    files = _files(place, seen)
     classes = _text(files, CLASSES, place).split() if CLASSES in files else None
     labels = dict(line.split("\t")[:2] for line in _text(files, LABELS, place).splitlines() if "\t" in line)
     names = _text(files, CLASS_NAMES, place).splitlines() if CLASS_NAMES in files else []
     splits: dict[str, list[SourceImage]] = {"train": [], "val": []}
-    unlabelled, seen = 0, Seen(place)
+    unlabelled = 0
     for name, image in files.items():
         split, *below = PurePosixPath(name).parts
-        if any(is_system(part) for part in (split, *below)):
+        if is_system_path(name):
             seen.pass_over(HIDDEN, name)
         elif below and not is_named_as_image(name) and not begins_as_image(_head(image)):
             if not name.endswith(("_boxes.txt", LABELS)):
@@ -85,12 +96,12 @@ def _has_lists(archive: Path) -> bool:
     return any(image.name.endswith((CLASSES, LABELS)) for image in zips.members(archive))
 
 
-def _files(place: Path) -> dict[str, SourceImage]:
+def _files(place: Path, seen: Seen) -> dict[str, SourceImage]:
     """Every file by its name: the path below what has train/ and val/, whatever that is called in an archive, and
     however these are spelled.
     """
     if place.is_dir():
-        return {_name(image): image for image in _below(place)}
+        return {_name(image): image for image in _below(place, seen)}
     listed = list(zips.members(place))
     roots = [image.name.removesuffix(CLASSES) for image in listed if PurePosixPath(image.name).name == CLASSES]
     root = min(roots, key=len, default=f"{FOLDER}/")
@@ -103,8 +114,11 @@ def _name(image: SourceImage) -> str:
     return SPLIT_OF.get(split.lower(), split) + slash + below
 
 
-def _below(folder: Path) -> Iterator[SourceImage]:
-    for parent, _, names in os.walk(folder):
+def _below(folder: Path, seen: Seen) -> Iterator[SourceImage]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for path in [Path(parent, name) for name in folders if is_endless_link(Path(parent, name))]:
+            seen.pass_over(LINKS, path)
+            folders.remove(path.name)
         for path in (Path(parent, name) for name in names):
             name = encodable(path.relative_to(folder).as_posix())
             if path.exists():
@@ -133,18 +147,14 @@ def _check(place: Path, classes: list[str], splits: dict[str, list[SourceImage]]
     found = {image.wnid for image in splits["train"]}
     if absent := sorted(set(classes) - found):
         raise RequestError(
-            f"{place}: {CLASSES} lists {absent[0]}{_more(absent)}, but there are no images in train/{absent[0]}/; "
+            f"{place}: {CLASSES} lists {few(absent, 1)}, but there are no images in train/{absent[0]}/; "
             f"{_AGAIN}, or take out the line"
         )
     if unknown := sorted(found - set(classes)):
-        raise RequestError(f"{place}: {CLASSES} does not list {unknown[0]}{_more(unknown)}, which train/ has; {_AGAIN}")
+        raise RequestError(f"{place}: {CLASSES} does not list {few(unknown, 1)}, which train/ has; {_AGAIN}")
     if odd := [image.name for image in splits["val"] if not image.wnid]:
-        raise RequestError(f"{place}: {LABELS} has no label for {odd[0]}{_more(odd)}; {_AGAIN}")
+        raise RequestError(f"{place}: {LABELS} has no label for {few(odd, 1)}; {_AGAIN}")
     names: dict[str, str] = {}
     for image in splits["val"]:
         if (other := names.setdefault(PurePosixPath(image.name).name, image.name)) != image.name:
             raise RequestError(f"{place}: {other} and {image.name} are the same image; delete one copy of val")
-
-
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""

@@ -1,4 +1,4 @@
-"""Shards in the WebDataset convention, of other tools and our own: tars of <key>.jpg and <key>.cls, neighbours.
+"""Shards in the WebDataset convention, of other tools and our own: tars of <key>.jpg and <key>.cls side by side.
 
     SRC/imagenet1k-train-0000.tar ..., imagenet1k-validation-0000.tar ...     or in folders named after the split
     SRC/train/shard-00000.tar ..., val/shard-00000.tar ..., manifest.json     a prepared data set
@@ -19,23 +19,23 @@ from typing import BinaryIO
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
+from data_prep.format import MANIFEST
 from data_prep.sources import tars
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.folders import SPLIT_OF
+from data_prep.sources.image import as_pnm
 from data_prep.sources.inventory import (
     HIDDEN,
     NO_IMAGES,
     Seen,
     entries,
     is_archive,
-    is_system,
+    is_system_path,
     refuse_dead_link,
     refuse_missing_parts,
 )
-from data_prep.sources.labels import Label, label_of, name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLIT_OF, Label, label_of, name_and_wnid, provisional, resolve
 
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
-MANIFEST = "manifest.json"
 
 _SPLIT = re.compile(rf"(?:.*[^a-z])?({'|'.join(SPLIT_OF)})(?:[^a-z].*)?", re.IGNORECASE)
 _LABEL_BYTES = 256
@@ -55,9 +55,8 @@ class ArrayImage(SourceImage):
         )
         if head is None:
             raise ValueError("no array of uint8 [height, width, 1 or 3]")
-        height, width, channels = (int(number) for number in head.groups())
         start = 10 + int.from_bytes(data[8:10], "little")
-        return b"%s %d %d 255\n" % (b"P5" if channels == 1 else b"P6", width, height) + data[start:]
+        return as_pnm(data[start:], *map(int, head.groups()))
 
 
 def recognises(src: Path) -> bool:
@@ -73,8 +72,8 @@ def _shards(src: Path) -> dict[str, list[Path]]:
             named = inside or ((match := _SPLIT.fullmatch(shard.stem)) and SPLIT_OF[match[1].lower()])
             if named and is_archive(shard.name):
                 refuse_dead_link(shard)
-            if named and is_archive(shard.name) and shard.is_file():
-                found.setdefault(named, []).append(shard)
+                if shard.is_file():
+                    found.setdefault(named, []).append(shard)
     return found
 
 
@@ -127,7 +126,7 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
             yield _image(image, path, label)
 
     for member in tars.members(file, path):
-        if is_system(member.name.rpartition("/")[2]):
+        if is_system_path(member.name):
             seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
             continue
         stem, _, ending = member.name.rpartition("/")[2].partition(".")
@@ -137,7 +136,8 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
             key, image, label = here, None, None
         if ending == "cls":
             file.seek(member.offset_data)
-            label = _label(file.read(min(member.size, _LABEL_BYTES)))
+            text = file.read(min(member.size, _LABEL_BYTES)).decode("utf-8-sig", "replace")
+            label = label_of(text.strip())
         elif ending in ("json", "txt", "__key__"):
             continue
         elif ending == "npy" or tars.is_image(file, member):
@@ -148,10 +148,6 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
         else:
             seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
     yield from finished()
-
-
-def _label(text: bytes) -> Label:
-    return label_of(text.decode("utf-8-sig", "replace").strip())
 
 
 def _image(member: TarInfo, path: Path, label: Label | None) -> SourceImage:

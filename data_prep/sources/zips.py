@@ -52,7 +52,7 @@ def members(path: Path) -> Iterator[SourceImage]:
     try:
         with zipfile.ZipFile(path) as archive:
             listed = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read as a zip ({error}); download it again") from None
     for info in listed:
         if info.is_dir():

@@ -27,7 +27,7 @@ from trainings import small_config
 from alexnet_repro import predict as predict_command
 from alexnet_repro.config import FiguresConfig, PredictConfig
 from alexnet_repro.data import Batch, ColumnInputs, PreparedData
-from alexnet_repro.data.loader import cores, loading_for, note_on_workers
+from alexnet_repro.data.loader import loading_for, note_on_workers
 from alexnet_repro.figures import figures
 from alexnet_repro.model import AlexNet, choose_devices, initialise, placement
 from alexnet_repro.runs.folder import RunFolder
@@ -40,6 +40,7 @@ from data_prep.common.cli import load
 from data_prep.common.endings import STOP_SIGNALS, outcome
 from data_prep.common.errors import DONE, FAILED, WRONG_REQUEST, RequestError
 from data_prep.common.files import exclusive, write_atomically
+from data_prep.pool import cores
 from data_prep.resize import prepare_image
 
 CPU = torch.device("cpu")

@@ -66,7 +66,11 @@ def test_downsampled_batches_keep_every_byte(form: str, tmp_path: Path) -> None:
 
 def test_downsampled_without_names_and_damaged(tmp_path: Path) -> None:
     batches(tmp_path, "pickle")
-    (tmp_path / "map_clsloc.txt").unlink()
+    names = tmp_path / "map_clsloc.txt"
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(RequestError, match=r"train_data_batch_1: label 3 is not in map_clsloc\.txt; download that"):
+        find_source(tmp_path)
+    names.unlink()
     assert sorted(find_source(tmp_path).splits["train"].class_counts()) == ["0001", "0002", "0003"]
     path = tmp_path / "train_data_batch_2"
     whole = path.read_bytes()

@@ -1,5 +1,6 @@
 """Trees as people have them, one step away from the documented ones: the same images and labels."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -83,12 +84,47 @@ def system_names(src: Path, train: Images, val: Images) -> str:
     return "hidden or system names: 12 ("
 
 
+def system_names_in_archives(src: Path, train: Images, val: Images) -> str:
+    """What a disk station, a viewer and macOS leave in them."""
+    for name, (_, data) in val.items():
+        write(src / "val" / name, data)
+    first, second = wnids(train)[:2]
+    files = {f"{wnid}/{name}": data for name, (wnid, data) in train.items()}
+    files |= dict.fromkeys((f"{first}/@eaDir/a.JPEG/SYNOPHOTO_THUMB_M.jpg", f"{second}/.thumbs/b.JPEG"), b"an image")
+    write(src / "train/train.tar", tar_of(files))
+    kit = {"devkit/data/._ILSVRC2012_validation_ground_truth.txt": b"\0\5\x16\7"}
+    kit |= layouts.devkit(train, val, 2012, "devkit")
+    write(src / "ILSVRC2012_devkit_t12.tar.gz", gzip.compress(tar_of(kit)))
+    return f"hidden or system names: 2 (train.tar: {first}/@eaDir/a.JPEG/SYNOPHOTO_THUMB_M.jpg, ...)"
+
+
 def nested(src: Path, train: Images, val: Images) -> str:
     wnid = wnids(train)[0]
     for name, (own, data) in train.items():
         write(src / "train" / own / ("sub/sub" if own == wnid else "") / name, data)
     layouts.image_folder(src, {}, val)
     return f"images in folders within the folder of their class: 6 (train/{wnid}/sub/sub/{wnid}_0.JPEG, ...); taken"
+
+
+def nested_in_a_tar(src: Path, train: Images, val: Images) -> None:
+    """And val in a folder that is no class."""
+    below = dict(zip(wnids(train), ("extra", "images", "a/b"), strict=False))
+    files = {f"x/{wnid}/{below.get(wnid, '')}/{name}": data for name, (wnid, data) in train.items()}
+    write(src / "train/train.tar", tar_of(files))
+    write(src / "val/val.tar", tar_of({f"testing/{name}": data for name, (_, data) in val.items()}))
+    write(src / "ILSVRC2012_devkit_t12.tar", tar_of(layouts.devkit(train, val, 2012, "devkit")))
+
+
+def tars_in_capitals(src: Path, train: Images, val: Images) -> None:
+    for wnid, files in of_class(train).items():
+        write(src / "train" / f"{wnid}.TAR", tar_of(files))
+    layouts.image_folder(src, {}, val)
+
+
+def tars_in_capitals_in_a_tar(src: Path, train: Images, val: Images) -> None:
+    layouts.ilsvrc2012_archives(src, train, val)
+    inner = {f"{wnid}.TAR": tar_of(files) for wnid, files in of_class(train).items()}
+    write(src / "ILSVRC2012_img_train.tar", tar_of(inner))
 
 
 def empty_class(src: Path, train: Images, val: Images) -> str:
@@ -247,8 +283,9 @@ def shards(src: Path, train: Images, val: Images) -> str:
             for name, (wnid, data) in list(known.items())[part::2]:
                 key = f"{split}/{Path(name).stem}_{wnid}" if split == "validation" else Path(name).stem
                 files |= {f"{key}.JPEG": data, f"{key}.json": b"{}", f"{key}.cls": b"%d\n" % wnids(train).index(wnid)}
-            write(src / f"imagenet1k-{split}-{part:05d}-of-00002.tar", tar_of({**files, "._x.jpg": b"\0"}))
-    return "hidden or system names: 4 (imagenet1k-train-00000-of-00002.tar: ._x.jpg, ...)"
+            files |= {"._x.jpg": b"\0", "@eaDir/x.jpg/y.jpg": b""}
+            write(src / f"imagenet1k-{split}-{part:05d}-of-00002.tar", tar_of(files))
+    return "hidden or system names: 8 (imagenet1k-train-00000-of-00002.tar: ._x.jpg, ...)"
 
 
 def shards_of_any_name(src: Path, train: Images, val: Images) -> None:
@@ -271,6 +308,18 @@ def tiny_imagenet_in_capitals(src: Path, train: Images, val: Images) -> None:
     """And lists saved by an editor."""
     for name, data in layouts.tiny_imagenet_files(train, val).items():
         write(src / name.replace("val/", "VAL/", 1), b"\xef\xbb\xbf" * name.endswith("s.txt") + data)
+
+
+def tiny_imagenet_of_links(src: Path, train: Images, val: Images) -> str:
+    """Every class a link to its folder, val/images too; and a link to the whole, in a class."""
+    store = src.with_name("store")
+    layouts.tiny_imagenet_unpacked(store, train, val)
+    (store / "tiny-imagenet-200").rename(src)
+    for path in (*(src / "train").iterdir(), src / "val/images"):
+        path.rename(store / path.name)
+        path.symlink_to(store / path.name)
+    (store / wnids(train)[0] / "above").symlink_to(src)
+    return f"links to a folder above or beside: 1 (train/{wnids(train)[0]}/above)"
 
 
 def lists(src: Path, train: Images, val: Images) -> None:
@@ -305,14 +354,15 @@ def lists_as_caffe_has_them(src: Path, train: Images, val: Images) -> None:
 
 
 ACCEPTED: list[Draw] = [
-    train_tar_in_train, tars_beside_folders, class_with_more_than_its_tar, some_unpacked, system_names, nested,
-    empty_class, kaggle_sorted, kaggle_saved_by_excel, kaggle_moved_up, numbered_val_with_devkit, val_tar_in_val,
-    only_a_tar_in_val, folders_within, devkit_as_tar, renamed_by_browsers, imagenet100,
-    devkit_named("ILSVRC2012_devkit_t12 2.tar.gz"), devkit_named("ILSVRC2012_devkit_t12.tar (1).gz"),
+    train_tar_in_train, tars_beside_folders, class_with_more_than_its_tar, some_unpacked, system_names,
+    system_names_in_archives, nested, empty_class, kaggle_sorted, kaggle_saved_by_excel, kaggle_moved_up,
+    numbered_val_with_devkit, val_tar_in_val, only_a_tar_in_val, folders_within, devkit_as_tar, renamed_by_browsers,
+    imagenet100, devkit_named("ILSVRC2012_devkit_t12 2.tar.gz"), devkit_named("ILSVRC2012_devkit_t12.tar (1).gz"),
     devkit_named("ILSVRC2012_devkit_t12.gz"), kaggle_in_small_letters, kaggle_cut_short,
-    spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"), spelled_otherwise("train", "VAL"),
-    in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them, lists_as_caffe_has_them,
-    shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
+    spelled_otherwise("Train", "Validation"), spelled_otherwise("training", "valid"),
+    spelled_otherwise("train", "VAL"), in_one_folder, linked, hub_cache, shards, lists, lists_as_others_write_them,
+    lists_as_caffe_has_them, shards_of_any_name, lists_saved_by_an_editor, tiny_imagenet_in_capitals,
+    nested_in_a_tar, tars_in_capitals, tars_in_capitals_in_a_tar, tiny_imagenet_of_links,
 ]  # fmt: skip
 
 
@@ -377,8 +427,10 @@ def test_names_of_classes_from_labels_json(images: tuple[Images, Images], tmp_pa
     assert set(find_source(tmp_path).class_names.values()) == {"honeycomb"}
 
 
-def test_dead_links_are_rejected_images(images: tuple[Images, Images], tmp_path: Path) -> None:
-    """As git-annex leaves those whose content is elsewhere."""
+def test_dead_links_are_rejected_images(
+    images: tuple[Images, Images], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As git-annex leaves those whose content is elsewhere. They are counted like others."""
     layouts.image_folder(tmp_path / "src", *images)
     name, (wnid, _) = next(iter(images[0].items()))
     path = tmp_path / "src/train" / wnid / name
@@ -387,6 +439,9 @@ def test_dead_links_are_rejected_images(images: tuple[Images, Images], tmp_path:
     with pytest.raises(RunError, match=rf"1 of 90 images cannot be read.*{name}.*a link to \.\./\.\./\.git/annex/obj"):
         prepare(prepare_config(tmp_path / "src", tmp_path / "out"))
     prepare(prepare_config(tmp_path / "src", tmp_path / "out", max_rejected=0.1))
+    prepare(prepare_config(tmp_path / "src", tmp_path / "again", max_rejected=0.1, in_source_order=True))
+    said = capsys.readouterr().err
+    assert all(f"{what}: 100 %, 90 of 90 images" in said for what in ("prepare", "read the source", "fill the shards"))
     assert [rejected.name for rejected in Manifest.load(tmp_path / "out").rejected] == [f"{wnid}/{name}"]
 
 

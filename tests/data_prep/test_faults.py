@@ -1,12 +1,15 @@
 """What goes wrong around a preparation: the disk, the source, other processes. One line each, and nothing is lost."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import layouts
 import numpy as np
@@ -101,6 +104,39 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(
     with pytest.raises(RequestError, match=r"needs about \d+\.\d MB, and 0\.1 MB are free there; make room"):
         prepare(prepare_config(archives, tmp_path / "out", image_size=256))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("in_source_order", "needed"), [("false", "6.6 MB"), ("true", "13.1 MB")])
+def test_the_room_for_the_records_is_counted(
+    in_source_order: str, needed: str, archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 90 shards of an image each, with sums of 4 x 3 x 75 x 75 bytes, and 5.4 kB for the image."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    config = prepare_config(archives, tmp_path / "out", images_per_shard=1, in_source_order=in_source_order)
+    with pytest.raises(RequestError, match=f"needs about {needed}, and"):
+        prepare(config)
+
+
+def test_a_shard_that_is_lost_between_runs(
+    archives: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "small"
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="not yet"):
+        patch.setattr(prepare_module, "finish", stop)
+        prepare(prepare_config(archives, out))
+    (out / "val/shard-00000.tar").unlink()
+    prepare(prepare_config(archives, out))
+    assert contents(out) == contents(prepared)
+
+
+def test_paths_that_are_no_utf8(archives: Path, tmp_path: Path) -> None:
+    src, out = (tmp_path / os.fsdecode(name) for name in (b"b\xe9ta", b"s\xe9t"))
+    folders_of(archives, src)
+    prepare(replace(prepare_config(archives, tmp_path), src=str(src), out=str(out)))
+    manifest = Manifest.load(out)
+    assert (manifest.name, manifest.source["path"]) == (r"s\xe9t", rf"{tmp_path}/b\xe9ta")
+    assert check(out).problems == []
 
 
 @pytest.mark.parametrize("way", ["gone", "shorter", "directory"])
@@ -228,6 +264,22 @@ def test_a_lock_that_the_other_has_just_cleared_away(tmp_path: Path, monkeypatch
     monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
     with pytest.raises(RequestError, match="has just finished it"), exclusive(lock, "out"):
         pass
+
+
+def test_the_lock_is_let_go_before_it_is_cleared_away(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS the name of an open file stays, and its folder with it."""
+    cleared = []
+
+    def clear(folder: Path, **options: bool) -> None:
+        with exclusive(folder / "lock", "out"):  # which is refused while the lock is held
+            cleared.append(folder)
+        shutil.rmtree(folder, **options)
+
+    monkeypatch.setattr(prepare_module, "shutil", SimpleNamespace(rmtree=clear))
+    prepare(prepare_config(archives, tmp_path / "out"))
+    assert cleared == [tmp_path / "out/.unfinished"] and not cleared[0].exists()
 
 
 def test_wrong_requests_as_typed(archives: Path, tmp_path: Path) -> None:

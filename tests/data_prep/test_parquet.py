@@ -107,6 +107,11 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"img": [b"x"], "label": [1]}), train)
     with pytest.raises(RequestError, match=r"needs the columns image \(bytes, path\) and label; found img, label"):
         find_source(tmp_path)
+    for label, kind in ((0.0, "float"), (False, "bool")):
+        images = [{"bytes": b"x", "path": None}]
+        pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": [label]}), train)
+        with pytest.raises(RequestError, match=rf"a label is a {kind}; it must be a whole number or text"):
+            find_source(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(RequestError, match=r"need pyarrow, which is not installed; .*\[parquet\]"):
         find_source(tmp_path)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -12,15 +13,21 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from conftest import independent_reading, prepare_config
 from PIL import Image
 
-from data_prep import drawing
+from data_prep import drawing, sample
+from data_prep import prepare as prepare_module
 from data_prep.common.errors import RequestError, RunError
+from data_prep.common.files import write_atomically
 from data_prep.format import Manifest
 from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
@@ -69,6 +76,46 @@ def test_the_sample_has_the_odd_files_of_imagenet(monkeypatch: pytest.MonkeyPatc
     images = (Image.open(io.BytesIO(image_file("n11939491", (9, i)))) for i in range(250))
     kinds = {(image.format, image.mode) for image in images}
     assert kinds >= {("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")}
+
+
+def test_a_sample_that_was_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The archives of two requests are not taken for those of one."""
+    monkeypatch.setattr(sample, "image_file", lambda wnid, seed: b"an image")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: SimpleNamespace(Pool=ThreadPool))
+    first = [str(tmp_path), "--train=1", "--val=1"]
+    sample.main(first)
+    sample.main(first)
+    assert capsys.readouterr().out.endswith("the sample is there already\n")
+
+    def killed(path: Path, write: Callable[[BinaryIO], object]) -> None:
+        if path.name == sample.VAL:
+            raise KeyboardInterrupt
+        write_atomically(path, write)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sample, "write_atomically", killed)
+        sample.main([str(tmp_path), "--train=2", "--val=1"])
+    sample.main(first)
+    assert capsys.readouterr().out.endswith("1 training and 1 validation images of each of 10 classes\n")
+
+
+def test_a_worker_for_each_core_that_may_be_used(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine's 128, `srun --cpus-per-task=4` gives four."""
+    asked = []
+
+    def run(tasks: Sequence[object], workers: int, bar: object) -> None:
+        asked.append(workers)
+        raise RunError("not yet")
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {8, 9, 10, 11}, raising=False)
+    monkeypatch.setattr(prepare_module, "run_tasks", run)
+    with pytest.raises(RunError, match="not yet"):
+        prepare(prepare_config(archives, tmp_path / "out", workers="null"))
+    assert asked == [4]
 
 
 def test_shards_are_plain_tars(prepared: Path) -> None:

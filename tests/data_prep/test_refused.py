@@ -88,6 +88,23 @@ def val_beside_classes(src: Path, train: Images, val: Images) -> None:
     (src / "train").rmdir()
 
 
+def flat_train(packed: bool) -> Draw:
+    """Beside labels of val, which say what the layout is."""
+
+    def draw(src: Path, train: Images, val: Images) -> None:
+        files = {name: data for name, (_, data) in train.items()}
+        if packed:
+            layouts.ilsvrc2012_archives(src, train, val)
+            write(src / "ILSVRC2012_img_train.tar", tar_of(files))
+            return
+        layouts.kaggle(src, {}, val)
+        for name, data in files.items():
+            write(src / "ILSVRC/Data/CLS-LOC/train" / name, data)
+
+    draw.__name__ = f"flat_train_{'packed' if packed else 'in_a_folder'}"
+    return draw
+
+
 def half_sorted_val(src: Path, train: Images, val: Images) -> None:
     layouts.ilsvrc2012_unpacked(src, train, val)
     for name, (wnid, _) in list(val.items())[:12]:
@@ -226,6 +243,12 @@ REFUSED: dict[Draw, str] = {
     dead("train.X2"): r"src/train\.X2: a link to /elsewhere/x, which is not there",
     val_beside_classes: r"val/n.*: is in no class n<number>, as others here are; move those into .*train, or this away",
     half_sorted_val: r"val: 18 images lie outside the folders of the classes \(.*\), 12 inside; a sorting that was not",
+    flat_train(
+        packed=False
+    ): r"60 train images lie in no folder or archive of a class, which would be their label; sort",
+    flat_train(
+        packed=True
+    ): r"60 train images lie in no folder or archive of a class, which would be their label; sort",
     hole(0): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
     hole(1024): r"img_train\.tar: its list of members ends [\d,]+ bytes before it does: a hole",
     hole_to_the_end: r"img_val\.tar: its list of members ends 2,097,152 bytes before it does: a hole",

@@ -102,6 +102,9 @@ def test_what_is_no_photograph_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     with narrow, monkeypatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 2559)
         prepare_image(encoded(photograph(1, 40), "PNG"), 64)  # 64 x 2560
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as notebooks set it, for large images
+        assert prepare_image(encoded(photograph(1, 40), "PNG"), 64).shape == (64, 64, 3)
     monkeypatch.setattr("data_prep.resize.MOST_BYTES", 2 << 20)
     large = encoded(photograph(1000, 900), "BMP")  # 2.7 MB
     for data in (large, gzip.compress(large)):

@@ -233,7 +233,10 @@ def test_a_damaged_zip_is_named(images: tuple[Images, Images], tmp_path: Path) -
     layouts.tiny_imagenet_zip(tmp_path, *images)
     path = tmp_path / "tiny-imagenet-200.zip"
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"<html>"):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny-imagenet-200/é", b"")
+    no_utf8 = path.read_bytes().replace("é".encode(), b"\xe9\xe9")
+    for damaged in (whole[: len(whole) // 2], b"", b"<html>", no_utf8):
         path.write_bytes(damaged)
         with pytest.raises(
             RequestError, match=r"tiny-imagenet-200\.zip: cannot be read as a zip .*; download it again"
