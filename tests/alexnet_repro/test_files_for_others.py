@@ -110,6 +110,7 @@ def test_predictions_hold_every_pictures_probabilities_under_its_name(evaluated:
         assert file["words"].tolist() == [info["words"] for info in evaluated.classes]
         for views, p in evaluated.expected.items():
             top, kept = file[f"views{views}.top"], file[f"views{views}.probabilities"]
+            assert kept.dtype == np.float32
             assert (np.diff(kept, axis=1) <= 0).all() and (np.sort(top, axis=1) == np.arange(10)).all()
             np.testing.assert_allclose(kept, np.take_along_axis(p, top, axis=1), rtol=0, atol=TOLERANCE)
             own = p[np.arange(29), evaluated.labels]
