@@ -31,7 +31,7 @@ class FastViews:
         if all(device.type == "cuda" for device in self.network.devices):
             free = min(torch.cuda.mem_get_info(device)[0] for device in self.network.devices)
             each = (layout.blocks**2 * layout.channels + maps) * self.network.dtype.itemsize
-            self.at_once = max(1, min(self.at_once, int(free * _SHARE) // each))
+            self.at_once = views_that_fit(free, each, self.at_once)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch, views: list[View], watch: Watcher | None = None) -> tuple[Tensor, Tensor]:
@@ -52,3 +52,8 @@ class FastViews:
             whole = images.to(device, non_blocking=True)
             inputs.append(transform(whole, view_draws(views, len(images), device)))
         return self.network(inputs, watch=watch).float().softmax(1)
+
+
+def views_that_fit(free: int, each: int, most: int) -> int:
+    """Into a pass, with so many bytes of memory `free`, of which `each` view takes its own; 1 to `most`."""
+    return max(1, min(most, int(free * _SHARE) // each))

@@ -19,7 +19,7 @@ from networks import SMALL_MODEL
 from alexnet_repro.config import NormConfig, TrainConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, InputTransform
 from alexnet_repro.data.fused_input import FusedInputTransform
-from alexnet_repro.evaluation.fast_views import FastViews
+from alexnet_repro.evaluation.fast_views import FastViews, views_that_fit
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, exchange, initialise
 from alexnet_repro.model.fast import FastNetwork, InputLayout
@@ -64,11 +64,12 @@ def test_maps_of_more_than_32_bits_count_are_refused() -> None:
         dense_places(torch.empty(65536, 128, 16, 16, device="meta"))
 
 
-def test_same_map_normalisation() -> None:
+@pytest.mark.parametrize("shape", [(2, 20, 9, 11), (1, 400, 3, 4)], ids=str)  # 400 maps: four programs of 128
+def test_same_map_normalisation(shape: tuple[int, ...]) -> None:
     norm = NormConfig(5, 4e-5, 0.75, 1.0)
-    x = (torch.randn(2, 20, 9, 11) * 60).requires_grad_()
+    x = (torch.randn(shape) * 60).requires_grad_()
     reference = x.detach().double().requires_grad_()
-    grad = torch.randn(2, 20, 9, 11)
+    grad = torch.randn(shape)
     ours, theirs = same_map_norm(x, norm), SameMapNorm(norm)(reference)
     ours.backward(grad)
     theirs.backward(grad.double())
@@ -252,6 +253,11 @@ def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatc
     assert (expected - together.fast([image.flip(0)])).abs().max() > 1e-2
     assert gathered == [2] * (len(gathered) - 1) + [1]
     assert len(gathered) == (1 if variant == "no_exchange" else 4)  # conv3, fc6, fc7, fc8
+
+
+@pytest.mark.parametrize(("free", "each", "views"), [(4000, 100, 10), (4399, 100, 10), (399, 100, 1), (10**9, 100, 50)])
+def test_a_pass_takes_a_quarter_of_the_free_memory(free: int, each: int, views: int) -> None:
+    assert views_that_fit(free, each, most=50) == views
 
 
 @pytest.mark.parametrize("views", [1, 10])
