@@ -103,9 +103,10 @@ else
 	@$(RUN) -m data_prep.prepare src="$$SRC" out="$$OUT"
 endif
 
-# A process for each core, up to eight, takes one test file after the other; tests/gpu follows in one process.
+# A process for each core and one more, as some tests wait; up to eight take one test file after the other. tests/gpu
+# follows in one process.
 test: $(VENV)/installed-dev  ## run all tests
-	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --ignore=tests/gpu
+	$(RUN) -m pytest -n $$($(RUN) -c 'import os; print(min(8, 1 + os.cpu_count()))') --dist loadfile --no-loadscope-reorder --ignore=tests/gpu
 	$(RUN) -m pytest tests/gpu
 
 gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure its speed; a few minutes
