@@ -36,7 +36,7 @@ from alexnet_repro.weights.operations import LayerWeights, Operation, column_wei
 from alexnet_repro.weights.state_dicts import TORCHVISION_NAMES, read_pth, read_safetensors, torchvision_layers
 from data_prep.common.cli import checked, load
 from data_prep.common.errors import RequestError
-from data_prep.common.text import printable
+from data_prep.common.text import one_line, printable
 
 _KNOWN = ("bvlc_alexnet", "bvlc_caffenet", "torchvision")  # files of conf/model/ that a converted network may be
 _ACROSS = "model.norm.across"  # set by `network_of_operations`
@@ -82,7 +82,7 @@ def convert(config: ConvertConfig) -> None:
     except RequestError as error:
         raise RequestError(f"src={printable(config.src)}: {error}") from None
     except Exception as error:  # of load_state_dict; and a damaged file can fail in any way
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise RequestError(f"src={printable(config.src)}: cannot be read as an AlexNet ({reason})") from None
     mean_image = _mean_image(config) if found.mean_image is None else found.mean_image
     if found.model.input_size > len(mean_image):

@@ -24,6 +24,7 @@ from alexnet_repro.data.batch import Batch, Draws
 from alexnet_repro.data.ring import Ring
 from data_prep.common.endings import STOP_SIGNALS
 from data_prep.common.errors import RunError
+from data_prep.common.text import one_line
 from data_prep.reader import Shards
 
 _AHEAD = 2  # batches that each worker may be ahead
@@ -280,6 +281,6 @@ def _work(connection: Connection, ring: Ring, worker: int, sources: Sequence[Sha
             except RunError as error:  # raised here, it would reach the user as the worker's traceback
                 answer = error
             except (OSError, MemoryError) as error:
-                answer = LoaderError(f"a loader process cannot go on ({' '.join(str(error).split())})")
+                answer = LoaderError(f"a loader process cannot go on ({one_line(error)})")
             note[1] = -1
             connection.send(answer)

@@ -55,5 +55,5 @@ class FastViews:
 
 
 def views_that_fit(free: int, each: int, most: int) -> int:
-    """Into a pass, with so many bytes of memory `free`, of which `each` view takes its own; 1 to `most`."""
+    """How many views one pass takes: as many as fit, at `each` bytes, into _SHARE of the `free` bytes; 1 to `most`."""
     return max(1, min(most, int(free * _SHARE) // each))

@@ -24,6 +24,7 @@ from alexnet_repro.runs.settings import (
 from data_prep.common.cli import checked
 from data_prep.common.errors import RequestError
 from data_prep.common.files import exclusive, write_atomically
+from data_prep.common.text import one_line
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 _LOCK = "lock"
@@ -127,7 +128,7 @@ class RunFolder:
         try:
             loaded = OmegaConf.to_container(OmegaConf.load(self._config))
         except (OSError, YAMLError) as error:
-            raise RequestError(f"{self._config}: cannot be read ({' '.join(str(error).split())})") from None
+            raise RequestError(f"{self._config}: cannot be read ({one_line(error)})") from None
         return loaded if isinstance(loaded, dict) else {}  # type: ignore[return-value]
 
     def configuration_text(self) -> str:

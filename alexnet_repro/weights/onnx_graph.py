@@ -7,6 +7,7 @@ from torch import Tensor
 
 from alexnet_repro.weights.operations import CONV, DENSE, Operation
 from data_prep.common.errors import RequestError
+from data_prep.common.text import one_line
 
 _IGNORED = {"Reshape", "Flatten", "Softmax", "Identity", "Constant"}
 
@@ -21,7 +22,7 @@ def read_onnx(data: bytes) -> tuple[list[Operation], int | None]:
     try:
         graph = onnx.load_model_from_string(data).graph
     except Exception as error:  # protobuf's own DecodeError, and others
-        raise RequestError(f"cannot be read as ONNX ({' '.join(str(error).split())[:100]})") from None
+        raise RequestError(f"cannot be read as ONNX ({one_line(error)[:100]})") from None
     tensors = {entry.name: entry for entry in graph.initializer}
     inputs = [entry for entry in graph.input if entry.name not in tensors]
     tensors |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}

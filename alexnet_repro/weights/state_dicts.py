@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alexnet_repro.weights.operations import LayerWeights
 from data_prep.common.errors import RequestError
+from data_prep.common.text import one_line
 
 TORCHVISION_NAMES = {  # our layer -> torchvision's
     "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8", "conv5": "features.10",
@@ -35,7 +36,7 @@ def read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         state = safetensors.torch.load(data)
         about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     except Exception as error:  # SafetensorError is none of Python's, and json has its own
-        raise RequestError(f"cannot be read as safetensors ({' '.join(str(error).split())[:100]})") from None
+        raise RequestError(f"cannot be read as safetensors ({one_line(error)[:100]})") from None
     return state, about
 
 
