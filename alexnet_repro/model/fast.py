@@ -131,7 +131,7 @@ class FastNetwork:
             return self._linear(x, parts), None
         if isinstance(parts[0], LocalConv2d):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                return torch.cat([part(x) for part in parts], 1).to(self.dtype), None  # its bias is float32
+                return torch.cat([part(x) for part in parts], 1), None
         weights, stride = [part.weight for part in parts], layer.config.stride
         if layer.name == "conv1":
             weights = [folded(weight, self.layout) for weight in weights]

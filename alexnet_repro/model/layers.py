@@ -1,6 +1,7 @@
 """Layers and steps that PyTorch has not, or has otherwise; response normalisation is in response_norm.py."""
 
 import math
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -12,24 +13,26 @@ from alexnet_repro.config import NormConfig, PoolConfig
 class LocalConv2d(nn.Module):
     """A locally connected layer: a convolution whose kernels and biases are each place's own.
 
-    [N, C, H, W] -> [N, kernels, H', W'], with stride 1. `weight` [kernels, C * size * size, H' * W'], `bias` [kernels,
-    H' * W'], places row by row.
+    [N, C, H, W] -> [N, kernels, H', W'], with stride 1. `weight` [H' * W', size * size * C, kernels], `bias` [H' * W',
+    kernels], places row by row: one matrix product a place, and its operands as they lie.
     """
 
     def __init__(self, channels: int, kernels: int, size: int, padding: int, side: int) -> None:
         """`side`: of the square maps that come out."""
         super().__init__()
         self.size, self.padding, self.side = size, padding, side
-        self.weight = nn.Parameter(torch.empty(kernels, channels * size * size, side * side))
-        self.bias = nn.Parameter(torch.empty(kernels, side * side))
+        self.weight = nn.Parameter(torch.empty(side * side, size * size * channels, kernels))
+        self.bias = nn.Parameter(torch.empty(side * side, kernels))
         bound = 1 / math.sqrt(channels * size * size)  # as PyTorch's own; `initialise` draws what the paper wants
         for parameter in (self.weight, self.bias):
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = F.unfold(x, self.size, padding=self.padding)  # [N, C * size * size, H' * W']
-        maps = torch.einsum("nip,kip->nkp", windows, self.weight) + self.bias
-        return maps.unflatten(2, (self.side, self.side))
+        maps = F.pad(x.permute(2, 3, 0, 1), (0, 0, 0, 0) + (self.padding,) * 4)  # [H, W, N, C]
+        within = product(range(self.size), repeat=2)  # rows and columns of a window
+        windows = torch.cat([maps[i : i + self.side, j : j + self.side] for i, j in within], -1).flatten(0, 1)
+        maps = torch.baddbmm(self.bias.unsqueeze(1), windows, self.weight)  # [H' * W', N, kernels]
+        return maps.unflatten(0, (self.side, self.side)).permute(2, 3, 0, 1)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, padding={self.padding}, side={self.side}"

@@ -93,8 +93,8 @@ def test_a_locally_connected_layer_is_one_kernel_a_place() -> None:
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     expected = np.empty((2, 4, 5, 5))
     for place, (row, column) in enumerate(np.ndindex(5, 5)):
-        window = padded[:, :, row : row + 3, column : column + 3].reshape(2, -1)
-        expected[:, :, row, column] = window @ weight[:, :, place].T + bias[:, place]
+        window = padded[:, :, row : row + 3, column : column + 3].transpose(0, 2, 3, 1).reshape(2, -1)
+        expected[:, :, row, column] = window @ weight[place] + bias[place]
     np.testing.assert_allclose(layer(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-12)
     bound = 27**-0.5  # as torch.nn.Conv2d draws weights and biases
     for drawn in (weight, bias):
