@@ -59,7 +59,7 @@ def _costs(layer: Layer, part: Weights, column: int, columns: int) -> tuple[int,
 
 def _print_neurons(model: AlexNet) -> None:
     ours = {
-        name: sum(part.bias.shape[-1] for part in layer.parts()) * math.prod(layer.map_shape[1:])
+        name: sum(part.get_parameter("bias").shape[-1] for part in layer.parts()) * math.prod(layer.map_shape[1:])
         for name, layer in model.layers().items()
     }
     wide = max(8, *(len(f"{name} ") for name in ours))
