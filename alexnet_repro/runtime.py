@@ -66,8 +66,6 @@ def _obstacle(model: ModelConfig, columns: Sequence[torch.device], processes: in
         return "has no bottleneck before fc8, and all classes on one device (model.bottleneck, model.fc8.split)"
     if processes > 1:
         return "needs one process, and torchrun started several"
-    if model.conv1.local:
-        return "has no locally connected conv1, and model.conv1.local is true"
     try:
         import triton
     except ImportError:

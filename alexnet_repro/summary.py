@@ -40,12 +40,17 @@ def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
         for index, (column, part, device) in enumerate(zip(layer.names, layer.parts(), devices, strict=False)):
             costs = _costs(layer, part, index, model.config.columns)
             totals = [total + cost for total, cost in zip(totals, costs, strict=True)]
-            shapes = part.weight.shape, (len(part.weight), *layer.map_shape[1:])
+            shapes = part.weight.shape, (_maps(part), *layer.map_shape[1:])
             weights, output = ("x".join(map(str, shape)) for shape in shapes)
             print(f"{name + '.' + column:<{wide}}{device!s:<9}{weights:>20}{output:>16}{_COSTS.format(*costs)}")
     print(f"{'total':<{wide + 45}}{_COSTS.format(*totals)}")
     print("output: of the weights, before pooling")
     print("bytes in: float32 from the other columns, for one image forward; gradients of the same size go back")
+
+
+def _maps(part: Weights) -> int:
+    """How many maps or units it makes."""
+    return part.get_parameter("bias").shape[-1]
 
 
 def _costs(layer: Layer, part: Weights, column: int, columns: int) -> tuple[int, int, int]:
@@ -59,7 +64,7 @@ def _costs(layer: Layer, part: Weights, column: int, columns: int) -> tuple[int,
 
 def _print_neurons(model: AlexNet) -> None:
     ours = {
-        name: sum(part.get_parameter("bias").shape[-1] for part in layer.parts()) * math.prod(layer.map_shape[1:])
+        name: sum(_maps(part) for part in layer.parts()) * math.prod(layer.map_shape[1:])
         for name, layer in model.layers().items()
     }
     wide = max(8, *(len(f"{name} ") for name in ours))

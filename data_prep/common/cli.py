@@ -192,6 +192,8 @@ def _refusal(error: Exception, keys: Collection[str]) -> str:
         return one_line(error)
     key = error.full_key
     if isinstance(error, (KeyError, AttributeError)):
+        if key in keys:
+            return f"{key}: is not among these settings, or what it belongs to is null; write +{key}=... to add it"
         return f"unknown key {key!r}{_nearest(key, keys)}; --cfg job lists every key"
     if isinstance(error, MissingMandatoryValue):
         return f"{key}: needs a value; give {key}=..."

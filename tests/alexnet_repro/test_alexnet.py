@@ -227,6 +227,7 @@ def test_columns_talk_where_figure_2_says_and_nowhere_else(variant: str) -> None
         (["model.input_size=30"], r"'pool' of size 3 over maps of"),
         (["model.conv3.reads=all"], r"model\.conv3\.reads=all: must be one of own, both"),
         (["model.conv1.reads=both"], r"model\.conv1\.reads=both: must be own"),
+        (["model=cifar10_local", "+model.conv1.local=true"], r"model\.conv1\.local=True: must be false"),
         (["model.columns=0"], r"model\.columns=0: must be 1 to 8"),
         (["model.conv1.then=[swish]"], r"model\.conv1\.then=swish: must be one of activation"),
         (["model.conv2.then=[pool,pool]"], r"model\.conv2\.then=\['pool', 'pool'\]: must be a list that names each"),

@@ -80,6 +80,11 @@ AS_TYPED = (["optim.learning_rat=1"], ["src=none"])  # in a process of their own
         (TRAIN, ["+gpus=2"], "data/ilsvrc2012: no prepared data set here"),
         (TRAIN, ["gpus=2"], "data/ilsvrc2012: no prepared data set here"),
         (TRAIN, ["++gpus=2"], "data/ilsvrc2012: no prepared data set here"),
+        (
+            TRAIN,
+            ["model=cifar10", "model.conv4.size=3"],
+            "model.conv4.size: is not among these settings, or what it belongs to is null; write +model.conv4.size=...",
+        ),
         (TRAIN, ["optim.learning_rat=1"], "unknown key 'optim.learning_rat', did you mean 'optim.learning_rate'?"),
         (TRAIN, ["+bogus=1"], "unknown key 'bogus'"),
         (
