@@ -5,7 +5,9 @@ import os
 import pkgutil
 import signal
 import sys
-from multiprocessing.context import ForkServerProcess
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,8 +17,14 @@ from conftest import SMALL
 from alexnet_repro.config import TrainConfig
 from data_prep.common.cli import load
 
-_FORK_SERVER = multiprocessing.get_context("forkserver")
-_FORK_SERVER.set_forkserver_preload(["alexnet_repro.train"])
+
+@cache
+def _fork_server() -> ForkServerContext:
+    """In place of the one that a preparation has started before, without PyTorch."""
+    forkserver._forkserver._stop()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["alexnet_repro.train"])
+    return context
 
 
 def small_config(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:
@@ -32,7 +40,7 @@ def start(
     """`kill_before`: a function, as package.module:name, at whose call number `call` the process sends itself the
     signal `number`.
     """
-    process = _FORK_SERVER.Process(target=_train, args=(config, log, kill_before, call, number))
+    process = _fork_server().Process(target=_train, args=(config, log, kill_before, call, number))
     process.start()
     return process
 
