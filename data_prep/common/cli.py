@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -85,8 +86,13 @@ def load(config_name: str, schema: type[Schema], overrides: Sequence[str] = ()) 
     """conf/<config_name>.yaml with `overrides`, checked; for code and tests that need a command's configuration."""
     keys = keys_of(schema)
     with _hydra(keys):
-        composed = hydra.compose(config_name, overrides_of(overrides, keys))
+        composed = _composed(config_name, *overrides_of(overrides, keys))
     return checked(composed, schema)
+
+
+@cache  # Hydra takes a tenth of a second for it
+def _composed(config_name: str, *overrides: str) -> DictConfig:
+    return hydra.compose(config_name, list(overrides))
 
 
 def checked(config: DictConfig, schema: type[Schema]) -> Schema:
