@@ -102,7 +102,7 @@ VARIANTS = [
 ]  # fmt: skip
 
 
-def batches(size: int, classes: int, count: int, images: int = 4) -> list[Batch]:
+def batches(size: int, classes: int, count: int, images: int = 2) -> list[Batch]:
     g = torch.Generator().manual_seed(0)
     return [
         Batch(
@@ -121,7 +121,7 @@ def batches(size: int, classes: int, count: int, images: int = 4) -> list[Batch]
 
 def overrides_of(variant: str) -> list[str]:
     if variant.startswith("cifar10"):
-        return [f"model={variant}"]
+        return [f"model={variant}", "model.width=0.25"]
     sizes = {"pool_non_overlapping": "99", "input_227": "71"}
     small = [key for key in SMALL_MODEL if "input_size" not in key]
     return [f"model={variant}", *small, f"model.input_size={sizes.get(variant, '67')}"]
@@ -144,7 +144,7 @@ def steppers(overrides: list[str], precision: str = "fp32") -> list[Stepper]:
         inputs = ColumnInputs(rule, model.column_devices(), None, noise)
         parts = model, optimiser_for(config.optim, model), inputs, 0, Ranks(), precision
         if fast:
-            stepper = FastStepper(*parts, noise, 4)
+            stepper = FastStepper(*parts, noise, 2)
             stepper.captures_steps = False  # there is no graph on a CPU
             made.append(stepper)
         else:
@@ -190,7 +190,7 @@ def test_after_a_plain_step_at_another_rate_a_graph_is_captured_anew(monkeypatch
 
     monkeypatch.setattr(FastStepper, "_capture", capture)
     made.captures_steps = True
-    for step, (images, times) in enumerate([(4, 1.0), (4, 1.0), (3, 0.1), (4, 1.0), (3, 1.0), (4, 1.0), (4, 0.1)]):
+    for step, (images, times) in enumerate([(2, 1.0), (2, 1.0), (1, 0.1), (2, 1.0), (1, 1.0), (2, 1.0), (2, 0.1)]):
         set_rates(made.optimiser, Phase(False, times, times))
         made({CPU: batches(67, 7, 1, images)[0]}, step, True, False)
     assert captured == [0, 3, 6]
@@ -212,9 +212,7 @@ def test_what_no_kernel_does_is_done_step_by_step() -> None:
     """A window of nine maps, and pooling over more places than eight bits count."""
     overrides = [*overrides_of("paper"), "model.norm.size=9", "model.pool={size: 12, stride: 1}"]
     overrides = [key for key in overrides if "input_size" not in key] + ["model.input_size=223"]
-    plain, fast = (
-        stepper({CPU: batches(223, 7, 1, images=2)[0]}, 0, True, False).read().loss for stepper in steppers(overrides)
-    )
+    plain, fast = (stepper({CPU: batches(223, 7, 1)[0]}, 0, True, False).read().loss for stepper in steppers(overrides))
     assert fast == pytest.approx(plain, abs=1e-4)
 
 

@@ -3,11 +3,13 @@
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,14 @@ import torch
 import torch.distributed as dist
 from conftest import SMALL, run_here
 from networks import SENSITIVE_START
+from trainings import start
 
+from alexnet_repro.config import TrainConfig
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.training.ranks import Ranks
+from data_prep.common.cli import load
 
 TRAIN = "alexnet_repro.train"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", TRAIN]
@@ -29,6 +34,24 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def settings_for(prepared: Path, runs: Path, *settings: str) -> list[str]:
     fixed = [f"data.path={prepared}", f"runs_dir={runs}", "run=r", "schedule=constant", "model.dropout=0"]
     return [*SMALL, *fixed, *settings]
+
+
+def start_ranks(size: int, settings: list[str], runs: Path) -> list[ForkServerProcess]:
+    """As torchrun would start them, each with its log beside `runs`."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    config = load("train", TrainConfig, settings)
+    return [
+        start(
+            config,
+            runs.with_name(f"{runs.name}-{rank}.log"),
+            environment=shared
+            | {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+            | {name: str(size) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")},
+        )
+        for rank in range(size)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +72,13 @@ def test_two_processes_train_what_one_trains(
     rates = ["optim.learning_rate=0.0002"]
     settings = [f"optim.batch_size={batch}", f"schedule.epochs={epochs}", *SENSITIVE_START, *rates, *head]
     ends: list[Checkpoint] = []
-    one_alone = run_here(TRAIN, *settings_for(prepared, tmp_path / "one", *settings), cwd=tmp_path)
-    command = [*TORCHRUN, *settings_for(prepared, tmp_path / "two", *settings)]
-    both = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    for name, result in (("one", one_alone), ("two", both)):
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count(f"epoch {epochs}/{epochs}  rate") == 1  # one of the processes speaks
+    for name, size in (("one", 1), ("two", 2)):
+        processes = start_ranks(size, settings_for(prepared, tmp_path / name, *settings), tmp_path / name)
+        for process in processes:
+            process.join(300)
+        said = "".join(log.read_text() for log in tmp_path.glob(f"{name}-*.log"))
+        assert [process.exitcode for process in processes] == [0] * size, said
+        assert said.count(f"epoch {epochs}/{epochs}  rate") == 1  # one of the processes speaks
         ends.append(load_checkpoint(tmp_path / name / "r" / "checkpoints" / "last.pt"))
     one, two = ends
     images = reference.read_split(prepared, "val").images

@@ -5,6 +5,7 @@ import os
 import pkgutil
 import signal
 import sys
+from collections.abc import Mapping
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -35,19 +36,27 @@ def small_config(prepared: Path, runs: Path, *overrides: str) -> TrainConfig:
 
 
 def start(
-    config: TrainConfig, log: Path, kill_before: str | None = None, call: int = 0, number: int = signal.SIGKILL
+    config: TrainConfig,
+    log: Path,
+    kill_before: str | None = None,
+    call: int = 0,
+    number: int = signal.SIGKILL,
+    environment: Mapping[str, str] | None = None,
 ) -> ForkServerProcess:
     """`kill_before`: a function, as package.module:name, at whose call number `call` the process sends itself the
     signal `number`.
     """
-    process = _fork_server().Process(target=_train, args=(config, log, kill_before, call, number))
+    process = _fork_server().Process(target=_train, args=(config, log, kill_before, call, number, environment or {}))
     process.start()
     return process
 
 
-def _train(config: TrainConfig, log: Path, kill_before: str | None, call: int, number: int) -> None:
+def _train(
+    config: TrainConfig, log: Path, kill_before: str | None, call: int, number: int, environment: Mapping[str, str]
+) -> None:
     from alexnet_repro.train import train
 
+    os.environ.update(environment)
     with log.open("a") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
