@@ -1,7 +1,7 @@
-"""python -m alexnet_repro.benchmark_input src=FOLDER_OF_PICTURES: the input path on one core, against torchvision's
-`ImageFolder` with the equivalent v2 transforms, on the same pictures; in turn in one process, medians and ratios.
+"""python -m alexnet_repro.benchmark_input src=DIR: the input path on one core, against torchvision's
+`ImageFolder` with the equivalent v2 transforms, on the same images; in turn in one process, medians and ratios.
 
-Times are those of the processor, so that other work on the machine counts for little; the pictures are in the file
+Times are those of the processor, so that other work on the machine counts for little; the images are in the file
 system's cache, so that there is no disk to wait for.
 
 Then the path of a batch from a loader process to training: what the training process itself spends on it, and how many
@@ -54,12 +54,12 @@ def benchmark_input(config: InputBenchmarkConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-input-") as folder:
         src = Path(folder) / "src"
         _link(pictures, src)
-        print(f"preparing {len(pictures)} pictures twice, in {folder}", flush=True)
+        print(f"preparing {len(pictures)} images twice, in {folder}", flush=True)
         prepared = {encoding: _prepared(src, Path(folder) / encoding, encoding) for encoding in ("raw", "jpeg")}
         side_by_side = SideBySide(config, prepared, ImageFolder(src / "train"))
         kilobytes = sum(path.stat().st_size for path in pictures) / len(pictures) / 1000
         print(
-            f"{len(pictures)} pictures of {kilobytes:.0f} kB on average; processor time on one core; batches of "
+            f"{len(pictures)} images of {kilobytes:.0f} kB on average; processor time on one core; batches of "
             f"{config.batch_size}; medians of {config.steps} epochs, in turn, after one that is not counted"
         )
         print("\nwhat the host must do: read, decode, cut (ours); all that ImageFolder and v2 do, batches not included")
@@ -77,7 +77,7 @@ def benchmark_input(config: InputBenchmarkConfig) -> None:
 
 
 class SideBySide:
-    """Epochs over the same pictures, made ready by us and by torchvision."""
+    """Epochs over the same images, made ready by us and by torchvision."""
 
     def __init__(self, config: InputBenchmarkConfig, prepared: dict[str, PreparedData], originals: ImageFolder) -> None:
         self.config, self.prepared, self.originals = config, prepared, originals
@@ -165,7 +165,7 @@ class SideBySide:
             yield torch.stack(images)
 
     def _their_transforms(self, image_size: int) -> tuple[v2.Compose, v2.Compose]:
-        """A picture to a uint8 patch, and a uint8 patch to the input, as one would write them with v2."""
+        """An image to a uint8 patch, and a uint8 patch to the input, as one would write them with v2."""
         augment = self.config.augment
         mean = torch.from_numpy(self.rule.centre_mean).permute(2, 0, 1).contiguous()  # as run in 2012
         components = torch.from_numpy(self.noise.components)
@@ -188,19 +188,19 @@ class _NoShards(Shards):
 
 
 def _pictures(config: InputBenchmarkConfig) -> list[Path]:
-    """The pictures below src, evenly chosen if there are too many."""
+    """The images below src, evenly chosen if there are too many."""
     src = Path(config.src)
     if not src.is_dir():
-        raise RequestError(f"src={src}: is no folder; give a folder of pictures")
+        raise RequestError(f"src={src}: is no folder; give a folder of images")
     found = sorted(path for path in src.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if not found:
-        raise RequestError(f"src={src}: found no pictures in it, that is, none of {', '.join(sorted(ENDINGS))}")
+        raise RequestError(f"src={src}: found no images in it, that is, none of {', '.join(sorted(ENDINGS))}")
     count = min(config.images, len(found))
     return [found[i * len(found) // count] for i in range(count)]
 
 
 def _link(pictures: list[Path], src: Path) -> None:
-    """As folders of one class; the validation picture is there because a data set needs one."""
+    """As folders of one class; the validation image is there because a data set needs one."""
     for split, chosen in (("train", pictures), ("val", pictures[:1])):
         folder = src / split / "pictures"
         folder.mkdir(parents=True)

@@ -59,11 +59,11 @@ def test_the_command_reports_every_way(tmp_path: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.endswith(" x") for line in lines) == 8
     assert sum(line.endswith(" images/s") for line in lines) == 6  # raw, jpeg and nothing, at two sizes
-    assert any(line.startswith("2 pictures of ") for line in lines)
+    assert any(line.startswith("2 images of ") for line in lines)
 
 
 def test_wrong_requests(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"src=.*nowhere: is no folder"):
         benchmark_input(config(tmp_path / "nowhere"))
-    with pytest.raises(RequestError, match=r"src=.*: found no pictures"):
+    with pytest.raises(RequestError, match=r"src=.*: found no images"):
         benchmark_input(config(tmp_path))
