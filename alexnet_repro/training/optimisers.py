@@ -36,7 +36,12 @@ class Adam(torch.optim.Adam):
             if group["lr"] == 0:
                 for parameter in group["params"]:
                     parameter.grad = None
+        found_inf = self.found_inf
+        if found_inf is not None and any(p.device.type == "cpu" for g in self.param_groups for p in g["params"]):
+            # PyTorch's Adam, unlike its SGD, does not wait for the copy of it to a CPU, which would read it too early.
+            self.found_inf = found_inf.cpu()
         super().step()
+        self.found_inf = found_inf
 
     def velocity(self, parameter: Tensor) -> Tensor | None:
         """What stands for the velocity v of section 5: minus the rate times the running mean of the gradient. None

@@ -136,6 +136,23 @@ def test_a_loss_that_is_no_number_changes_nothing() -> None:
         assert torch.equal(parameter.nan_to_num(7), old.nan_to_num(7))
 
 
+@pytest.mark.parametrize("rule", ["paper", "adam"])
+def test_the_guard_is_there_before_a_column_on_the_cpu_is_updated(rule: str) -> None:
+    """On a GPU found_inf is written 20 ms after the host has submitted the update."""
+    config = load("train", TrainConfig, ["data.path=none", f"optim={rule}", *SMALL])
+    model = place(AlexNet(config.model, 10), [GPU, "cpu"])
+    optimiser = optimiser_for(config.optim, model)
+    optimiser.found_inf = torch.zeros((), device=GPU)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    torch.cuda._sleep(40_000_000)  # cycles
+    optimiser.found_inf.fill_(1)
+    optimiser.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
 def assert_the_host_never_waits(made: Stepper, ready: dict[torch.device, Batch]) -> None:
     made(ready, 0, True, False)
     torch.cuda.set_sync_debug_mode("error")
