@@ -110,10 +110,10 @@ test: $(VENV)/installed-dev  ## run all tests
 	$(RUN) -m pytest tests/gpu
 
 gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure its speed; a few minutes
-	$(RUN) -m pytest -rs tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
+	@$(RUN) -m pytest -rs tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
 	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py \
-	  tests/alexnet_repro/test_background.py
-	$(RUN) tests/benchmarks/gpu.py gpu-check.json
+	  tests/alexnet_repro/test_background.py; \
+	tested=$$?; $(RUN) tests/benchmarks/gpu.py gpu-check.json && exit $$tested
 
 # A run is stopped when the time is up, and continued by the same command; finished runs are skipped.
 gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9] [TINY=FILE.zip]: long runs on one GPU, the most valuable first

@@ -59,8 +59,12 @@ def stepper(
     """With weights that keep the size of what passes through them: every column, mask and colour shows in the loss from
     the first step on.
     """
-    groups = [f"{group}={profile}" for group in ("model", "augment", "optim")]
-    config = load("train", TrainConfig, ["data.path=none", *groups, *SMALL, *LEARNS, "optim.learning_rate=0.0005"])
+    if profile == "cifar10":  # with locally connected layers, whose places are its own
+        settings = ["experiment=cifar10_lrn", "model.width=0.25", "model.input_size=67"]
+    else:
+        settings = [*(f"{group}={profile}" for group in ("model", "augment", "optim")), *SMALL, *LEARNS]
+    config = load("train", TrainConfig, ["data.path=none", *settings, "optim.learning_rate=0.0005"])
+    devices = devices[: config.model.columns]
     model = initialise(AlexNet(config.model, 10), 0).train()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -98,7 +102,7 @@ def furthest(found: list[float], expected: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("profile", ["paper", "code2012"])
+@pytest.mark.parametrize("profile", ["paper", "code2012", "cifar10"])
 def test_steps_as_graphs_are_the_plain_ones(profile: str) -> None:
     """36 steps through three phases. On a CPU two plain forms, of different memory layouts, differ by 3e-6; one stale
     mask, a velocity that keeps no scale, or noise left on in the last phase changes a loss by 5e-2 and more.
