@@ -167,7 +167,7 @@ class ModelConfig:
             f"less than model.conv1.size={self.conv1.size}: a window would read nothing but padding",
         )  # fmt: skip
         require(self.conv1.reads == "own", "model.conv1.reads", self.conv1.reads, "own: every column sees the image")
-        require(not self.conv1.local, "model.conv1.local", True, "false: its kernels are looked at, one for all places")
+        require(not self.conv1.local, "model.conv1.local", True, "false: Figure 3 shows one kernel for all places")
         require(
             self.fc8.reads == "both" or self.columns == 1, "model.fc8.reads", self.fc8.reads,
             "both: a class's unit lies in one column and would otherwise drop the others",

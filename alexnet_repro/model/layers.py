@@ -14,7 +14,7 @@ class LocalConv2d(nn.Module):
     """A locally connected layer: a convolution whose kernels and biases are each place's own.
 
     [N, C, H, W] -> [N, kernels, H', W'], with stride 1. `weight` [H' * W', size * size * C, kernels], `bias` [H' * W',
-    kernels], places row by row: one matrix product a place, and its operands as they lie.
+    kernels], places row by row, so that a place is one matrix product whose operands need no transposing.
     """
 
     def __init__(self, channels: int, kernels: int, size: int, padding: int, side: int) -> None:

@@ -21,7 +21,7 @@ from data_prep.common.cli import load
 
 @cache
 def _fork_server() -> ForkServerContext:
-    """In place of the one that a preparation has started before, without PyTorch."""
+    """One that imports PyTorch once, in place of one that a preparation may have started without it."""
     forkserver._forkserver._stop()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["alexnet_repro.train"])
@@ -44,7 +44,7 @@ def start(
     environment: Mapping[str, str] | None = None,
 ) -> ForkServerProcess:
     """`kill_before`: a function, as package.module:name, at whose call number `call` the process sends itself the
-    signal `number`.
+    signal `number`. `environment`: variables that it gets besides those of this process.
     """
     process = _fork_server().Process(target=_train, args=(config, log, kill_before, call, number, environment or {}))
     process.start()
