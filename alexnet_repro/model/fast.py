@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from alexnet_repro.config import POOLS, ModelConfig
 from alexnet_repro.model import exchange
 from alexnet_repro.model.alexnet import AlexNet, Layer, Watcher, Weights
-from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WIDEST_WINDOW, after_conv
+from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WINDOWS, after_conv
 from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import LocalConv2d, pooling
 from alexnet_repro.model.response_norm import ResponseNorm
@@ -189,7 +189,7 @@ class FastNetwork:
         if steps[:1] == ["activation"] and relu:
             steps.pop(0)
             kernel["relu"] = True
-        if steps[:1] == ["norm"] and config.norm.size <= WIDEST_WINDOW:
+        if steps[:1] == ["norm"] and config.norm.size in WINDOWS:
             steps.pop(0)
             kernel["norm"] = config.norm
         if steps[:1] == ["pool"] and config.pool.size <= WIDEST_POOL:
@@ -215,7 +215,7 @@ class FastNetwork:
         if step in POOLS:
             pooled: Tensor = pooling(step, config.pool)(x)
             return pooled
-        assert step == "norm"  # of a window too wide for the kernel
+        assert step == "norm"  # of a window that the kernel does not have
         return torch.cat([ResponseNorm(config.norm)(maps) for maps in x.chunk(len(columns), 1)], 1)
 
 

@@ -6,8 +6,9 @@ each of which may be left out. One by one they would read and write the largest 
 form, the one to read, is layers.py and response_norm.py; these kernels compute the same function, in float32 whatever
 is stored.
 
-A tile is [places, chunks, 8]: a thread holds eight neighbouring maps of a place, 16 bytes of bfloat16, and the windows
-of section 3.3 reach over to the two nearest maps of the chunks beside it, which the threads of a warp hand each other.
+A tile is [places, maps]. A thread holds chunks of eight neighbouring maps of a place, 16 bytes of bfloat16 and 8 of
+int8, and the windows of section 3.3 reach over to the nearest maps of the chunks beside them, which the threads of a
+warp hand each other.
 
 Triton launches on the current GPU, whatever the tensors' own, hence `device_of` at every launch.
 """
@@ -20,7 +21,7 @@ from torch.library import custom_op
 
 from alexnet_repro.config import NormConfig, PoolConfig
 
-WIDEST_WINDOW = 5  # of section 3.3
+WINDOWS = (1, 3, 5, 9)  # of section 3.3: 5 is the paper's, 9 that of its CIFAR-10 nets
 WIDEST_POOL = 11  # whose places are counted in 8 bits
 _ELEMENTS = 4096  # of one tile, places x maps
 WARPS = 8
@@ -40,28 +41,36 @@ def _beside(x, step: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _window_sums(x, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of x [places, chunks, 8] the sums over each map and its HALF (0, 1 or 2) neighbours on either side."""
+    """Of x [places, maps] the sums over each map and its HALF (0, 1, 2 or 4) neighbours on either side."""
     if HALF == 0:
         return x
-    even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], 2, 2, 2)))
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 8, 2, 2, 2)))
     x04, x26 = tl.split(even)
     x15, x37 = tl.split(odd)
     x0, x4 = tl.split(x04)
     x2, x6 = tl.split(x26)
     x1, x5 = tl.split(x15)
     x3, x7 = tl.split(x37)
-    before, after = _beside(x7, -1), _beside(x0, 1)
-    s0, s1, s2, s3 = before + x0 + x1, x0 + x1 + x2, x1 + x2 + x3, x2 + x3 + x4
-    s4, s5, s6, s7 = x3 + x4 + x5, x4 + x5 + x6, x5 + x6 + x7, x6 + x7 + after
-    if HALF == 2:
-        s0 += _beside(x6, -1) + x2
-        s1 += before + x3
-        s2 += x0 + x4
-        s3 += x1 + x5
-        s4 += x2 + x6
-        s5 += x3 + x7
-        s6 += x4 + after
-        s7 += x5 + _beside(x1, 1)
+    if HALF == 4:
+        x01, x23, x45, x67 = x0 + x1, x2 + x3, x4 + x5, x6 + x7
+        low, high = x01 + x23, x45 + x67
+        s0, s1 = _beside(high, -1) + low + x4, _beside(x5 + x67, -1) + low + x45
+        s2, s3 = _beside(x67, -1) + low + x45 + x6, _beside(x7, -1) + low + high
+        s4, s5 = low + high + _beside(x0, 1), x1 + x23 + high + _beside(x01, 1)
+        s6, s7 = x23 + high + _beside(x01 + x2, 1), x3 + high + _beside(low, 1)
+    else:
+        before, after = _beside(x7, -1), _beside(x0, 1)
+        s0, s1, s2, s3 = before + x0 + x1, x0 + x1 + x2, x1 + x2 + x3, x2 + x3 + x4
+        s4, s5, s6, s7 = x3 + x4 + x5, x4 + x5 + x6, x5 + x6 + x7, x6 + x7 + after
+        if HALF == 2:
+            s0 += _beside(x6, -1) + x2
+            s1 += before + x3
+            s2 += x0 + x4
+            s3 += x1 + x5
+            s4 += x2 + x6
+            s5 += x3 + x7
+            s6 += x4 + after
+            s7 += x5 + _beside(x1, 1)
     even = tl.join(tl.join(s0, s4), tl.join(s2, s6))
     odd = tl.join(tl.join(s1, s5), tl.join(s3, s7))
     return tl.reshape(tl.join(even, odd), x.shape)
@@ -82,7 +91,7 @@ def _forward(  # type: ignore[no-untyped-def]
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_HEIGHT: tl.constexpr, OUT_WIDTH: tl.constexpr,
     CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr, MAPS: tl.constexpr, HALF: tl.constexpr, RELU: tl.constexpr,
     NORM: tl.constexpr, THREE_QUARTERS: tl.constexpr, POOL: tl.constexpr, STRIDE: tl.constexpr,
-    RELU_LAST: tl.constexpr, BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
+    RELU_LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """A tile of `places` of the output, whose channel 0 is channel `first` of x. A place of x is normalised anew for
     each window that it is in.
@@ -91,33 +100,33 @@ def _forward(  # type: ignore[no-untyped-def]
     place = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     image, within = place // (OUT_HEIGHT * OUT_WIDTH), place % (OUT_HEIGHT * OUT_WIDTH)
     top, left = within // OUT_WIDTH * STRIDE, within % OUT_WIDTH * STRIDE
-    of_tile = tl.arange(0, CHUNKS)[:, None] * 8 + tl.arange(0, 8)[None, :]
-    channel = tl.program_id(1) * MAPS + of_tile  # [chunks, 8]
+    of_tile = tl.max_contiguous(tl.arange(0, BLOCK_C), 8)  # also where a thread could load 16 of int8
+    channel = tl.program_id(1) * MAPS + of_tile
     valid = (of_tile < MAPS) & (channel < OUT_CHANNELS)
-    stored = (place < places)[:, None, None] & valid[None, :, :]
-    bias = tl.load(bias_ptr + first + channel, mask=valid, other=0.0)[None, :, :]
-    best = tl.full((BLOCK_P, CHUNKS, 8), float("-inf"), tl.float32)
-    taken = tl.zeros((BLOCK_P, CHUNKS, 8), tl.int32)
-    corner = ((image * HEIGHT + top) * WIDTH + left)[:, None, None] * CHANNELS + (first + channel)[None, :, :]
-    for tap in range(POOL * POOL):
-        down, right = tap // POOL, tap % POOL
-        there = stored
-        if OVER_THE_EDGE:
-            there &= ((top + down < HEIGHT) & (left + right < WIDTH))[:, None, None]
-        a = tl.load(x_ptr + corner + (down * WIDTH + right) * CHANNELS, mask=there, other=0.0).to(tl.float32) + bias
-        if RELU:
-            a = tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        if NORM:
-            power, _ = powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
-            a *= power
-        if OVER_THE_EDGE:
-            a = tl.where(there, a, float("-inf"))
-        taken = tl.where(a > best, tap, taken)  # the first of equals, row by row
-        best = tl.maximum(best, a, propagate_nan=tl.PropagateNan.ALL)
+    stored = (place < places)[:, None] & valid[None, :]
+    bias = tl.load(bias_ptr + first + channel, mask=valid, other=0.0)[None, :]
+    best = tl.full((BLOCK_P, BLOCK_C), float("-inf"), tl.float32)
+    taken = tl.zeros((BLOCK_P, BLOCK_C), tl.int32)
+    corner = ((image * HEIGHT + top) * WIDTH + left)[:, None] * CHANNELS + (first + channel)[None, :]
+    for down in range(POOL):
+        for right in tl.static_range(POOL):
+            there = stored
+            if OVER_THE_EDGE:
+                there &= ((top + down < HEIGHT) & (left + right < WIDTH))[:, None]
+            a = tl.load(x_ptr + corner + (down * WIDTH + right) * CHANNELS, mask=there, other=0.0).to(tl.float32) + bias
+            if RELU:
+                a = tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)
+            if NORM:
+                power, _ = powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
+                a *= power
+            if OVER_THE_EDGE:
+                a = tl.where(there, a, float("-inf"))
+            taken = tl.where(a > best, down * POOL + right, taken)  # the first of equals, row by row
+            best = tl.maximum(best, a, propagate_nan=tl.PropagateNan.ALL)
     if RELU_LAST:
         taken = tl.where(best <= 0, -1, taken)  # nobody gets a gradient
         best = tl.maximum(best, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    at = place[:, None, None] * OUT_CHANNELS + channel[None, :, :]
+    at = place[:, None] * OUT_CHANNELS + channel[None, :]
     tl.store(out_ptr + at, best.to(out_ptr.dtype.element_ty), mask=stored)
     if POOL > 1:
         tl.store(taken_ptr + at, taken.to(tl.int8), mask=stored)
@@ -129,42 +138,54 @@ def _backward(  # type: ignore[no-untyped-def]
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_HEIGHT: tl.constexpr, OUT_WIDTH: tl.constexpr,
     CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr, MAPS: tl.constexpr, HALF: tl.constexpr, RELU: tl.constexpr,
     NORM: tl.constexpr, THREE_QUARTERS: tl.constexpr, POOL: tl.constexpr, STRIDE: tl.constexpr,
-    BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Tiles of `places` of x. A place gathers what the windows that took it hand back, so nothing is added up by
     atomics, and the result is the same every time.
+
+    Places are of STRIDE^2 kinds, by where they lie in the windows that begin at or before them, and a tile is of one
+    kind: with pooling of 3 and stride 2 a place is in one, two or four windows.
     """
-    REACH: tl.constexpr = (POOL + STRIDE - 1) // STRIDE  # windows that contain a place, in each direction
-    of_tile = tl.arange(0, CHUNKS)[:, None] * 8 + tl.arange(0, 8)[None, :]
-    channel = tl.program_id(1) * MAPS + of_tile  # [chunks, 8]
+    REACH: tl.constexpr = (POOL + STRIDE - 1) // STRIDE  # windows that contain a place, in each direction, at most
+    KINDS: tl.constexpr = STRIDE * STRIDE
+    ROWS: tl.constexpr = (HEIGHT + STRIDE - 1) // STRIDE  # of one kind, in an image
+    COLUMNS: tl.constexpr = (WIDTH + STRIDE - 1) // STRIDE
+    of_tile = tl.max_contiguous(tl.arange(0, BLOCK_C), 8)  # also where a thread could load 16 of int8
+    channel = tl.program_id(1) * MAPS + of_tile
     valid = (of_tile < MAPS) & (channel < OUT_CHANNELS)
-    bias = tl.load(bias_ptr + first + channel, mask=valid, other=0.0)[None, :, :]
-    bias_sums = tl.zeros((BLOCK_P, CHUNKS, 8), tl.float32)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        place = tile * BLOCK_P + tl.arange(0, BLOCK_P)
-        image, within = place // (HEIGHT * WIDTH), place % (HEIGHT * WIDTH)
-        row, column = within // WIDTH, within % WIDTH
-        there = (place < places)[:, None, None] & valid[None, :, :]
-        at = place[:, None, None] * CHANNELS + (first + channel)[None, :, :]
+    bias = tl.load(bias_ptr + first + channel, mask=valid, other=0.0)[None, :]
+    bias_sums = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for tile in range(tl.program_id(0), tiles * KINDS, tl.num_programs(0)):
+        block = tile // KINDS
+        kind = (tile + block // (tl.num_programs(0) // KINDS + 1)) % KINDS  # another in each of a program's tiles
+        first_down, first_right = kind // STRIDE, kind % STRIDE
+        place = block * BLOCK_P + tl.arange(0, BLOCK_P)
+        image, within = place // (ROWS * COLUMNS), place % (ROWS * COLUMNS)
+        up, back = within // COLUMNS, within % COLUMNS
+        row, column = up * STRIDE + first_down, back * STRIDE + first_right
+        inside = (place < places) & (row < HEIGHT) & (column < WIDTH)
+        there = inside[:, None] & valid[None, :]
+        at = ((image * HEIGHT + row) * WIDTH + column)[:, None] * CHANNELS + (first + channel)[None, :]
         a = tl.load(x_ptr + at, mask=there, other=0.0).to(tl.float32) + bias
         if RELU:
             a = tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)
         if POOL == 1:
-            out_at = place[:, None, None] * OUT_CHANNELS + channel[None, :, :]
+            out_at = place[:, None] * OUT_CHANNELS + channel[None, :]
             g = tl.load(grad_ptr + out_at, mask=there, other=0.0).to(tl.float32)
         else:
-            g = tl.zeros((BLOCK_P, CHUNKS, 8), tl.float32)
-            for up in tl.static_range(REACH):
-                for back in tl.static_range(REACH):
-                    out_row, out_column = row // STRIDE - up, column // STRIDE - back
-                    down, right = row - out_row * STRIDE, column - out_column * STRIDE
-                    window = (out_row >= 0) & (out_row < OUT_HEIGHT) & (down < POOL)
-                    window &= (out_column >= 0) & (out_column < OUT_WIDTH) & (right < POOL)
-                    out_place = (image * OUT_HEIGHT + out_row) * OUT_WIDTH + out_column
-                    out_at = out_place[:, None, None] * OUT_CHANNELS + channel[None, :, :]
-                    read = there & window[:, None, None]
-                    took = tl.load(taken_ptr + out_at, mask=read, other=-1) == (down * POOL + right)[:, None, None]
-                    g += tl.where(took, tl.load(grad_ptr + out_at, mask=read, other=0.0).to(tl.float32), 0.0)
+            g = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+            for i in tl.static_range(REACH):
+                for j in tl.static_range(REACH):
+                    down, right = first_down + i * STRIDE, first_right + j * STRIDE
+                    if (down < POOL) & (right < POOL):
+                        out_row, out_column = up - i, back - j
+                        window = inside & (out_row >= 0) & (out_row < OUT_HEIGHT)
+                        window &= (out_column >= 0) & (out_column < OUT_WIDTH)
+                        out_place = (image * OUT_HEIGHT + out_row) * OUT_WIDTH + out_column
+                        out_at = out_place[:, None] * OUT_CHANNELS + channel[None, :]
+                        read = window[:, None] & valid[None, :]
+                        took = tl.load(taken_ptr + out_at, mask=read, other=-1) == down * POOL + right
+                        g += tl.where(took, tl.load(grad_ptr + out_at, mask=read, other=0.0).to(tl.float32), 0.0)
         if NORM:
             power, inverse = powers(k + alpha * _window_sums(a * a, HALF), beta, THREE_QUARTERS)
             g *= power
@@ -177,9 +198,9 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 def tile_of(maps: int) -> dict[str, int]:
-    """How many places and chunks of 8 maps a tile has, for so many maps a tile: arguments of a kernel."""
-    chunks = triton.next_power_of_2(triton.cdiv(maps, 8))
-    return {"MAPS": maps, "BLOCK_P": max(1, _ELEMENTS // (8 * chunks)), "CHUNKS": chunks}
+    """How many places and maps a tile has, with MAPS of them in use: arguments of a kernel."""
+    block = max(8, triton.next_power_of_2(maps))
+    return {"MAPS": maps, "BLOCK_P": max(1, _ELEMENTS // block), "BLOCK_C": block}
 
 
 def dense_places(x: Tensor) -> Tensor:
@@ -231,9 +252,9 @@ def _after_conv_backward(
     result = torch.empty_like(x)
     channels = x.shape[1] // len(grads)
     tile = tile_of(x.shape[1] // groups if size else min(channels, 128))
-    places = x.numel() // x.shape[1]
+    places = len(x) * triton.cdiv(x.shape[2], stride) * triton.cdiv(x.shape[3], stride)
     tiles = triton.cdiv(places, tile["BLOCK_P"])
-    programs = min(tiles, _PROGRAMS)
+    programs = min(tiles * stride**2, _PROGRAMS)
     bias_sums = torch.empty((programs, x.shape[1]), dtype=torch.float32, device=x.device)
     for piece, grad in enumerate(grads):
         with torch.cuda.device_of(x):

@@ -16,7 +16,7 @@ from alexnet_repro.model.fused import WARPS, dense_places, powers, tile_of
 def _same_map(  # type: ignore[no-untyped-def]
     x_ptr, grad_ptr, products_ptr, out_ptr, places, alpha, beta, k,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, HALF: tl.constexpr,
-    THREE_QUARTERS: tl.constexpr, STAGE: tl.constexpr, BLOCK_P: tl.constexpr, CHUNKS: tl.constexpr,
+    THREE_QUARTERS: tl.constexpr, STAGE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """y = x d^-beta, with d = k + alpha * sum of x^2 over a window of the same map (as run in 2012).
 
@@ -26,10 +26,10 @@ def _same_map(  # type: ignore[no-untyped-def]
     place = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     within = place % (HEIGHT * WIDTH)
     row, column = within // WIDTH, within % WIDTH
-    channel = tl.program_id(1) * (CHUNKS * 8) + tl.arange(0, CHUNKS * 8)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (place < places)[:, None] & (channel < CHANNELS)[None, :]
-    squares = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
-    products = tl.zeros((BLOCK_P, CHUNKS * 8), tl.float32)
+    squares = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    products = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for down in range(-HALF, HALF + 1):
         for right in range(-HALF, HALF + 1):
             there = (row + down >= 0) & (row + down < HEIGHT) & (column + right >= 0) & (column + right < WIDTH)
@@ -71,7 +71,7 @@ def _same_map_pass(
     tile = tile_of(min(channels, 128))
     del tile["MAPS"]
     with torch.cuda.device_of(x):
-        _same_map[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, 8 * tile["CHUNKS"]))](
+        _same_map[(triton.cdiv(places, tile["BLOCK_P"]), triton.cdiv(channels, tile["BLOCK_C"]))](
             x, grad, products, out, places, alpha, beta, k, *x.shape[2:], CHANNELS=channels, HALF=size // 2,
             THREE_QUARTERS=beta == 0.75, STAGE=stage, **tile, num_warps=WARPS,
         )  # fmt: skip

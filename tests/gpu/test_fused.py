@@ -11,7 +11,7 @@ from alexnet_repro.model.layers import SameMapNorm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda", 0)
-SHAPES = [(3, 96, 55, 55)] * 2 + [(3, 256, 27, 27)] + [(3, 256, 13, 13)] * 3 + [(2, 40, 12, 13)] * 2
+SHAPES = [(3, 96, 55, 55)] * 2 + [(3, 256, 27, 27)] + [(3, 256, 13, 13)] * 3 + [(2, 40, 12, 13)] * 3
 
 
 @pytest.mark.parametrize(("case", "shape"), list(zip(CASES, SHAPES, strict=True)), ids=str)
