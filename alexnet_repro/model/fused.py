@@ -23,11 +23,11 @@ from alexnet_repro.config import NormConfig, PoolConfig
 
 WINDOWS = (1, 3, 5, 9)  # of section 3.3: 5 is the paper's, 9 that of its CIFAR-10 nets
 WIDEST_POOL = 11  # whose places are counted in 8 bits
-_ELEMENTS = 4096  # of one tile, places x maps
+_ELEMENTS = 2048  # of one tile, places x maps
 WARPS = 8
-# Four for each processor of an H100; they share the tiles of a backward pass, each with a partial sum of the bias's
+# Eight for each processor of an H100; they share the tiles of a backward pass, each with a partial sum of the bias's
 # gradient.
-_PROGRAMS = 132 * 4
+_PROGRAMS = 132 * 8
 LARGEST = 2**31  # elements of a tensor: offsets are computed in 32 bits
 
 
