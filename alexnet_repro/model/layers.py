@@ -1,7 +1,6 @@
 """Layers and steps that PyTorch has not, or has otherwise; response normalisation is in response_norm.py."""
 
 import math
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +28,8 @@ class LocalConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = F.pad(x.permute(2, 3, 0, 1), (0, 0, 0, 0) + (self.padding,) * 4)  # [H, W, N, C]
-        within = product(range(self.size), repeat=2)  # rows and columns of a window
-        windows = torch.cat([maps[i : i + self.side, j : j + self.side] for i, j in within], -1).flatten(0, 1)
+        rows = torch.cat([maps[:, j : j + self.side] for j in range(self.size)], -1)  # of windows: [H, W', N, size * C]
+        windows = torch.cat([rows[i : i + self.side] for i in range(self.size)], -1).flatten(0, 1)
         maps = torch.baddbmm(self.bias.unsqueeze(1), windows, self.weight)  # [H' * W', N, kernels]
         return maps.unflatten(0, (self.side, self.side)).permute(2, 3, 0, 1)
 

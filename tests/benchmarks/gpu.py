@@ -174,10 +174,12 @@ def inputs() -> Iterator[tuple[str, float, str]]:
                 if what == "alone" and split is resident:
                     continue
                 batches = epoch_batches(split, order, draws, 224, BATCH, loading)
-                started = None
+                started = pending = None
                 for number, on in enumerate(on_devices(batches, [GPU])):
                     if what == "end to end":
-                        step(on, number, True, False)
+                        before, pending = pending, step(on, number, True, False)
+                        if before is not None:
+                            before.read()  # as in training, which is one step ahead of the GPU and no more
                     if number == 99:  # workers are up, the graph is captured
                         torch.cuda.synchronize()
                         started = time.perf_counter()

@@ -86,7 +86,7 @@ PHASES = [
 ]
 
 
-def losses(made: Stepper, steps: int = 12) -> list[float]:
+def losses(made: Stepper, steps: int) -> list[float]:
     """Through three phases, each with a short batch in between, which takes the plain step."""
     found = []
     for number, (phase, noise) in enumerate(PHASES):
@@ -102,14 +102,15 @@ def furthest(found: list[float], expected: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("profile", ["paper", "code2012", "cifar10"])
-def test_steps_as_graphs_are_the_plain_ones(profile: str) -> None:
-    """36 steps through three phases. On a CPU two plain forms, of different memory layouts, differ by 3e-6; one stale
-    mask, a velocity that keeps no scale, or noise left on in the last phase changes a loss by 5e-2 and more.
+@pytest.mark.parametrize(("profile", "steps"), [("paper", 12), ("code2012", 12), ("cifar10", 4)])
+def test_steps_as_graphs_are_the_plain_ones(profile: str, steps: int) -> None:
+    """Through three phases of `steps`. On a CPU two plain forms, of different memory layouts, differ by 3e-6; one stale
+    mask, a velocity that keeps no scale, or noise left on in the last phase changes a loss by 5e-2 and more. In the
+    CIFAR-10 net noise left on is 2e-2, and on a GPU two plain forms are 2e-3 apart after 12 steps, 2e-2 after 36.
     """
-    plain, last = (losses(stepper(False, profile, channels_last=layout)) for layout in (False, True))
+    plain, last = (losses(stepper(False, profile, channels_last=layout), steps) for layout in (False, True))
     assert furthest(last, plain) < 1e-2
-    assert furthest(losses(stepper(True, profile)), plain) < 1e-2
+    assert furthest(losses(stepper(True, profile), steps), plain) < 1e-2
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
