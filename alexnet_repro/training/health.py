@@ -1,6 +1,6 @@
 """The state of a network in training: norms of weights and velocities, learning rates, GPU memory, dead units."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -123,3 +123,11 @@ class DeadUnits:
         alive = output.detach().amax([d for d in range(output.ndim) if d != 1]) != 0
         seen = self._alive.get(name)
         self._alive[name] = alive if seen is None else seen | alive
+
+
+def dead_layers(shares: Mapping[str, float]) -> list[str]:
+    """The layers of DeadUnits.shares with nothing alive in any column: no gradient passes through them."""
+    columns: dict[str, list[float]] = {}
+    for name, share in shares.items():
+        columns.setdefault(name.removeprefix("dead_relu/").split(".")[0], []).append(share)
+    return [layer for layer, found in columns.items() if min(found) == 1]

@@ -17,7 +17,7 @@ from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import MetricsLog
 from alexnet_repro.training.background import Background
 from alexnet_repro.training.chance import Start, epochs_at_chance
-from alexnet_repro.training.health import gpu_memory, learning_rates, norms
+from alexnet_repro.training.health import dead_layers, gpu_memory, learning_rates, norms
 from alexnet_repro.training.state import TrainingState
 
 Row = dict[str, float]
@@ -77,7 +77,7 @@ class Watch:
         if step % self._config.log_every == 0:
             numbers = {**progress.since_last_log(), **rates}
             if warning := self._start.after(step, numbers["loss"]):
-                tqdm.write(f"warning: {warning}", file=sys.stderr)  # does not tear the live line
+                _warn(warning)
             self._background.submit(self._dashboard.train, step, numbers)
             self._background.submit(self._metrics.add, "steps", {"step": step, **numbers})
 
@@ -101,6 +101,12 @@ class Watch:
         at_chance = epochs_at_chance(schedule.counts_once_loss_below, state.history) == len(state.history)
         no_plateau = at_chance and schedule.patience is not None
         print(epoch_line(row, schedule.epochs) + "  counts for no plateau yet" * no_plateau, flush=True)
+        for layer in dead_layers(dead_units):
+            _warn(
+                f"after epoch {state.epoch} no validation image wakes a unit of {layer}: no gradient passes it, and "
+                "the layers before it learn again only if the noise of dropout wakes some. With larger first weights "
+                "(model=code2012) the units live"
+            )
 
     def flush(self) -> None:
         """Before a checkpoint is submitted, so that a run killed after it has no gap."""
@@ -114,3 +120,7 @@ class Watch:
         in_colour = kernels[0].shape[1] == 3
         self._dashboard.epoch(int(row["step"]), row, health, kernel_grid(kernels) if in_colour else None)
         self._metrics.add("epoch", {**row, **health})
+
+
+def _warn(text: str) -> None:
+    tqdm.write(f"warning: {text}", file=sys.stderr)  # does not tear the live line

@@ -144,10 +144,12 @@ def test_the_step_that_left() -> None:
 
 
 def test_a_run_says_and_logs_it(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At rate 0 it guesses for ever; and the script that measures starts."""
+    """At rate 0, and with every unit of fc7 dead, it guesses for ever; and the script that measures starts."""
     where = [f"data.path={prepared}", f"runs_dir={tmp_path}", "run=r", "optim.learning_rate=0", "log_every=1"]
-    train(load("train", TrainConfig, [*SMALL, *where, "schedule.epochs=1"]))
-    assert "counts for no plateau yet\n" in capsys.readouterr().out
+    train(load("train", TrainConfig, [*SMALL, *where, "schedule.epochs=1", "model.fc7.bias=-1000"]))
+    said = capsys.readouterr()
+    assert "counts for no plateau yet\n" in said.out
+    assert "warning: after epoch 1 no validation image wakes a unit of fc7: no gradient" in said.err
     (row,) = read_metrics(tmp_path / "r" / "metrics.jsonl", "epoch")
     assert row["chance_loss"] == pytest.approx(math.log(10))
     start_of_training.main([str(tmp_path / "r")], tmp_path / "law.png")

@@ -8,7 +8,7 @@ import torch
 from networks import small
 from torch import Tensor, nn
 
-from alexnet_repro.training.health import DeadUnits, learning_rates, norms
+from alexnet_repro.training.health import DeadUnits, dead_layers, learning_rates, norms
 from alexnet_repro.training.sgd import PaperSGD
 
 
@@ -138,3 +138,9 @@ def test_rates_of_biases_and_single_layers_have_curves_where_they_differ() -> No
         "learning_rate/biases": 0.02,
         "learning_rate/conv1_weights": 0.001,
     }
+
+
+def test_a_layer_is_dead_if_every_column_is() -> None:
+    shares = {"dead_relu/conv1.a": 1.0, "dead_relu/conv1.b": 0.99, "dead_relu/fc7.a": 1.0, "dead_relu/fc7.b": 1.0}
+    assert dead_layers(shares) == ["fc7"]
+    assert dead_layers({}) == []
