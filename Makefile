@@ -105,13 +105,13 @@ endif
 
 # A process for each core and one more, as some tests wait; up to eight take one test file after the other. tests/gpu
 # follows in one process.
-PROCESSES = $$($(RUN) -c 'import os; print(min(8, 1 + os.cpu_count()))')
 test: $(VENV)/installed-dev  ## run all tests
-	$(RUN) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=tests/gpu
+	$(RUN) -m pytest -n $$($(RUN) -c 'import os; print(min(8, 1 + os.cpu_count()))') --dist loadfile --no-loadscope-reorder --ignore=tests/gpu
 	$(RUN) -m pytest tests/gpu
 
+# In four processes: compiling takes most of the time.
 gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure its speed; a few minutes
-	@$(RUN) -m pytest -rs -n $(PROCESSES) tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
+	@$(RUN) -m pytest -rs -n 4 tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
 	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py \
 	  tests/alexnet_repro/test_background.py; \
 	tested=$$?; $(RUN) tests/benchmarks/gpu.py gpu-check.json && exit $$tested

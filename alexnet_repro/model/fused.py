@@ -100,7 +100,7 @@ def _forward(  # type: ignore[no-untyped-def]
     place = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     image, within = place // (OUT_HEIGHT * OUT_WIDTH), place % (OUT_HEIGHT * OUT_WIDTH)
     top, left = within // OUT_WIDTH * STRIDE, within % OUT_WIDTH * STRIDE
-    of_tile = tl.max_contiguous(tl.arange(0, BLOCK_C), 8)  # also where a thread could load 16 of int8
+    of_tile = tl.max_contiguous(tl.arange(0, BLOCK_C), 8)  # to a thread, which would else get 16 of int8
     channel = tl.program_id(1) * MAPS + of_tile
     valid = (of_tile < MAPS) & (channel < OUT_CHANNELS)
     stored = (place < places)[:, None] & valid[None, :]
@@ -143,21 +143,21 @@ def _backward(  # type: ignore[no-untyped-def]
     """Tiles of `places` of x. A place gathers what the windows that took it hand back, so nothing is added up by
     atomics, and the result is the same every time.
 
-    Places are of STRIDE^2 kinds, by where they lie in the windows that begin at or before them, and a tile is of one
-    kind: with pooling of 3 and stride 2 a place is in one, two or four windows.
+    Places are of STRIDE^2 kinds, by row and column modulo STRIDE. A tile is of one kind, so that its places are in
+    equally many windows (but for the edges): one, two or four with pooling of 3 and stride 2.
     """
     REACH: tl.constexpr = (POOL + STRIDE - 1) // STRIDE  # windows that contain a place, in each direction, at most
     KINDS: tl.constexpr = STRIDE * STRIDE
     ROWS: tl.constexpr = (HEIGHT + STRIDE - 1) // STRIDE  # of one kind, in an image
     COLUMNS: tl.constexpr = (WIDTH + STRIDE - 1) // STRIDE
-    of_tile = tl.max_contiguous(tl.arange(0, BLOCK_C), 8)  # also where a thread could load 16 of int8
+    of_tile = tl.max_contiguous(tl.arange(0, BLOCK_C), 8)  # to a thread, which would else get 16 of int8
     channel = tl.program_id(1) * MAPS + of_tile
     valid = (of_tile < MAPS) & (channel < OUT_CHANNELS)
     bias = tl.load(bias_ptr + first + channel, mask=valid, other=0.0)[None, :]
     bias_sums = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for tile in range(tl.program_id(0), tiles * KINDS, tl.num_programs(0)):
         block = tile // KINDS
-        kind = (tile + block // (tl.num_programs(0) // KINDS + 1)) % KINDS  # another in each of a program's tiles
+        kind = (tile + block // (tl.num_programs(0) // KINDS)) % KINDS  # or a program's tiles would all be of one
         first_down, first_right = kind // STRIDE, kind % STRIDE
         place = block * BLOCK_P + tl.arange(0, BLOCK_P)
         image, within = place // (ROWS * COLUMNS), place % (ROWS * COLUMNS)
@@ -307,6 +307,12 @@ def after_conv(
     `groups` columns of C / groups maps lie side by side in x, and normalisation keeps within each; `pieces` is 1 or
     `groups`. `pool`: size and stride, rounded up; `relu_last` needs a pool before it.
     """
+    window = norm.size if norm else 1
+    if window not in WINDOWS or pool[0] > WIDEST_POOL:
+        raise ValueError(
+            f"a window of {window} maps and pooling of {pool[0]}: the kernel has windows of {WINDOWS}, and pooling of "
+            f"{WIDEST_POOL} or less"
+        )
     if bias is None:
         bias = torch.zeros(x.shape[1], dtype=torch.float32, device=x.device)
     constants = (norm.size, norm.alpha, norm.beta, norm.k) if norm else (0, 0.0, 0.0, 1.0)

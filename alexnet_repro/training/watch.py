@@ -39,6 +39,7 @@ class Watch:
         self._dashboard = Dashboard(folder.tensorboard, state.step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
         self._start = Start(config, state.model.outputs, state.history)
+        self._said_dead: set[str] = set()
         self._line: LiveLine | None = None
 
     def __enter__(self) -> "Watch":
@@ -102,11 +103,12 @@ class Watch:
         no_plateau = at_chance and schedule.patience is not None
         print(epoch_line(row, schedule.epochs) + "  counts for no plateau yet" * no_plateau, flush=True)
         for layer in dead_layers(dead_units):
-            _warn(
-                f"after epoch {state.epoch} no validation image wakes a unit of {layer}: no gradient passes it, and "
-                "the layers before it learn again only if the noise of dropout wakes some. With larger first weights "
-                "(model=code2012) the units live"
-            )
+            if layer not in self._said_dead:
+                _warn(
+                    f"after epoch {state.epoch} every unit of {layer} gives 0 for every validation image, and no "
+                    "gradient passes it for such images; larger first weights may help (model=code2012 has them)"
+                )
+            self._said_dead.add(layer)
 
     def flush(self) -> None:
         """Before a checkpoint is submitted, so that a run killed after it has no gap."""

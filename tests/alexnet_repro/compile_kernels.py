@@ -22,6 +22,8 @@ _NUMBERS = {"places": "i32", "tiles": "i32", "first": "i32", "alpha": "fp32", "b
 _CONV1 = {"HEIGHT": 55, "WIDTH": 55, "OUT_HEIGHT": 27, "OUT_WIDTH": 27, "CHANNELS": 96, "OUT_CHANNELS": 48, "MAPS": 48}
 _CONV2 = {"HEIGHT": 27, "WIDTH": 27, "OUT_HEIGHT": 13, "OUT_WIDTH": 13}
 _CONV2 |= {"CHANNELS": 128, "OUT_CHANNELS": 128, "MAPS": 128}
+_LOCAL = {"HEIGHT": 12, "WIDTH": 12, "OUT_HEIGHT": 6, "OUT_WIDTH": 6}  # the CIFAR-10 net's conv2
+_LOCAL |= {"CHANNELS": 64, "OUT_CHANNELS": 64, "MAPS": 64, "HALF": 4}
 _STEPS = {"HALF": 2, "RELU": True, "NORM": True, "THREE_QUARTERS": True, "POOL": 3, "STRIDE": 2}
 
 
@@ -45,11 +47,11 @@ def main() -> None:
         sys.exit("cannot compile for a GPU here: this Triton has no cuobjdump")
     results = {}
     for capability in (80, 90):
-        for layer, geometry, kind in (("conv1", _CONV1, "bf16"), ("conv2", _CONV2, "fp32")):
+        for layer, geometry, kind in (("conv1", _CONV1, "bf16"), ("conv2", _CONV2, "fp32"), ("local", _LOCAL, "fp32")):
             tile = fused.tile_of(geometry["MAPS"])
             pointers = {f"{name}_ptr": f"*{kind}" for name in ("x", "out", "grad", "grad_x")}
             types = {**_NUMBERS, **pointers, "bias_ptr": "*fp32", "bias_sums_ptr": "*fp32", "taken_ptr": "*i8"}
-            constants = {**geometry, **_STEPS, **tile}
+            constants = {**_STEPS, **geometry, **tile}
             name = f"{layer}, {kind}, {capability / 10}"
             results[f"forward, {name}"] = compiled(fused._forward, types, {**constants, "RELU_LAST": False}, capability)
             results[f"backward, {name}"] = compiled(fused._backward, types, constants, capability)

@@ -22,6 +22,7 @@ CASES: list[Case] = [
         (2, True, None, (1, 1), False),  # conv3, conv4
         (1, True, None, (3, 2), False),  # paper, conv5
         (1, False, None, (3, 2), True),  # code2012, conv5
+        (1, True, None, (4, 1), False),
         (2, True, PAPER, (2, 2), False),  # pooling that does not overlap
         (1, True, NormConfig(3, 1e-3, 0.6, 1.0), (3, 3), False),
         (1, True, NormConfig(9, 1.111e-4, 0.75, 1.0), (3, 2), False),  # the CIFAR-10 nets of section 3.3

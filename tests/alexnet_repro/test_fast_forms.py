@@ -21,7 +21,7 @@ from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRul
 from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.evaluation.fast_views import FastViews, views_that_fit
 from alexnet_repro.evaluation.inference import forward_for
-from alexnet_repro.model import AlexNet, exchange, initialise
+from alexnet_repro.model import AlexNet, exchange, fused, initialise
 from alexnet_repro.model.fast import FastNetwork, InputLayout
 from alexnet_repro.model.fused import dense_places
 from alexnet_repro.model.fused_same_map import same_map_norm
@@ -39,10 +39,12 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the 
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_follows_a_convolution_in_one_kernel(case: dict) -> None:
+def test_what_follows_a_convolution_in_one_kernel(case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps, gradient, and the bias's. Against float64; the error of float32 sums is 1e-7, one neighbour, tap or column
-    taken wrongly is 1e-3.
+    taken wrongly is 1e-3. Small tiles and few programs, so that each takes many tiles.
     """
+    monkeypatch.setattr(fused, "_ELEMENTS", 1024)
+    monkeypatch.setattr(fused, "_PROGRAMS", 9)
     for pieces in {1, case["groups"]}:
         ours, theirs = run_steps(conv_steps, case, pieces, torch.float32, CPU)
         for name in theirs:
@@ -62,6 +64,14 @@ def test_maps_of_more_than_32_bits_count_are_refused() -> None:
     assert len(dense_places(torch.empty(65535, 128, 16, 16, device="meta"))) == 65535
     with pytest.raises(ValueError, match=r"maps of \(65536, 128, 16, 16\): 2\^31 elements or more"):
         dense_places(torch.empty(65536, 128, 16, 16, device="meta"))
+
+
+def test_what_the_kernels_have_not_is_refused() -> None:
+    x = torch.zeros(1, 8, 13, 13)
+    with pytest.raises(ValueError, match="a window of 7 maps and pooling of 1: the kernel has"):
+        fused.after_conv(x, norm=NormConfig(7, 1e-4, 0.75, 2.0))
+    with pytest.raises(ValueError, match="a window of 1 maps and pooling of 12"):
+        fused.after_conv(x, pool=(12, 1))
 
 
 @pytest.mark.parametrize("shape", [(2, 20, 9, 11), (1, 400, 3, 4)], ids=str)  # 400 maps: four programs of 128
@@ -288,7 +298,7 @@ def test_kernels_compile_for_gpus_that_are_not_here() -> None:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stderr
     kernels = json.loads(done.stdout)
-    assert len(kernels) == 10
+    assert len(kernels) == 14
     for name, found in kernels.items():
         assert found["local_bytes"] == 0, name
         assert found["wide_loads"] > 0 or name.startswith("input"), name  # which gathers bytes

@@ -1,4 +1,4 @@
-"""Slots of the loader's ring, pinned, which a GPU copies from. Nobody has run this file yet."""
+"""Slots of the loader's ring, pinned, which a GPU copies from."""
 
 from pathlib import Path
 
