@@ -272,7 +272,7 @@ class _Joined(torch.autograd.Function):
 
 def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Columns' float32 weights or biases as those of one layer, in `dtype`; a convolution's channels-last."""
-    if len(parts) == 1 and parts[0].dtype == dtype and parts[0].dim() < 4:
-        return parts[0]
+    if parts[0].dtype == dtype and parts[0].dim() < 4:
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts))
     result: Tensor = _Joined.apply(dtype, *parts)
     return result
