@@ -119,7 +119,7 @@ gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure 
 # A run is stopped when the time is up, and continued by the same command; finished runs are skipped.
 gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9] [TINY=FILE.zip]: long runs on one GPU, the most valuable first
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
-	for runs in experiment=tiny_imagenet_code2012,tiny_imagenet 'experiment=cifar10_lrn,cifar10_no_lrn seed=0,1,2' \
+	for runs in experiment=tiny_imagenet_code2012,tiny_imagenet 'experiment=cifar10_lrn,cifar10_no_lrn,cifar10_13pct seed=0,1,2' \
 	  'experiment=$(ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet'; do \
 	  left=$$(( end - $$(date +%s) )); \
 	  [ $$left -gt 0 ] || { echo 'the time is up; the same command continues'; exit 0; }; \
