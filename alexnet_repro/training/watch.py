@@ -105,8 +105,9 @@ class Watch:
         for layer in dead_layers(dead_units):
             if layer not in self._said_dead:
                 _warn(
-                    f"after epoch {state.epoch} every unit of {layer} gives 0 for every validation image, and no "
-                    "gradient passes it for such images; larger first weights may help (model=code2012 has them)"
+                    f"after epoch {state.epoch} hardly a unit of {layer} is alive: 99.9 % or more give 0 for every "
+                    "validation image, and hand back no gradient for such images; larger initial weights may help "
+                    "(model=code2012 has them)"
                 )
             self._said_dead.add(layer)
 
