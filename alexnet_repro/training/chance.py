@@ -18,7 +18,7 @@ LEFT = 0.97  # of ln(classes): below, the network does more than guess
 
 # Our choice: when to warn. After _TIMES_MEASURED times the expected step; where nothing was measured, after
 # _STEPS_A_CLASS steps for each class, but not before _AT_LEAST. (The slowest start seen, at a quarter of the width,
-# took 11 steps a class.)
+# took 17 steps a class.)
 _TIMES_MEASURED, _STEPS_A_CLASS, _AT_LEAST = 3, 20, 500
 
 
