@@ -109,7 +109,7 @@ test: $(VENV)/installed-dev  ## run all tests
 	$(RUN) -m pytest -n $$($(RUN) -c 'import os; print(min(8, 1 + os.cpu_count()))') --dist loadfile --no-loadscope-reorder --ignore=tests/gpu
 	$(RUN) -m pytest tests/gpu
 
-# In four processes: compiling takes most of the time.
+# In four processes, as nearly every test compiles kernels first.
 gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure its speed; a few minutes
 	@$(RUN) -m pytest -rs -n 4 tests/gpu tests/alexnet_repro/test_prefetch.py tests/alexnet_repro/test_placement.py \
 	  tests/alexnet_repro/test_resident.py tests/alexnet_repro/test_response_norm.py \

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from alexnet_repro.model import AlexNet, exact
 from alexnet_repro.training.optimisers import Optimiser
 
+_DEAD = 0.999  # of a layer's units, from which on it is called dead
+
 
 @torch.no_grad()
 def norms(model: AlexNet, optimiser: Optimiser) -> dict[str, float]:
@@ -55,9 +57,6 @@ def gpu_memory(model: AlexNet) -> dict[str, float]:
             peaks[f"gpu_memory_gib/{device}"] = torch.cuda.max_memory_allocated(device) / 2**30
             torch.cuda.reset_peak_memory_stats(device)
     return peaks
-
-
-_DEAD = 0.999  # of a layer's units, from which on it is called dead
 
 
 class DeadUnits:
