@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import POOLS, ConvConfig, DenseConfig, ModelConfig, SummaryConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm, pooling
-from alexnet_repro.model.response_norm import ResponseNorm, norm_across_columns
+from alexnet_repro.model.layers import Dropout, LocalConv2d, pooling
+from alexnet_repro.model.response_norm import ResponseNorm, SameMapNorm, norm_across_columns
 from data_prep.common.cli import checked, load
 from data_prep.common.errors import RequestError
 
@@ -114,7 +114,8 @@ class AlexNet(nn.Module):
         # dropout (4.2).
         pad = self.config.pad_right_bottom
         x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
-        x = [F.pad(image, (0, pad, 0, pad)) for image in x]  # [N, 3, 227, 227]
+        padded = {id(image): F.pad(image, (0, pad, 0, pad)) for image in x}  # once for columns that share theirs
+        x = [padded[id(image)] for image in x]  # [N, 3, 227, 227]
         x = self.conv1(x)  # the image    48 x 55 x 55, normalised (3.3) and pooled (3.4) to 48 x 27 x 27
         x = self.conv2(x)  # own column   128 x 27 x 27, normalised and pooled to 128 x 13 x 13
         x = self.conv3(x)  # both columns 192 x 13 x 13

@@ -1,4 +1,4 @@
-"""Layers and steps that PyTorch has not, or has otherwise; response normalisation is in response_norm.py."""
+"""Layers and steps that PyTorch has not, or has otherwise; the normalisations are in response_norm.py."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet_repro.config import NormConfig, PoolConfig
+from alexnet_repro.config import PoolConfig
 
 
 class LocalConv2d(nn.Module):
@@ -35,31 +35,6 @@ class LocalConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, padding={self.padding}, side={self.side}"
-
-
-class SameMapNorm(nn.Module):
-    """y = x * (k + alpha * sum of x^2 over a centred size x size window of the same map)^-beta; as run in 2012, not in
-    the paper. [N, C, H, W] -> [N, C, H, W] in the same dtype; the window is clipped at the borders.
-    """
-
-    def __init__(self, config: NormConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    @torch.compiler.disable  # as response normalisation
-    def forward(self, x: Tensor) -> Tensor:
-        c = self.config
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        squares, padding = wide * wide, c.size // 2
-        if x.is_cuda:  # where the gradient of PyTorch 2.11's avg_pool2d is wrong if it pads channels-last maps itself
-            squares, padding = F.pad(squares, [padding] * 4), 0
-        # The sum as size^2 times the mean, zeros beyond the border included: ONNX knows no other divisor, and
-        # PyTorch's exporter drops `divisor_override` without a word.
-        mean = F.avg_pool2d(squares, c.size, stride=1, padding=padding)
-        return (wide * (c.k + c.alpha * c.size**2 * mean).pow(-c.beta)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return str(self.config)
 
 
 def pooling(step: str, pool: PoolConfig) -> nn.Module:

@@ -27,7 +27,7 @@ from alexnet_repro.model import AlexNet, exchange, fused, initialise
 from alexnet_repro.model.fast import FastNetwork, InputLayout
 from alexnet_repro.model.fused import dense_places
 from alexnet_repro.model.fused_same_map import same_map_norm
-from alexnet_repro.model.layers import SameMapNorm
+from alexnet_repro.model.response_norm import SameMapNorm
 from alexnet_repro.training.fast_step import FastStepper
 from alexnet_repro.training.health import DeadUnits
 from alexnet_repro.training.optimisers import optimiser_for, set_rates

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from alexnet_repro.config import NormConfig, TrainConfig
 from alexnet_repro.model import AlexNet, initialise
-from alexnet_repro.model.layers import Dropout, LocalConv2d, SameMapNorm
+from alexnet_repro.model.layers import Dropout, LocalConv2d
+from alexnet_repro.model.response_norm import SameMapNorm
 from data_prep.common.cli import load
 
 
@@ -25,7 +26,7 @@ def same_map_by_loops(x: np.ndarray, n: int, alpha: float, beta: float, k: float
 @settings(deadline=None, max_examples=80)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
-    size=st.sampled_from([1, 3, 5, 7]),
+    size=st.sampled_from([3, 5]),
     scale=st.sampled_from([1e-30, 1.0, 100.0, 1e12]),
     channels_last=st.booleans(),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),

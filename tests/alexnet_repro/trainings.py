@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, to be killed. A fork server imports PyTorch once for all of them."""
+"""Trainings in processes of their own, to be killed. A fork server imports PyTorch and Numba once for all of them."""
 
 import multiprocessing
 import os
@@ -21,10 +21,10 @@ from data_prep.common.cli import load
 
 @cache
 def _fork_server() -> ForkServerContext:
-    """One that imports PyTorch once, in place of one that a preparation may have started without it."""
+    """One that has imported them, in place of one that a preparation may have started without it."""
     forkserver._forkserver._stop()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alexnet_repro.train"])
+    context.set_forkserver_preload(["alexnet_repro.train", "alexnet_repro.model.cpu_norms"])
     return context
 
 

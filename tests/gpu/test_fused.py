@@ -8,7 +8,7 @@ from forms import CASES, conv_steps, error, run_steps
 from alexnet_repro.config import NormConfig
 from alexnet_repro.data import ColourNoise, Draws, InputRule, InputTransform
 from alexnet_repro.model import fused
-from alexnet_repro.model.layers import SameMapNorm
+from alexnet_repro.model.response_norm import SameMapNorm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda", 0)
