@@ -6,6 +6,7 @@ of a place, or of a row of places, run through memory without gaps. No pass writ
 """
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import cast
@@ -19,6 +20,7 @@ from torch import Tensor
 from alexnet_repro.config import NormConfig
 
 _PLACES = 512  # that a thread takes at a time
+_one_caller = threading.Lock()  # at a time; Numba's own threads, where there is no OpenMP, take no more
 # forward(x, y, alpha, k) fills y, backward(x, grad, result, alpha, k) fills result; all [images, rows, columns, maps]
 Pass = Callable[..., None]
 Kernels = tuple[Pass, Pass]
@@ -161,6 +163,10 @@ def run(which: int, inputs: Sequence[Tensor], c: NormConfig, over_places: bool) 
     result = torch.empty_like(dense[0])
     arrays = [tensor.permute(0, 2, 3, 1).numpy() for tensor in (*dense, result)]
     number = arrays[0].dtype.type
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    kernel(*arrays, number(c.alpha), number(c.k))
+    threads = torch.get_num_threads()
+    with _one_caller:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        if torch.get_num_threads() != threads:  # Numba's first launch sets OpenMP's number, which is PyTorch's as well
+            torch.set_num_threads(threads)
+        kernel(*arrays, number(c.alpha), number(c.k))
     return result if inputs[0].is_contiguous(memory_format=torch.channels_last) else result.contiguous()

@@ -1,5 +1,8 @@
 """Response normalisation against the printed formula as a plain loop, and its gradient against PyTorch's in float64."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +145,16 @@ def test_under_autocast_and_without_a_batch() -> None:
     assert b.dtype == a.grad.dtype == torch.bfloat16  # type: ignore[union-attr]
     np.testing.assert_allclose(b.detach().double(), by_loops(a.detach().double().numpy(), PAPER), rtol=2**-8)
     assert ResponseNorm(PAPER)(torch.zeros(0, 5, 3, 3)).shape == (0, 5, 3, 3)
+
+
+def test_pytorch_keeps_its_number_of_threads() -> None:
+    """Numba sets that of the OpenMP library which both use when it first starts its threads; hence a new process."""
+    code = (
+        "import torch; torch.set_num_threads(1); from alexnet_repro.model import AlexNet; "
+        "AlexNet.from_config(input_size=63, width=0.0625)(torch.zeros(1, 3, 63, 63)); print(torch.get_num_threads())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "1\n"
 
 
 def test_compiled_graphs_get_the_same_function() -> None:
