@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from alexnet_repro.model import AlexNet, devices_for
-from alexnet_repro.model.alexnet import Layer, Weights
+from alexnet_repro.model.alexnet import Layer, Part
 from alexnet_repro.model.layers import LocalConv2d
 from alexnet_repro.paper.numbers import CONV1_REMARK, NEURONS, NEURONS_OF_ABSTRACT
 
@@ -48,12 +48,12 @@ def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
     print("bytes in: float32 from the other columns, for one image forward; gradients of the same size go back")
 
 
-def _maps(part: Weights) -> int:
+def _maps(part: Part) -> int:
     """How many maps or units it makes."""
     return part.get_parameter("bias").shape[-1]
 
 
-def _costs(layer: Layer, part: Weights, column: int, columns: int) -> tuple[int, int, int]:
+def _costs(layer: Layer, part: Part, column: int, columns: int) -> tuple[int, int, int]:
     """(parameters, multiply-adds for one image, bytes read from the other columns for one image) of one column."""
     assert part.bias is not None
     positions = 1 if isinstance(part, LocalConv2d) else math.prod(layer.map_shape[1:])

@@ -47,10 +47,10 @@ def check(config: TrainConfig) -> None:
     data = PreparedData(config.data.path)
     refuse_misfit(config, data, ranks)
     for split in ("train", "val"):
-        data.split(split)
+        data.split(split)  # as what follows, for its RequestError alone
     devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
     runtime.fast_form(config.runtime, config.model, devices)
-    with torch.device("meta"):
+    with torch.device("meta"):  # where a network takes no memory
         TrainingState(config, data, AlexNet(config.model, len(data.classes), data.channels))
     RunFolder(config.folder).refuse_changes(config)
 
@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> int | None:
     devices, warning = choose_devices(
         config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
     )
-    runtime.fast_form(config.runtime, config.model, devices, ranks.size)
+    runtime.fast_form(config.runtime, config.model, devices, ranks.size)  # refuses runtime.fast=true where it must
     refuse_misfit(config, data, ranks)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
@@ -111,7 +111,7 @@ def train(config: TrainConfig) -> int | None:
             by = stop.by or "another process"
             say(f"stopped by {by} after {state}; all is saved, and the same command continues")
             return STOPPED
-    took = f"{duration(time.monotonic() - started)} since this start"
+    took = f", {duration(time.monotonic() - started)} since this start"
     say(f"done: {_result(config, state.history, took)}")
     return STOPPED if stop else None  # asked when there was nothing left to stop, but perhaps another job
 
@@ -159,7 +159,7 @@ def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, flo
 def _result(config: TrainConfig, history: Sequence[dict[str, float]], took: str = "") -> str:
     best = min(history, key=lambda row: row["val_top1_error"])
     return (
-        f"{len(history)} epochs, {history[-1]['step']} steps{took and ', '}{took}; "
+        f"{len(history)} epochs, {history[-1]['step']} steps{took}; "
         f"best val top-1 error {percent(best['val_top1_error'])} (centre patch) after epoch {best['epoch']}\n"
         f"next: python -m alexnet_repro.evaluate run={config.run}"
         + (f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else "")

@@ -37,11 +37,10 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The global batches first, first + 1, ... of an epoch; of each the contiguous share of `rank` among `ranks`.
 
-    order: int64 [M], the images of the epoch; draws: what was drawn for each, M too. Each is cut to `side` at its draw.
+    order: int64 [M], the images of the epoch; draws: M, in the same order; side: of the patches. loading: the run's
+    Workers, or how to read, by workers that live as long as the iterator. (A ResidentSplit is cut on its device.)
     The last batch may be short; a rank that would get nothing of it gets the batch's first image, not counted.
     RunError, naming the shard, if an image cannot be read; LoaderError if a worker process died or was too slow.
-    loading: Workers of the run; or how to read, by workers that live as long as the iterator. Of a ResidentSplit the
-    batches are cut on its device, whatever `loading` says.
     """
     parts = []
     for start in range(first * batch_size, len(order), batch_size):
@@ -123,9 +122,10 @@ def _cut_on_device(
     draws = draws.to(split.images.device) if draws else None
     labels, patches = split.labels[numbers], split.patches(side)
     for part in parts:
-        c, drawn = part.chosen, draws[part.chosen] if draws else None
-        images = patches[numbers[c], drawn.top, drawn.left] if drawn else patches[numbers[c], 0, 0]
-        yield Batch(images, labels[c], drawn, part.elsewhere, part.stands_in)
+        chosen = part.chosen
+        drawn = draws[chosen] if draws else None
+        top, left = (drawn.top, drawn.left) if drawn else (0, 0)
+        yield Batch(patches[numbers[chosen], top, left], labels[chosen], drawn, part.elsewhere, part.stands_in)
 
 
 def _read_alone(workers: Workers, requests: Iterator[Request]) -> Iterator[Batch]:

@@ -103,7 +103,7 @@ class Workers:
         self._connections: list[Connection] = []
         self._streams: deque[tuple[int, Iterator[Request]]] = deque()
         self._under_way: deque[_UnderWay] = deque()  # in the order in which they are taken
-        self._begun = self._given = 0  # streams, and requests
+        self._streams_begun = self._requests_given = 0  # streams, and requests
 
     def __enter__(self) -> "Workers":
         count = self._loading.workers
@@ -154,9 +154,9 @@ class Workers:
         """
         if not self._loading.workers:
             return (self._read_here(request) for request in requests)
-        self._begun += 1
-        self._streams.append((self._begun, requests))
-        return self._batches(self._begun)
+        self._streams_begun += 1
+        self._streams.append((self._streams_begun, requests))
+        return self._batches(self._streams_begun)
 
     def _read_here(self, request: Request) -> Batch:
         known, side = request.arrays(), request.side
@@ -183,7 +183,7 @@ class Workers:
     def _next(self, stream: int) -> Batch | None:
         self._give_up(stream - 1)
         while True:
-            self._request()
+            self._give_work()
             if not self._under_way or self._under_way[0].stream > stream:
                 return None
             done = self._under_way[0]
@@ -199,7 +199,7 @@ class Workers:
             # One slot stays in the ring: a caller who keeps all batches gets copies of the rest.
             return batch if self._under_way or self._ring.free else batch.map(torch.clone)
 
-    def _request(self) -> None:
+    def _give_work(self) -> None:
         """Gives the workers as much as they may have."""
         ring, count = self._ring, len(self._processes)
         while self._streams and ring.free and len(self._under_way) < _AHEAD * count:
@@ -212,9 +212,9 @@ class Workers:
             fields = ring.arrays(slot, images, request.side)
             for name, array in request.arrays().items():
                 fields[name][:] = array
-            worker = self._given % count
+            worker = self._requests_given % count
             self._under_way.append(_UnderWay(request, stream, worker, slot))
-            self._given += 1
+            self._requests_given += 1
             with suppress(OSError):  # it is dead: seen when its answer is waited for
                 self._connections[worker].send((slot, images, request.side, self._sources.index(request.shards)))
 

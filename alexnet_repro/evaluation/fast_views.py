@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alexnet_repro.data import Batch, InputRule, View, view_draws
 from alexnet_repro.data.fused_input import FusedInputTransform
-from alexnet_repro.model import AlexNet, Watcher
+from alexnet_repro.model import AlexNet, ReluObserver
 from alexnet_repro.model.fast import FastNetwork
 
 _AT_ONCE = 1280  # views in a pass at most: ten of a batch of 128
@@ -34,24 +34,24 @@ class FastViews:
             self.at_once = views_that_fit(free, each, self.at_once)
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch, views: list[View], watch: Watcher | None = None) -> tuple[Tensor, Tensor]:
-        parts = [self._views(images, views, watch) for images in batch.images.split(self.at_once)]
+    def __call__(self, batch: Batch, views: list[View], observe: ReluObserver | None = None) -> tuple[Tensor, Tensor]:
+        parts = [self._views(images, views, observe) for images in batch.images.split(self.at_once)]
         probabilities = torch.cat(parts, 1)  # [views, N, K]
         return probabilities[0], probabilities.mean(0)
 
-    def _views(self, images: Tensor, views: Sequence[View], watch: Watcher | None) -> Tensor:
+    def _views(self, images: Tensor, views: Sequence[View], observe: ReluObserver | None) -> Tensor:
         """[views, N, K], as many views in a pass as memory allows."""
         each = max(1, self.at_once // len(images))
-        passes = [self._one_pass(images, views[first : first + each], watch) for first in range(0, len(views), each)]
+        passes = [self._one_pass(images, views[first : first + each], observe) for first in range(0, len(views), each)]
         return torch.cat(passes).unflatten(0, (len(views), len(images)))
 
-    def _one_pass(self, images: Tensor, views: Sequence[View], watch: Watcher | None) -> Tensor:
+    def _one_pass(self, images: Tensor, views: Sequence[View], observe: ReluObserver | None) -> Tensor:
         """[views * N, K], one view of all images after the other."""
         inputs = []
         for device, transform in zip(self.network.devices, self._transforms, strict=True):
             whole = images.to(device, non_blocking=True)
             inputs.append(transform(whole, view_draws(views, len(images), device)))
-        return self.network(inputs, watch=watch).float().softmax(1)
+        return self.network(inputs, observe=observe).float().softmax(1)
 
 
 def views_that_fit(free: int, each: int, most: int) -> int:

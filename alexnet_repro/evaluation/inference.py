@@ -13,7 +13,7 @@ from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Batch, ColumnInputs, View, views_of, whole_images
 from alexnet_repro.data.loader import loading_for
 from alexnet_repro.evaluation.metrics import GUESSES
-from alexnet_repro.model import AlexNet, Watcher
+from alexnet_repro.model import AlexNet, ReluObserver
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.reader import SplitReader
 
@@ -32,9 +32,9 @@ class Predictions:
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
 
-Forward = Callable[[Batch, list[View], Watcher | None], tuple[Tensor, Tensor]]
+Forward = Callable[[Batch, list[View], ReluObserver | None], tuple[Tensor, Tensor]]
 """From a batch of whole images to the probabilities for the first view, and their mean over all views, float32 [N, K]
-each; in test mode. Only the fast form calls the watcher: its ReLUs are no modules, so hooks cannot see them."""
+each; in test mode. Only the fast form calls the observer: its ReLUs are no modules, so hooks cannot see them."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
@@ -46,17 +46,19 @@ def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, pro
     return lambda batch, views, _: view_by_view(model, batch, views, inputs, config.precision)
 
 
-def predict(forward: Forward, batches: Iterable[Batch], views: list[View], watch: Watcher | None = None) -> Predictions:
+def predict(
+    forward: Forward, batches: Iterable[Batch], views: list[View], observe: ReluObserver | None = None
+) -> Predictions:
     """`batches` of whole images; views[0] is the centre patch."""
-    return Predictions.joined(predict_batches(forward, batches, views, watch))
+    return Predictions.joined(predict_batches(forward, batches, views, observe))
 
 
 def predict_batches(
-    forward: Forward, batches: Iterable[Batch], views: list[View], watch: Watcher | None = None
+    forward: Forward, batches: Iterable[Batch], views: list[View], observe: ReluObserver | None = None
 ) -> Iterator[Predictions]:
     """The same, batch by batch."""
     for batch in batches:
-        centre, average = forward(batch, views, watch)
+        centre, average = forward(batch, views, observe)
         labels = batch.labels.cpu().numpy().copy()  # these are kept, and the batch should not be
         yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), labels)
 

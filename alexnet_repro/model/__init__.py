@@ -1,7 +1,7 @@
 """The network of Figure 2: layers, the exchange between columns, initial weights and placement on devices."""
 
-from alexnet_repro.model.alexnet import AlexNet, Watcher
+from alexnet_repro.model.alexnet import AlexNet, ReluObserver
 from alexnet_repro.model.init import initialise
 from alexnet_repro.model.placement import choose_devices, devices_for, exact, place
 
-__all__ = ["AlexNet", "Watcher", "choose_devices", "devices_for", "exact", "initialise", "place"]
+__all__ = ["AlexNet", "ReluObserver", "choose_devices", "devices_for", "exact", "initialise", "place"]

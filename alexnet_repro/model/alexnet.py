@@ -25,8 +25,9 @@ from data_prep.common.errors import RequestError
 
 COLUMN_NAMES = "abcdefgh"
 
-Weights = nn.Conv2d | nn.Linear | LocalConv2d
-Watcher = Callable[[str, list[Tensor]], None]  # gets a layer's name and its columns' maps or units after the ReLU
+Part = nn.Conv2d | nn.Linear | LocalConv2d
+# Called by the fast form with a layer's name and what each of its columns passes on, where it has ReLUs.
+ReluObserver = Callable[[str, list[Tensor]], None]
 
 
 class Layer(nn.Module):
@@ -54,9 +55,9 @@ class Layer(nn.Module):
         self.map_shape = map_shape
         self.seam_elements = seam_elements
 
-    def parts(self) -> list[Weights]:
+    def parts(self) -> list[Part]:
         """The weights, column by column."""
-        return [cast(Weights, self.get_submodule(name)) for name in self.names]
+        return [cast(Part, self.get_submodule(name)) for name in self.names]
 
     def forward(self, columns: list[Tensor]) -> list[Tensor]:
         parts = self.parts()
@@ -65,11 +66,11 @@ class Layer(nn.Module):
         if not self.seam_elements:
             return [then(part(x)) for part, then, x in zip(parts, self.then, columns, strict=True)]
         columns = [part(x) for part, x in zip(parts, columns, strict=True)]
-        for steps in zip(*self.then, strict=True):  # step by step, as one of them reads its neighbour
-            if isinstance(steps[0], ResponseNorm):
-                columns = norm_across_columns(steps, columns)
+        for step in zip(*self.then, strict=True):  # one step of all columns at a time, as a normalisation reads both
+            if isinstance(step[0], ResponseNorm):
+                columns = norm_across_columns(step, columns)
             else:
-                columns = [step(x) for step, x in zip(steps, columns, strict=True)]
+                columns = [own(x) for own, x in zip(step, columns, strict=True)]
         return columns
 
 
@@ -239,9 +240,7 @@ class _Builder:
             self.spatial = None
 
     def _then(self, name: str, steps: Sequence[str]) -> tuple[list[nn.Sequential], int]:
-        """One sequence a column, and Layer's `seam_elements`. Stateless steps would do for all columns, but each draws
-        its own dropout mask.
-        """
+        """One sequence a column, since each column draws its own dropout masks; and Layer's `seam_elements`."""
         sequences = [nn.Sequential(*(self._step(name, step) for step in steps)) for _ in range(self.columns)]
         seam = 0
         for step in steps:

@@ -154,11 +154,12 @@ def _over_places(size: int, beta: float) -> Kernels:
     return forward, backward
 
 
-def run(which: int, inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
-    """The forward pass (0) of x, or the backward (1) of x and the gradient of what became of it: float32 or float64 [N,
-    C, H, W] -> the same, in the memory layout of x; on as many threads as PyTorch has.
+def run(inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
+    """The forward pass of [x], or the backward pass of [x, gradient of y]: float32 or float64 [N, C, H, W] -> the same,
+    in the memory layout of x; on as many threads as PyTorch has.
     """
-    kernel = (_over_places if over_places else _across_maps)(c.size, c.beta)[which]
+    forward, backward = (_over_places if over_places else _across_maps)(c.size, c.beta)
+    kernel = forward if len(inputs) == 1 else backward
     dense = [tensor.detach().contiguous(memory_format=torch.channels_last) for tensor in inputs]
     result = torch.empty_like(dense[0])
     arrays = [tensor.permute(0, 2, 3, 1).numpy() for tensor in (*dense, result)]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import POOLS, ModelConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.alexnet import AlexNet, Layer, Watcher, Weights
+from alexnet_repro.model.alexnet import AlexNet, Layer, Part, ReluObserver
 from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WINDOWS, after_conv
 from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import LocalConv2d, pooling
@@ -53,7 +53,7 @@ class _FastLayer:
 
     name: str
     config: Any  # ConvConfig, DenseConfig or OutputConfig
-    parts: Sequence[Weights]  # column by column
+    parts: Sequence[Part]  # column by column
     steps: Sequence[Kernel | str]  # what follows the weights
     apart: bool  # whether the next layer reads each column by itself
 
@@ -80,16 +80,18 @@ class FastNetwork:
         configs = {name: getattr(model.config, name) for name in model.layers()}
         next_reads = [config.reads for config in list(configs.values())[1:]] + ["both"]
         self._layers = [
-            _FastLayer(name, configs[name], layer.parts(), self._steps(name, layer), reads == "own")
+            _FastLayer(name, configs[name], layer.parts(), self._plan_steps(name, layer), reads == "own")
             for (name, layer), reads in zip(model.layers().items(), next_reads, strict=True)
         ]
         largest = max(math.prod(layer.map_shape) * len(self._columns[0]) for layer in model.layers().values())
         self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
-    def __call__(self, images: Sequence[Tensor], masks: Masks | None = None, watch: Watcher | None = None) -> Tensor:
+    def __call__(
+        self, images: Sequence[Tensor], masks: Masks | None = None, observe: ReluObserver | None = None
+    ) -> Tensor:
         """Images on each device, laid out as `layout` says -> logits [N, classes] on the first device.
 
-        `masks`: of the dropout in training; None is test mode. `watch`: see Watcher.
+        `masks`: of the dropout in training; None is test mode. `observe`: see ReluObserver.
         """
         *hidden, fc8 = self._layers
         maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
@@ -98,9 +100,9 @@ class FastNetwork:
                 self._layer(layer, columns, inputs, masks)
                 for columns, inputs in zip(self._columns, self._inputs(layer, maps), strict=True)
             ]
-            if watch is not None and "activation" in layer.config.then and self.model.config.activation == "relu":
+            if observe is not None and "activation" in layer.config.then and self.model.config.activation == "relu":
                 count = len(self._columns[0])
-                watch(layer.name, [part for share in maps for x in share for part in x.chunk(count // len(share), 1)])
+                observe(layer.name, [part for share in maps for x in share for part in x.chunk(count // len(share), 1)])
         return self._linear(self._inputs(fc8, maps)[0][0], fc8.parts)
 
     def _inputs(self, layer: _FastLayer, maps: list[list[Tensor]]) -> list[list[Tensor]]:
@@ -121,10 +123,10 @@ class FastNetwork:
             inputs = inputs if len(inputs) == len(sets) else list(inputs[0].chunk(len(sets), 1))
         outputs = []
         for chosen, x in zip(sets, inputs, strict=True):
-            outputs += self._then(layer, chosen, *self._weigh(layer, chosen, x), masks)
+            outputs += self._apply_steps(layer, chosen, *self._apply_weights(layer, chosen, x), masks)
         return outputs
 
-    def _weigh(self, layer: _FastLayer, columns: list[int], x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _apply_weights(self, layer: _FastLayer, columns: list[int], x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The weights of `columns`, as of one layer, applied to x; and the bias, where it is still to be added."""
         parts: list[Any] = [layer.parts[column] for column in columns]
         if isinstance(parts[0], nn.Linear):
@@ -147,7 +149,7 @@ class FastNetwork:
         weight, bias = (joined([getattr(part, key) for part in parts], self.dtype) for key in ("weight", "bias"))
         return F.linear(x, weight, bias)
 
-    def _then(
+    def _apply_steps(
         self, layer: _FastLayer, columns: list[int], x: Tensor, bias: Tensor | None, masks: Masks | None
     ) -> list[Tensor]:
         """What follows the weights of `columns`, whose maps lie side by side in x. The first kernel adds the bias, and
@@ -158,7 +160,7 @@ class FastNetwork:
             each = len(columns) // len(pieces)  # columns in a piece
             if isinstance(step, str):
                 pieces = [
-                    self._step(layer, step, columns[i * each : (i + 1) * each], piece, masks)
+                    self._apply_step(layer, step, columns[i * each : (i + 1) * each], piece, masks)
                     for i, piece in enumerate(pieces)
                 ]
             else:
@@ -167,7 +169,7 @@ class FastNetwork:
                 bias = None
         return pieces
 
-    def _steps(self, name: str, layer: Layer) -> list[Kernel | str]:
+    def _plan_steps(self, name: str, layer: Layer) -> list[Kernel | str]:
         """What follows the weights of a layer, in order: as many steps together as one kernel can do, or one alone. A
         convolution's bias needs a kernel, be it for the bias alone.
         """
@@ -177,11 +179,11 @@ class FastNetwork:
         bias = isinstance(part, nn.Conv2d)
         steps: list[Kernel | str] = []
         while rest or (bias and not steps):
-            kernel = {} if isinstance(part, nn.Linear) else self._leading(rest)
+            kernel = {} if isinstance(part, nn.Linear) else self._take_kernel(rest)
             steps.append(kernel if kernel or (bias and not steps) else rest.pop(0))
         return steps
 
-    def _leading(self, steps: list[str]) -> Kernel:
+    def _take_kernel(self, steps: list[str]) -> Kernel:
         """Takes from `steps` what one kernel does."""
         config = self.model.config
         relu = config.activation == "relu"
@@ -200,7 +202,7 @@ class FastNetwork:
                 kernel["relu_last"] = True
         return kernel
 
-    def _step(self, layer: _FastLayer, step: str, columns: list[int], x: Tensor, masks: Masks | None) -> Tensor:
+    def _apply_step(self, layer: _FastLayer, step: str, columns: list[int], x: Tensor, masks: Masks | None) -> Tensor:
         """One that is no part of a kernel."""
         config = self.model.config
         if step == "activation":

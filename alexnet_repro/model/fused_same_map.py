@@ -1,5 +1,5 @@
-"""Same-map normalisation (layers.SameMapNorm, as run in 2012) as GPU kernels (Triton), channels-last: one forward and
-two backward. Like those of fused.py they compute in float32 whatever is stored.
+"""Same-map normalisation (response_norm.SameMapNorm, as run in 2012) as GPU kernels (Triton), channels-last: one
+forward and two backward. Like those of fused.py they compute in float32 whatever is stored.
 """
 
 import torch
@@ -100,6 +100,6 @@ _same_map_norm.register_autograd(
 
 
 def same_map_norm(x: Tensor, norm: NormConfig) -> Tensor:
-    """As layers.SameMapNorm; [N, C, H, W] float32 or bfloat16, channels-last out."""
+    """As response_norm.SameMapNorm; [N, C, H, W] float32 or bfloat16, channels-last out."""
     result: Tensor = _same_map_norm(x, norm.size, norm.alpha, norm.beta, norm.k)
     return result

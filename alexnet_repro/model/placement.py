@@ -36,9 +36,10 @@ def choose_devices(
             f"torchrun started {processes} processes, and this machine has {available} GPU(s); give "
             f"--nproc-per-node={available}, or gpus=0 to train on the CPU"
         )
-    mine = list(range(available)[process * (available // processes) :][: available // processes])
-    wanted = min(columns, len(mine)) if gpus is None else gpus
-    chosen = mine[:columns] if wanted == columns <= len(mine) else mine[: min(wanted, 1)]
+    each = available // processes
+    mine = list(range(process * each, (process + 1) * each))
+    wanted = columns if gpus is None else gpus  # 0, 1 or columns
+    chosen = mine[:wanted] if wanted <= len(mine) else mine[:1]
     for index in chosen:
         if problem := _problem(torch.device("cuda", index)):
             if processes > 1:  # the others would wait for this one

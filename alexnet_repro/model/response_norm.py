@@ -68,7 +68,8 @@ class _Norm(nn.Module):
     # torch.compile would fuse the powers into every window that they are in, and take minutes for a step on a CPU.
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # for export: a graph holds the plain form
+        # `disable` is for torch.compile. torch.export and torch.jit.trace run these lines, and get the plain form.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return normalised(x.to(_wide(x)), self.config, self.sums).to(x.dtype)
         result: Tensor = _NormWithGradient.apply(x, self.config, self.sums)
         return result
@@ -87,18 +88,6 @@ class SameMapNorm(_Norm):
     """As run in 2012, not in the paper."""
 
     sums = staticmethod(sums_over_places)
-
-
-def norm_across_columns(norms: Sequence[ResponseNorm], columns: Sequence[Tensor]) -> list[Tensor]:
-    """The columns of a layer, [N, maps, H, W] each on its device, normalised as if all maps were in one: at each seam a
-    column reads the size // 2 nearest maps of its neighbour, which reads as many of its own.
-
-    Each column has size // 2 maps or more, and size is 3 or more.
-    """
-    beyond = norms[0].config.size // 2
-    wide = [norm(x) for norm, x in zip(norms, exchange.with_neighbours(columns, beyond), strict=True)]
-    first = [0] + [beyond] * (len(columns) - 1)  # of a column's own maps, after its neighbour's
-    return [y[:, start : start + x.shape[1]] for y, start, x in zip(wide, first, columns, strict=True)]
 
 
 class _NormWithGradient(torch.autograd.Function):
@@ -124,10 +113,22 @@ def _wide(x: Tensor) -> torch.dtype:
 def _on_cpu(x: Tensor, c: NormConfig, sums: Sums) -> Tensor:
     from alexnet_repro.model import cpu_norms  # imports Numba, which takes a third of a second
 
-    return cpu_norms.run(0, [x], c, over_places=sums is sums_over_places)
+    return cpu_norms.run([x], c, over_places=sums is sums_over_places)
 
 
 def _gradient_on_cpu(x: Tensor, grad_y: Tensor, c: NormConfig, sums: Sums) -> Tensor:
     from alexnet_repro.model import cpu_norms
 
-    return cpu_norms.run(1, [x, grad_y], c, over_places=sums is sums_over_places)
+    return cpu_norms.run([x, grad_y], c, over_places=sums is sums_over_places)
+
+
+def norm_across_columns(norms: Sequence[ResponseNorm], columns: Sequence[Tensor]) -> list[Tensor]:
+    """The columns of a layer, [N, maps, H, W] each on its device, normalised as if all maps were in one: at each seam a
+    column reads the size // 2 nearest maps of its neighbour, which reads as many of its own.
+
+    Each column has size // 2 maps or more, and size is 3 or more.
+    """
+    beyond = norms[0].config.size // 2
+    wide = [norm(x) for norm, x in zip(norms, exchange.with_neighbours(columns, beyond), strict=True)]
+    first = [0] + [beyond] * (len(columns) - 1)  # of a column's own maps, after its neighbour's
+    return [y[:, start : start + x.shape[1]] for y, start, x in zip(wide, first, columns, strict=True)]

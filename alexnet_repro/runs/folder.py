@@ -119,12 +119,12 @@ class RunFolder:
                 f"give the same settings to continue it, or allow the change with 'allow_changes=[{','.join(changed)}]'"
             )
 
-    def _refuse_missing(self) -> None:
+    def _refuse_unless_run(self) -> None:
         if not self.exists():
             raise RequestError(f"{self.path}: no such run; train it first, or check run=NAME and runs_dir")
 
     def _raw_config(self) -> dict[str, Any]:
-        self._refuse_missing()
+        self._refuse_unless_run()
         try:
             loaded = OmegaConf.to_container(OmegaConf.load(self._config))
         except (OSError, YAMLError) as error:
@@ -147,7 +147,7 @@ class RunFolder:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """RequestError if there is no such run or checkpoint, or if the checkpoint is damaged."""
-        self._refuse_missing()
+        self._refuse_unless_run()
         return load_checkpoint(self.checkpoint_path(name))
 
 

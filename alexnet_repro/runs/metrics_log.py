@@ -25,11 +25,12 @@ class MetricsLog:
 
 
 def _lines_up_to(path: Path, step: int, epochs: int) -> Iterator[str]:
-    """Without a last line that a kill cut short."""
+    """The lines up to `step` and `epochs`, without a last one that a kill cut short."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            numbers = json.loads(line)
-            if numbers["epoch"] <= epochs if numbers["kind"] == "epoch" else numbers["step"] <= step:
+            entry = json.loads(line)
+            key, most = ("epoch", epochs) if entry["kind"] == "epoch" else ("step", step)
+            if entry[key] <= most:
                 yield line + "\n"
         except (ValueError, KeyError, TypeError):
             continue

@@ -19,7 +19,7 @@ BEGINNING = ("init_from", "init_checkpoint", "init_layers")
 # The one setting of `runtime` that changes results by more than the order of a sum.
 PRECISION = "runtime.precision"
 
-# What a file of conf/ calls its group. It computes nothing.
+# `name` in a file of conf/model/ and its neighbours: which variant it is. It computes nothing.
 GROUP_NAMES = ("*.name",)
 
 # A run may change these between its sessions: they say where and how fast it computes, not what. The data may move,
@@ -87,8 +87,8 @@ def differences(
 
 
 def without_seed(config: TrainConfig) -> dict[str, Any]:
-    """What runs share that differ in the seed alone: all settings but `seed`, with `run` and `init_from` NAME for
-    NAME-SEED.
+    """The settings that runs of several seeds share: all but `seed`, with the ending -SEED cut off `run` and
+    `init_from`.
     """
     settings = flat(config)
     ending = f"-{settings.pop('seed')}"

@@ -24,6 +24,7 @@ from alexnet_repro.training.stop import Stopped, StopRequest
 from data_prep.common.errors import RequestError
 from data_prep.reader import SplitReader
 
+_Pass = tuple[int, int | None]  # an epoch and its first batch, or None: the validation after it
 _READ_AT_ONCE = 128  # images on their way to the device; 25 MB in shared memory at 256 pixels
 
 
@@ -55,7 +56,7 @@ class Batches:
         size, most = config.optim.batch_size, max(self.train_images, self.val_images)
         loading = replace(self._loading, workers=min(self._loading.workers, -(-most // size)))
         self._workers = Workers([train.shards, val.shards], min(size, most), data.image_size, loading)
-        self._ahead: tuple[tuple[int, int | None], Iterator[Batch]] | None = None
+        self._ahead: dict[_Pass, Iterator[Batch]] = {}  # the pass that should follow
         if config.runtime.data_on_gpu:
             refuse_larger_than_memory([train, val], devices[0])
 
@@ -104,11 +105,9 @@ class Batches:
         """A pass over the training images; first=None: the validation after it. Workers that have read all of it go on
         with the pass that should follow, so that it need not begin by waiting for them.
         """
-        expected, batches = self._ahead or (None, None)
-        if batches is None or expected != (epoch, first):  # the first of a run
-            batches = self._pass(epoch, first)
-        following = (epoch + 1, 0) if first is None else (epoch, None)
-        self._ahead = following, self._pass(*following)
+        batches = self._ahead.pop((epoch, first), None) or self._pass(epoch, first)
+        following: _Pass = (epoch + 1, 0) if first is None else (epoch, None)
+        self._ahead = {following: self._pass(*following)}
         return batches
 
     def _pass(self, epoch: int, first: int | None) -> Iterator[Batch]:

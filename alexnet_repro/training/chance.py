@@ -47,7 +47,7 @@ def steps_expected(classes: int) -> float | None:
     return None
 
 
-class Start:
+class ChanceNotice:
     """What to say of the loss of a run until it leaves ln(classes). The run continues after the epochs of `history`.
 
     `note` is for the live line, and empty once the loss has left.
@@ -56,26 +56,27 @@ class Start:
     def __init__(self, config: TrainConfig, classes: int, history: Sequence[Mapping[str, float]] = ()) -> None:
         self.note = ""
         self._config, self._classes, self._chance = config, classes, math.log(classes)
-        self._over = classes == 1 or any(row["train_loss"] < LEFT * self._chance for row in history)
-        # Measured with network, inputs and rule of conf/*/paper.yaml, which are conf/train.yaml's, and weights drawn.
+        self._left = classes == 1 or any(row["train_loss"] < LEFT * self._chance for row in history)
+        # Measured with conf/train.yaml as it stands: the paper's network, inputs and rule, and weights that were drawn.
         other = differences(config, load("train", TrainConfig), only=("model", "augment", "optim", "init_from"))
         self._expected = None if other else steps_expected(classes)
-        self._late: float = max(_AT_LEAST, _STEPS_A_CLASS * classes)
+        self._warn_from: float = max(_AT_LEAST, _STEPS_A_CLASS * classes)
         if self._expected is not None:
-            self._late = _TIMES_MEASURED * self._expected
+            self._warn_from = _TIMES_MEASURED * self._expected
 
     def after(self, step: int, loss: float) -> str:
         """A warning, once, if the loss should have left long before `step`; else empty. `loss`: mean of some steps."""
-        self._over = self._over or loss < LEFT * self._chance
-        where = "still at" if loss < 1.05 * self._chance else "above"
-        chance = f"{where} ln({self._classes}) = {self._chance:.2f}"
-        law = ""
-        if self._expected is not None:
-            law = f", which the text's recipe leaves after about step {round(self._expected, -1):.0f}"
-        self.note = "" if self._over else chance + law
-        if self._over or step < self._late:
+        self._left = self._left or loss < LEFT * self._chance
+        if self._left:
+            self.note = ""
             return ""
-        self._late = math.inf
+        where = "still at" if loss < 1.05 * self._chance else "above"
+        self.note = f"{where} ln({self._classes}) = {self._chance:.2f}"
+        if self._expected is not None:
+            self.note += f", which the text's recipe leaves after about step {round(self._expected, -1):.0f}"
+        if step < self._warn_from:
+            return ""
+        self._warn_from = math.inf
         rate, scale = self._config.optim.learning_rate, self._config.augment.input_scale
         return (
             f"step {step}: the loss is {self.note}. Likeliest causes: the rate (optim.learning_rate={rate:g}); inputs "

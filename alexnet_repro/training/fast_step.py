@@ -28,7 +28,9 @@ _WARM_UP = 3  # steps before a capture: libraries are set up, and cuDNN tries it
 
 
 class FastStepper(Stepper):
-    """As Stepper, where runtime.fast_form allows it."""
+    """As Stepper, where runtime.fast_form allows it: in one process, so that no rank is in a step's seed, and nobody is
+    to be told of `stop`.
+    """
 
     def __init__(
         self, model: AlexNet, optimiser: Optimiser, inputs: ColumnInputs, seed: int, ranks: Ranks, precision: str,
@@ -98,7 +100,7 @@ class FastStepper(Stepper):
         assert found_inf is not None
         batch_on = dict.fromkeys(self.fast.devices, self._batch)
         self._graph = self._numbers = None  # gives its memory back
-        self.optimiser.ready_for_capture()
+        self.optimiser.prepare_capture()
         before = found_inf.clone()
         found_inf.fill_(1)
         if self._side is None:

@@ -4,6 +4,7 @@ for the loss, whose gradients come back, and one for the count.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,8 @@ def log_loss_sum(shares: Sequence[Tensor], labels: Tensor) -> Tensor:
     """
     if len(shares) == 1:
         return F.cross_entropy(shares[0], labels, reduction="sum")
-    of_labels = _of_labels(shares, _within(shares, labels))
-    pairs = [torch.stack([share.logsumexp(1), own]) for share, own in zip(shares, of_labels, strict=True)]
+    logits = _label_logits(shares, _local_labels(shares, labels))
+    pairs = [torch.stack([share.logsumexp(1), logit]) for share, logit in zip(shares, logits, strict=True)]
     joined = torch.stack(exchange.to_devices(pairs, [labels.device] * len(pairs)))  # [shares, 2, N]
     return (joined[:, 0].logsumexp(0) - joined[:, 1].sum(0)).sum()
 
@@ -34,32 +35,29 @@ def correct_among(shares: Sequence[Tensor], labels: Tensor) -> Tensor:
     """
     devices = [share.device for share in shares]
     there = [labels.device] * len(shares)
-    within = _within(shares, labels)
-    of_label = torch.stack(exchange.to_devices(_of_labels(shares, within), there)).sum(0)  # [N]
+    local = _local_labels(shares, labels)
+    label_logit = torch.stack(exchange.to_devices(_label_logits(shares, local), there)).sum(0)  # [N]
     before = []
-    compared = exchange.to_devices([of_label] * len(shares), devices)
-    for share, own, (label, _) in zip(shares, compared, within, strict=True):
+    logits = exchange.to_devices([label_logit] * len(shares), devices)
+    for share, label, logit in zip(shares, local, logits, strict=True):
         lower = torch.arange(share.shape[1], device=share.device) < label[:, None]
-        before.append(((share > own[:, None]) | ((share == own[:, None]) & lower)).sum(1))
+        before.append(((share > logit[:, None]) | ((share == logit[:, None]) & lower)).sum(1))
     rank = torch.stack(exchange.to_devices(before, there)).sum(0)  # the classes before the label
     return torch.stack([(rank < k).sum() for k in TOP_K])
 
 
-def _within(shares: Sequence[Tensor], labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each share, on its device: the labels counted from its first class, and whether they are among its own."""
-    result, first = [], 0
-    for share, label in zip(
-        shares, exchange.to_devices([labels] * len(shares), [s.device for s in shares]), strict=True
-    ):
-        own = label - first
-        result.append((own, (own >= 0) & (own < share.shape[1])))
-        first += share.shape[1]
-    return result
+def _local_labels(shares: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+    """For each share, on its device: the labels counted from its first class."""
+    copies = exchange.to_devices([labels] * len(shares), [share.device for share in shares])
+    firsts = accumulate((share.shape[1] for share in shares[:-1]), initial=0)
+    return [label - first for label, first in zip(copies, firsts, strict=True)]
 
 
-def _of_labels(shares: Sequence[Tensor], within: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """For each share, [N] on its device: the logit of the label where it is among its classes, else 0."""
-    return [
-        torch.where(among, share.gather(1, own.clamp(0, share.shape[1] - 1)[:, None])[:, 0], 0.0)
-        for share, (own, among) in zip(shares, within, strict=True)
-    ]
+def _label_logits(shares: Sequence[Tensor], local: Sequence[Tensor]) -> list[Tensor]:
+    """For each share, [N] on its device: the logit of the label where it is among the share's classes, else 0."""
+    logits = []
+    for share, label in zip(shares, local, strict=True):
+        last = share.shape[1] - 1
+        logit = share.gather(1, label.clamp(0, last)[:, None])[:, 0]
+        logits.append(torch.where((label >= 0) & (label <= last), logit, 0.0))
+    return logits

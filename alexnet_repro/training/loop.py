@@ -95,9 +95,8 @@ class Trainer:
         """The batches of the epoch that are not done yet."""
         state, progress = self.state, self.state.progress
         self.batches.load()
-        set_rates(state.optimiser, phase)
         state.model.train()
-        noise = phase.colour_noise and self.config.augment.colour_noise > 0
+        noise = self._enter(phase)
         changes = changes_within(self.config.schedule, state.epoch)
         if self.watch:
             self.watch.epoch_begins(self.batches.train_images)
@@ -105,9 +104,7 @@ class Trainer:
         for batch_on in self.batches.training(state.epoch, progress.batch):
             progress.waited += time.perf_counter() - asked
             if (submitted := progress.batch + len(self._submitted)) in changes:  # schedule=log146_ilsvrc2012 does so
-                phase = state.phase(submitted)
-                set_rates(state.optimiser, phase)
-                noise = phase.colour_noise and self.config.augment.colour_noise > 0
+                noise = self._enter(state.phase(submitted))
             pending = self.stepper(batch_on, state.step + len(self._submitted), noise, bool(self.stop))
             self._submitted.append(_Submitted(pending, batch_on, noise))
             now = time.perf_counter()
@@ -119,6 +116,11 @@ class Trainer:
                 self._save()
             asked = time.perf_counter()
         self._read_results()
+
+    def _enter(self, phase: Phase) -> bool:
+        """Sets the rates of `phase`; whether its steps have colour noise."""
+        set_rates(self.state.optimiser, phase)
+        return phase.colour_noise and self.config.augment.colour_noise > 0
 
     def _read_results(self, lag: int = 0) -> None:
         """Reads the results of the steps submitted, in order and waiting for them, until at most `lag` are left."""
@@ -138,7 +140,7 @@ class Trainer:
                 self._last_step = state.step + self._lag
             if self.watch:
                 if state.progress.batch == 1:
-                    self.watch.batch(self.stepper.inputs.of_batches(done.batch_on, done.noise)[0])
+                    self.watch.batch(self.stepper.inputs.of_batch(done.batch_on, done.noise)[0])
                 self.watch.step(result.loss)
 
     def _validate(self) -> tuple[dict[str, float], dict[str, float]]:

@@ -106,7 +106,7 @@ def optimiser_for(config: OptimConfig, model: AlexNet, layers_apart: Iterable[st
 
 
 def set_rates(optimiser: Optimiser, phase: Phase) -> None:
-    """The rates of an epoch, for an optimiser made by `optimiser_for`."""
+    """Gives each group of an optimiser made by `optimiser_for` its first rate times what `phase` says."""
     for group in optimiser.param_groups:
         group["lr"] = group["first_rate"] * phase.rate(group["layer"], group["bias"])
 

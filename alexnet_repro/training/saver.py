@@ -34,7 +34,7 @@ class Saver:
         self._writing: Future[None] | None = None
         self._memory: dict[str, Tensor] = {}  # of the copy that is being written
         self._tried = time.monotonic()
-        self._pending: dict[str, Checkpoint] = {}  # by name, with tensors of their own; only `_try` changes it
+        self._pending: dict[str, Checkpoint] = {}  # by name, with tensors of their own; see `_write_or_keep`
 
     def due(self) -> bool:
         """Whether the last checkpoint is too old, or a pending one is to be tried again."""
@@ -49,7 +49,7 @@ class Saver:
         """As `last`, and under the names `also`, after all that was submitted to the background before."""
         self._wait()
         self._tried = time.monotonic()
-        self._writing = self._background.submit(self._save, checkpoint.copied(self._memory), [*also, LAST])
+        self._writing = self._background.submit(self._write_all, checkpoint.copied(self._memory), [*also, LAST])
 
     def finish(self, stop: Callable[[], bool]) -> None:
         """Tries until all is written. RunError if `stop` says so before."""
@@ -60,7 +60,7 @@ class Saver:
             time.sleep(min(1.0, RETRY_SECONDS))
             if self.due():
                 self._tried = time.monotonic()
-                self._retry()
+                self._write_pending()
 
     def raise_if_unsaved(self, step: int) -> None:
         """RunError if the run stops after `step` and that could not be saved."""
@@ -72,15 +72,15 @@ class Saver:
         if self._writing is not None:
             wait([self._writing])
 
-    def _save(self, checkpoint: Checkpoint, names: list[str]) -> None:
-        if self._try(checkpoint, names):
-            self._retry()
+    def _write_all(self, checkpoint: Checkpoint, names: list[str]) -> None:
+        if self._write_or_keep(checkpoint, names):
+            self._write_pending()
 
-    def _retry(self) -> None:
+    def _write_pending(self) -> None:
         for name, checkpoint in list(self._pending.items()):
-            self._try(checkpoint, [name])
+            self._write_or_keep(checkpoint, [name])
 
-    def _try(self, checkpoint: Checkpoint, names: list[str]) -> bool:
+    def _write_or_keep(self, checkpoint: Checkpoint, names: list[str]) -> bool:
         """False if the disk refuses it: says so once, and keeps it as pending under all `names`."""
         try:
             self._write(checkpoint, names)
@@ -95,8 +95,8 @@ class Saver:
                     file=sys.stderr,
                     flush=True,
                 )
-            is_own = any(checkpoint is kept for kept in self._pending.values())
-            self._pending |= dict.fromkeys(names, checkpoint if is_own else checkpoint.copied())
+            is_pending = any(checkpoint is kept for kept in self._pending.values())
+            self._pending |= dict.fromkeys(names, checkpoint if is_pending else checkpoint.copied())
             return False
         if any(name in self._pending for name in names):
             print(f"the checkpoint of step {checkpoint.step} is written", file=sys.stderr, flush=True)

@@ -1,4 +1,6 @@
-"""Learning rates, and whether there is colour noise, of each epoch: pure functions of the epochs before (section 5)."""
+"""Learning rates, and whether there is colour noise, of each step: pure functions of the epochs before, and of the
+batches done in this one (section 5).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from alexnet_repro.training.chance import epochs_at_chance
 
 @dataclass(frozen=True)
 class Phase:
-    """Rates and noise of the next epoch. Rates are multiples of the first ones."""
+    """Rates and noise from the next step on, until something changes. Rates are multiples of the first ones."""
 
     finished: bool
     weights: float = 1.0

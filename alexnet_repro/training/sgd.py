@@ -41,7 +41,7 @@ class PaperSGD(torch.optim.SGD):
         super().step()
 
     @torch.no_grad()
-    def ready_for_capture(self) -> None:
+    def prepare_capture(self) -> None:
         """Creates missing velocities, and rescales those of groups whose rate has changed. To be called before a step
         is captured as a CUDA graph, or every replay would do both again.
         """

@@ -69,7 +69,7 @@ class Stepper:
     def columns(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
         """The network's input for a step, column by column. Seeds the dropout masks of the step as well."""
         self.model.seed_dropout(self.seed, step, self.ranks.rank)
-        return self.inputs.of_batches(batch_on, noise)
+        return self.inputs.of_batch(batch_on, noise)
 
     def __call__(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> PendingResult:
         """`batch_on`: this rank's share of the step's batch, on every device that has a column. `step`: counted from 0.

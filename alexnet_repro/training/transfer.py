@@ -38,55 +38,55 @@ def take_weights(config: TrainConfig, data: PreparedData, model: AlexNet, folder
     """
     if config.source_folder is None or folder.has_checkpoint():
         return None
-    run, name = f"init_from={config.init_from}", config.init_checkpoint or LAST
+    asked, checkpoint_name = f"init_from={config.init_from}", config.init_checkpoint or LAST
     try:
-        source = RunFolder(config.source_folder).checkpoint(name)
+        source = RunFolder(config.source_folder).checkpoint(checkpoint_name)
     except RequestError as error:
-        raise RequestError(f"{run}: {error}") from None
-    layers = config.init_layers or [name for name in model.layers() if name != _NEW_LAYER]
-    _refuse_unless_it_fits(run, config, data, model, source, layers)
+        raise RequestError(f"{asked}: {error}") from None
+    layers = config.init_layers or [layer for layer in model.layers() if layer != _NEW_LAYER]
+    _refuse_unless_it_fits(asked, config, data, model, source, layers)
     taken = {name: tensor for name, tensor in source.weights.items() if _layer(name) in layers}
     model.load_state_dict({**model.state_dict(), **taken})
     record = {
-        "run": config.init_from, "checkpoint": name, "epoch": source.epoch, "step": source.step,
+        "run": config.init_from, "checkpoint": checkpoint_name, "epoch": source.epoch, "step": source.step,
         "model": source.model["name"], "data": source.data, "fingerprint": fingerprint(source),
         "init_from": source.init_from, "layers": config.init_layers,
     }  # fmt: skip
-    return Taken(record, _summary(config, name, model, source, layers))
+    return Taken(record, _summary(config, checkpoint_name, model, source, layers))
 
 
 def _refuse_unless_it_fits(
-    run: str, config: TrainConfig, data: PreparedData, model: AlexNet, source: Checkpoint, layers: Sequence[str]
+    asked: str, config: TrainConfig, data: PreparedData, model: AlexNet, source: Checkpoint, layers: Sequence[str]
 ) -> None:
     """RequestError unless columns, channels, the shapes of `layers` and what is done to the inputs are the same, and
     both networks have those layers, or where config names none, the same ones.
     """
-    theirs, name = source.model, source.model["name"]
-    remedy = f"give model={name}" if name != config.model.name else "give the same model.* settings"
+    theirs, their_name = source.model, source.model["name"]
+    remedy = f"give model={their_name}" if their_name != config.model.name else "give the same model.* settings"
     if theirs["columns"] != config.model.columns:
-        raise RequestError(f"{run}: has model.columns={theirs['columns']}, not {config.model.columns}; {remedy}")
+        raise RequestError(f"{asked}: has model.columns={theirs['columns']}, not {config.model.columns}; {remedy}")
     if (channels := source.mean_image.shape[-1]) != data.channels:
-        raise RequestError(f"{run}: was trained on images of {channels} channels, and those of {data.folder} have "
+        raise RequestError(f"{asked}: was trained on images of {channels} channels, and those of {data.folder} have "
                            f"{data.channels}; choose another data set")  # fmt: skip
     there, here = _shapes(source.weights), _shapes(model.state_dict())
     lacking = [layer for layer in layers if layer not in there or layer not in here]
     if config.init_layers and lacking:
-        where = f"{run} lacks" if lacking[0] not in there else "this network lacks"
+        where = f"{asked} lacks" if lacking[0] not in there else "this network lacks"
         raise RequestError(f"init_layers: {where} {lacking[0]}; leave it out of init_layers")
     if not config.init_layers and (apart := sorted(there.keys() ^ here.keys())):
         layer = apart[0]
         which = f"has {layer}, which this network lacks" if layer in there else f"lacks {layer}, which this network has"
-        raise RequestError(f"{run}: {which}; {remedy}, or take some layers alone, init_layers=[conv1,...]")
+        raise RequestError(f"{asked}: {which}; {remedy}, or take some layers alone, init_layers=[conv1,...]")
     other = [f"{layer} is {_x(there[layer])}, not {_x(here[layer])}" for layer in layers if there[layer] != here[layer]]
     if other:
         more = f", {len(other) - _NAMED} more" if len(other) > _NAMED else ""
-        raise RequestError(f"{run}: has layers of another shape ({', '.join(other[:_NAMED])}{more}); {remedy}")
+        raise RequestError(f"{asked}: has layers of another shape ({', '.join(other[:_NAMED])}{more}); {remedy}")
     for key, setting, ours in (
         ("mean", "augment.mean", config.augment.mean),
         ("scale", "augment.input_scale", config.augment.input_scale),
     ):
         if source.inputs[key] != ours:
-            raise RequestError(f"{run}: its weights were trained on inputs with {setting}={source.inputs[key]}, not "
+            raise RequestError(f"{asked}: its weights were trained on inputs with {setting}={source.inputs[key]}, not "
                                f"{ours}; give {setting}={source.inputs[key]}")  # fmt: skip
 
 

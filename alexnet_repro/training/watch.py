@@ -16,7 +16,7 @@ from alexnet_repro.paper.numbers import paper_row
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import MetricsLog
 from alexnet_repro.training.background import Background
-from alexnet_repro.training.chance import Start, epochs_at_chance
+from alexnet_repro.training.chance import ChanceNotice, epochs_at_chance
 from alexnet_repro.training.health import dead_layers, gpu_memory, learning_rates, norms
 from alexnet_repro.training.state import TrainingState
 
@@ -34,11 +34,12 @@ class Watch:
         self.state, self._rule, self._background = state, rule, background
         self._metrics = MetricsLog(folder.metrics, state.step, state.epoch)
         # Of one network with ten views. The curves are of the centre patch: 1.5 and 1.3 points more in section 6.
-        row = paper_row(state.data.whole_release(), None, 10, 1, config.model.conv6 is not None)
+        sixth = config.model.conv6 is not None
+        row = paper_row(state.data.whole_release(), split=None, views=10, networks=1, sixth_layer=sixth)
         paper = (row.top1, row.top5) if row and row.top1 and row.top5 else None
         self._dashboard = Dashboard(folder.tensorboard, state.step, paper)
         self._dashboard.start(folder.configuration_text(), hyper_parameters(config))
-        self._start = Start(config, state.model.outputs, state.history)
+        self._start = ChanceNotice(config, state.model.outputs, state.history)
         self._said_dead: set[str] = set()
         self._line: LiveLine | None = None
 

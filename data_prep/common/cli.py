@@ -27,17 +27,17 @@ from data_prep.common.sweep import Job, checked_jobs, combinations, refuse_wrong
 from data_prep.common.text import one_line
 from data_prep.common.typed import keys_of, overrides_of, refuse_habits, refuse_options
 
-Schema = TypeVar("Schema")
+Config = TypeVar("Config")
 
 
-def command_line(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
+def command_line(config_name: str, schema: type[Config]) -> list[Job[Config]]:
     """The jobs that the command line asks for: one, or with --multirun one for each combination of the values given.
 
     Each is conf/<config_name>.yaml with the job's overrides, checked. Ends the process if there is nothing to run:
     after --help and --cfg job, and, with exit code 2, after a wrong request.
     """
     _open_closed_streams()
-    jobs: list[Job[Schema]] = []
+    jobs: list[Job[Config]] = []
     code, message = outcome(lambda: jobs.extend(_jobs(config_name, schema)))
     if not jobs:
         leave(code, message)
@@ -60,15 +60,15 @@ def _interrupted_at_the_start(_number: int, _frame: object) -> NoReturn:
 
 
 def main(
-    jobs: Sequence[Job[Schema]],
-    run: Callable[[Schema], int | None],
-    check: Callable[[Schema], None] | None = None,
-    writes: Callable[[Schema], Path] | None = None,
+    jobs: Sequence[Job[Config]],
+    run: Callable[[Config], int | None],
+    check: Callable[[Config], None] | None = None,
+    writes: Callable[[Config], Path] | None = None,
 ) -> NoReturn:
     """Runs what `command_line` returned, and ends the process.
 
-    One job alone makes its checks as it begins. Of several, none begins before all have passed: `check`, which raises
-    RequestError for what can be found out without running, and that no two write into the same folder, `writes`.
+    A single job checks itself as it begins. Several begin only after `check` (RequestError for what can be known
+    without running) has passed for each, and if no two of them write into one folder; `writes` gives a job's folder.
     """
     if signal.getsignal(signal.SIGINT) is _interrupted_at_the_start:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,7 +82,7 @@ def main(
     run_and_exit(check_and_run)
 
 
-def load(config_name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+def load(config_name: str, schema: type[Config], overrides: Sequence[str] = ()) -> Config:
     """conf/<config_name>.yaml with `overrides`, checked; for code and tests that need a command's configuration."""
     keys = keys_of(schema)
     with _hydra(keys):
@@ -95,7 +95,7 @@ def _composed(config_name: str, *overrides: str) -> DictConfig:
     return hydra.compose(config_name, list(overrides))
 
 
-def checked(config: DictConfig, schema: type[Schema]) -> Schema:
+def checked(config: DictConfig, schema: type[Config]) -> Config:
     """`config` as an instance of the dataclass `schema`.
 
     RequestError for an unknown key, a wrong type, a missing value, or a value that a check of the schema refuses.
@@ -131,7 +131,7 @@ def _hydra(keys: Collection[str]) -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def _jobs(config_name: str, schema: type[Schema]) -> list[Job[Schema]]:
+def _jobs(config_name: str, schema: type[Config]) -> list[Job[Config]]:
     """As `command_line`; none after --cfg job."""
     groups, keys = _groups(config_name), keys_of(schema)
     options, unknown = _parser(groups).parse_known_intermixed_args()  # options and overrides in any order

@@ -30,7 +30,7 @@ def run_and_exit(call: Callable[[], int | None]) -> NoReturn:
 
 
 def outcome(call: Callable[[], int | None]) -> tuple[int, str | None]:
-    """What `call` returns and None; or, after an error that was foreseen, an exit code and a line about it."""
+    """(exit code, None) if `call` returns; (exit code, a line for stderr or None) after an error that was foreseen."""
     plain_output()
     try:
         return call() or DONE, None

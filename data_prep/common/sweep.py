@@ -17,14 +17,14 @@ from data_prep.common.endings import outcome, program
 from data_prep.common.errors import DONE, FAILED, INTERRUPTED, STOPPED, RequestError, RunError
 from data_prep.common.text import one_line
 
-Schema = TypeVar("Schema")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
-class Job(Generic[Schema]):
+class Job(Generic[Config]):
     name: str  # "job 2 of 6"
     overrides: str  # that set it apart from the others: "experiment=no_lrn seed=1"
-    config: Schema
+    config: Config
 
     def __str__(self) -> str:
         return f"{self.name} ({self.overrides})"
@@ -48,8 +48,8 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def checked_jobs(
-    given: Sequence[Sequence[str]], composed: Sequence[DictConfig], check: Callable[[DictConfig], Schema]
-) -> list[Job[Schema]]:
+    given: Sequence[Sequence[str]], composed: Sequence[DictConfig], check: Callable[[DictConfig], Config]
+) -> list[Job[Config]]:
     """The jobs with the overrides `given`, whose configurations are what `check` makes of `composed`.
 
     A RequestError of `check` names the job if there are several.
@@ -66,10 +66,10 @@ def checked_jobs(
 
 
 def refuse_wrong_jobs(
-    jobs: Sequence[Job[Schema]], check: Callable[[Schema], None] | None, writes: Callable[[Schema], Path] | None
+    jobs: Sequence[Job[Config]], check: Callable[[Config], None] | None, writes: Callable[[Config], Path] | None
 ) -> None:
     """RequestError, which names the job, if `check` refuses one, or if two would write into the same folder."""
-    writers: dict[Path, Job[Schema]] = {}
+    writers: dict[Path, Job[Config]] = {}
     for job in jobs:
         try:
             if check:
@@ -81,7 +81,7 @@ def refuse_wrong_jobs(
             raise RequestError(f"{other} and {job} would both write into {folder}; give them different names")
 
 
-def run_jobs(jobs: Sequence[Job[Schema]], run: Callable[[Schema], int | None]) -> None:
+def run_jobs(jobs: Sequence[Job[Config]], run: Callable[[Config], int | None]) -> None:
     """Runs one job after the other. A job that fails is reported, and the others run; one that is stopped or
     interrupted ends the sweep. RunError at the end, which names the jobs that failed.
     """
@@ -103,7 +103,7 @@ def run_jobs(jobs: Sequence[Job[Schema]], run: Callable[[Schema], int | None]) -
         raise RunError(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
 
 
-def _run_job(run: Callable[[Schema], int | None], job: Job[Schema]) -> tuple[int, str | None]:
+def _run_job(run: Callable[[Config], int | None], job: Job[Config]) -> tuple[int, str | None]:
     """As `outcome`. After an error that was not foreseen, its traceback is shown, and the other jobs still run."""
     try:
         return outcome(lambda: run(job.config))

@@ -86,11 +86,12 @@ def overrides_of(words: Sequence[str], keys: Mapping[str, Any], several: bool = 
 
 
 def _text(typed: str) -> str:
+    """As typed if Hydra reads it as this text, or if it is in Hydra's own syntax; else in quotes."""
     parser = OverridesParser.create()
-    own = _HYDRAS.fullmatch(typed.strip()) is not None
-    text = str(Path(typed).expanduser()) if re.match(r"~(/|$)", typed) and not own else typed
+    is_hydras = _HYDRAS.fullmatch(typed.strip()) is not None
+    text = str(Path(typed).expanduser()) if re.match(r"~(/|$)", typed) and not is_hydras else typed
     try:
-        if own or parser.parse_override(f"key={text}").value() == text:
+        if is_hydras or parser.parse_override(f"key={text}").value() == text:
             parser.parse_override(f"key={typed}")
             return text
     except HydraException:
@@ -100,6 +101,7 @@ def _text(typed: str) -> str:
 
 
 def _texts(typed: str) -> str:
+    """The same for a list: each piece by itself, and one piece alone as a list of one."""
     if re.fullmatch(rf"null|{_FUNCTION}|\$\{{.*\}}", typed, re.DOTALL | re.IGNORECASE):
         return typed
     if not (typed.startswith("[") and typed.endswith("]")):
@@ -109,6 +111,7 @@ def _texts(typed: str) -> str:
 
 
 def _pieces(typed: str) -> list[str]:
+    """What the commas separate that are in no quotes or brackets (_PIECE)."""
     pieces, start = [], 0
     while start <= len(typed):
         match = _PIECE.match(typed, start)

@@ -12,7 +12,7 @@ from alexnet_repro.config import ScheduleConfig, TrainConfig
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.train import train
-from alexnet_repro.training.chance import MEASURED, Start, epochs_at_chance, steps_expected
+from alexnet_repro.training.chance import MEASURED, ChanceNotice, epochs_at_chance, steps_expected
 from alexnet_repro.training.schedule import phase_after
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -93,7 +93,7 @@ def test_a_run_from_before_there_was_the_rule_goes_on(prepared: Path, tmp_path: 
 
 def test_what_the_live_line_says_until_the_loss_has_left() -> None:
     text, narrow = (load("train", TrainConfig, ["experiment=tiny_imagenet", *o]) for o in ([], ["model.width=0.25"]))
-    start = Start(text, 200)
+    start = ChanceNotice(text, 200)
     assert start.after(20, 6.0) == "" and start.note.startswith("above ln(200) = 5.30")
     start.after(400, 5.299)
     assert start.note == "still at ln(200) = 5.30, which the text's recipe leaves after about step 1030"
@@ -102,15 +102,15 @@ def test_what_the_live_line_says_until_the_loss_has_left() -> None:
     start.after(1070, 5.3)
     assert start.note == ""  # for good
     assert start.after(100_000, 5.3) == ""
-    other = Start(narrow, 200)
+    other = ChanceNotice(narrow, 200)
     other.after(400, 5.299)
     assert other.note == "still at ln(200) = 5.30"  # nothing was measured of it that could be told
     for config in (load("train", TrainConfig, [f"experiment={name}"]) for name in ("code2012", "no_lrn", "one_column")):
-        other = Start(config, 200)
+        other = ChanceNotice(config, 200)
         other.after(400, 5.299)
         assert other.note == "still at ln(200) = 5.30"
     for config, classes, epochs in ((text, 200, history([5.0])), (text, 1, [])):
-        other = Start(config, classes, epochs)
+        other = ChanceNotice(config, classes, epochs)
         assert other.after(400, CHANCE if classes == 200 else 0.0) == "" and other.note == ""
 
 
@@ -118,7 +118,7 @@ def test_one_warning_if_it_lasts_much_longer() -> None:
     text = load("train", TrainConfig)
     scaled = load("train", TrainConfig, ["augment.input_scale=0.004"])
     for config, late in ((text, 3090), (scaled, 4000)):
-        start = Start(config, 200)
+        start = ChanceNotice(config, 200)
         warnings = [start.after(step, 5.3) for step in range(20, 9000, 10)]
         assert [20 + 10 * i for i, warning in enumerate(warnings) if warning] == [late]
     (said,) = filter(None, warnings)

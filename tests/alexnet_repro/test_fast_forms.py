@@ -219,7 +219,7 @@ def test_after_a_plain_step_at_another_rate_a_graph_is_captured_anew(monkeypatch
             assert all(group["buffer_rate"] == group["lr"] for group in made.optimiser.param_groups)
 
     def capture(stepper: FastStepper, noise: bool) -> None:
-        stepper.optimiser.ready_for_capture()  # type: ignore[union-attr]
+        stepper.optimiser.prepare_capture()  # type: ignore[union-attr]
         stepper._graph, stepper._numbers = Graph(), torch.zeros(4)  # type: ignore[assignment]
         captured.append(step)
 
@@ -264,7 +264,7 @@ def test_rescaled_dropout_and_pooling_rounded_down() -> None:
     assert isinstance(fast, FastStepper)
     image = fast._transforms[CPU](batch.images, batch.drawn(colour_noise=False))
     with torch.no_grad():
-        expected = fast.model.eval()(fast.inputs.of_batches({CPU: batch}, noise=False))
+        expected = fast.model.eval()(fast.inputs.of_batch({CPU: batch}, noise=False))
         torch.testing.assert_close(fast.fast([image]), expected, rtol=1e-4, atol=1e-4)
 
 
