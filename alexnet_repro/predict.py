@@ -37,7 +37,7 @@ def predict(config: PredictConfig) -> int | None:
     if trained.checkpoint.mean_image.shape[-1] != 3:
         raise RequestError(f"run={config.run}: was trained on images without colour; this command reads RGB")
     forward = inference.forward_for(trained.model, trained.inputs, config.runtime)
-    views, checkpoint = views_of(config.views, trained.margin), trained.checkpoint
+    views, checkpoint = views_of(config.views, trained.inputs.rule.margin), trained.checkpoint
     answers: list[dict[str, Any]] = []
     failed = False
     with ThreadPoolExecutor(max(1, loader_workers(config.runtime))) as pool:  # Pillow decodes outside Python's lock

@@ -34,6 +34,11 @@ def autocast(precision: str, devices: Sequence[torch.device]) -> Iterator[None]:
         yield
 
 
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """For sums that must be exact: float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def fast_form(config: RuntimeConfig, model: ModelConfig, columns: Sequence[torch.device], processes: int = 1) -> bool:
     """Whether a network with its columns on these devices is computed in its fast form (model/fast.py). RequestError if
     that was asked for and does not apply.

@@ -17,7 +17,6 @@ from typing import Protocol
 from tqdm import tqdm
 
 from data_prep.common.errors import RunError
-from data_prep.common.files import has_room_for_sockets
 from data_prep.common.memory import keep_freed_memory
 
 _progress: "SynchronizedArray[int] | None" = None  # images done and bytes read, in all processes; set at their start
@@ -73,6 +72,13 @@ def _context(tasks: Sequence[Runnable]) -> "multiprocessing.context.BaseContext"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({type(task).__module__ for task in tasks}))
     return context
+
+
+def has_room_for_sockets(folder: str) -> bool:
+    """Whether multiprocessing's fork server can listen below this temporary folder: the address of a socket holds 107
+    bytes, on macOS 103.
+    """
+    return len(os.fsencode(folder)) + len("/pymp-XXXXXXXX/listener-XXXXXXXX") <= 103
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from alexnet_repro.data.batch import Batch, Draws
 from alexnet_repro.data.resident import ResidentSplit
 from alexnet_repro.data.workers import Loading, Request, Workers
 from data_prep.common.errors import RequestError
-from data_prep.common.files import has_room_for_sockets
 from data_prep.common.progress import progress_bar
-from data_prep.pool import cores
+from data_prep.pool import cores, has_room_for_sockets
 from data_prep.reader import SplitReader
 
 

@@ -102,7 +102,7 @@ def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int) -> I
     column a first. In test mode.
     """
     model, inputs = trained.model.eval(), trained.inputs
-    (centre,) = views_of(1, trained.margin)
+    (centre,) = views_of(1, trained.inputs.rule.margin)
     loading = loading_for(trained.runtime, inputs.use_gpu)
     for batch in whole_images(split, trained.image_size, batch_size, loading):
         with torch.inference_mode(), runtime.autocast(trained.runtime.precision, inputs.devices):

@@ -81,7 +81,7 @@ def run_pass(
         shown = with_progress(batches, len(rest), "evaluate")
         unwritten: list[Predictions] = []
         with _deterministic_cudnn():
-            for batch in predict_batches(forward, shown, views_of(config.views, trained.margin)):
+            for batch in predict_batches(forward, shown, views_of(config.views, trained.inputs.rule.margin)):
                 unwritten.append(batch)
                 done += len(batch.labels)
                 if done == len(reader) or time.monotonic() - written >= _SECONDS:

@@ -118,11 +118,6 @@ def _problem(device: torch.device) -> str | None:
     return None
 
 
-def exact(device: torch.device) -> torch.dtype:
-    """For sums that must be exact: float64, or float32 on Apple's GPUs, which have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def place(model: AlexNet, devices: Sequence[torch.device | str]) -> AlexNet:
     """Moves column i of every layer to devices[i], such as "cuda:1"; returns `model`."""
     for layer in model.layers().values():

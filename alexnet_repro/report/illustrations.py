@@ -77,7 +77,7 @@ def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView
     loading = loading_for(trained.runtime, trained.inputs.use_gpu)
     batches = whole_images(images, trained.image_size, len(images), loading)
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
-    predictions = predict(forward, batches, views_of(views, trained.margin))
+    predictions = predict(forward, batches, views_of(views, trained.inputs.rule.margin))
     return KeptView.of(predictions.average, predictions.labels, GUESSES)
 
 

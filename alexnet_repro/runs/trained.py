@@ -26,7 +26,6 @@ class TrainedModel:
     checkpoint: Checkpoint
     inputs: ColumnInputs
     image_size: int  # the side of the images that it was trained on
-    margin: int  # image_size minus the side of the network's input
     runtime: RuntimeConfig
 
     def check_data(self, data: PreparedData, run: str, any_classes: bool = False) -> None:
@@ -88,4 +87,4 @@ def load_trained(config: RunConfig, checkpoint_name: str) -> TrainedModel:
     place(model, devices)
     rule = checkpoint.input_rule()
     inputs = ColumnInputs(rule, devices, config.runtime.channels_last)
-    return TrainedModel(model, checkpoint, inputs, len(rule.mean_image), rule.margin, config.runtime)
+    return TrainedModel(model, checkpoint, inputs, len(rule.mean_image), config.runtime)

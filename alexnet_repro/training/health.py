@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from alexnet_repro.model import AlexNet, exact
+from alexnet_repro.model import AlexNet
+from alexnet_repro.runtime import exact_dtype
 from alexnet_repro.training.optimisers import Optimiser
 
 _DEAD = 0.999  # of a layer's units, from which on it is called dead
@@ -24,7 +25,7 @@ def norms(model: AlexNet, optimiser: Optimiser) -> dict[str, float]:
     """
     # Summed in float32 on a CPU, fc6's 38 million squares come out wrong in the fourth digit.
     device = model.column_devices()[0]
-    norm = partial(torch.linalg.vector_norm, dtype=exact(device))
+    norm = partial(torch.linalg.vector_norm, dtype=exact_dtype(device))
     found: dict[str, Tensor] = {}
     for name, layer in model.layers().items():
         for column, part in zip(layer.names, layer.parts(), strict=True):

@@ -24,8 +24,8 @@ import torch
 from alexnet_repro.data import Batch, LoaderError, views_of
 from alexnet_repro.evaluation.inference import Forward
 from alexnet_repro.evaluation.validation import validation_errors, validation_sums
-from alexnet_repro.model import exact
 from alexnet_repro.runs.folder import BEST
+from alexnet_repro.runtime import exact_dtype
 from alexnet_repro.training.batches import Batches
 from alexnet_repro.training.health import DeadUnits
 from alexnet_repro.training.optimisers import set_rates
@@ -155,7 +155,7 @@ class Trainer:
             sums = validation_sums(self.forward, batches, centre, dead.note)
         dead_units = dead.shares()
         device = self.stepper.inputs.devices[0]
-        errors = validation_errors(self.ranks.all_reduce(sums.to(device, exact(device))))
+        errors = validation_errors(self.ranks.all_reduce(sums.to(device, exact_dtype(device))))
         if not math.isfinite(errors["val_loss"]):
             raise RunError(f"step {self.state.step}: the validation loss is {errors['val_loss']}; stopped. {_REMEDY}")
         return errors, dead_units

@@ -12,7 +12,7 @@ from alexnet_repro.config import OptimConfig
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.training.schedule import Phase
-from alexnet_repro.training.sgd import PaperSGD
+from alexnet_repro.training.sgd import PaperSGD, drop_frozen_gradients
 from data_prep.common.errors import RequestError
 
 
@@ -32,10 +32,7 @@ class Adam(torch.optim.Adam):
     def step(self, closure=None):  # type: ignore[no-untyped-def]
         if closure is not None:
             raise ValueError("the gradient is evaluated once a step; call step() without a closure")
-        for group in self.param_groups:
-            if group["lr"] == 0:
-                for parameter in group["params"]:
-                    parameter.grad = None
+        drop_frozen_gradients(self)
         found_inf = self.found_inf
         if found_inf is not None and any(p.device.type == "cpu" for g in self.param_groups for p in g["params"]):
             # PyTorch's Adam, unlike its SGD, does not wait for the copy of it to a CPU, which would read it too early.

@@ -7,6 +7,14 @@ import torch
 from torch import Tensor
 
 
+def drop_frozen_gradients(optimiser: torch.optim.Optimizer) -> None:
+    """A rate of 0 freezes a group: PyTorch's step passes over parameters that have no gradient."""
+    for group in optimiser.param_groups:
+        if group["lr"] == 0:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
 class PaperSGD(torch.optim.SGD):
     """v <- momentum v - weight_decay eps w - eps grad;  w <- w + v.
 
@@ -32,12 +40,9 @@ class PaperSGD(torch.optim.SGD):
     def step(self, closure=None):  # type: ignore[no-untyped-def]
         if closure is not None:
             raise ValueError("the paper's rule evaluates the gradient once a step; call step() without a closure")
+        drop_frozen_gradients(self)
         for group in self.param_groups:
-            if group["lr"] == 0:
-                for parameter in group["params"]:
-                    parameter.grad = None
-            elif group["lr"] != group["buffer_rate"]:
-                self._rescale(group)
+            self._rescale(group)
         super().step()
 
     @torch.no_grad()
@@ -51,15 +56,17 @@ class PaperSGD(torch.optim.SGD):
             for parameter in group["params"]:
                 if self.state[parameter].get("momentum_buffer") is None:
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-            if group["lr"] != group["buffer_rate"]:
-                self._rescale(group)
+            self._rescale(group)
 
     def _rescale(self, group: dict[str, Any]) -> None:
-        if group["buffer_rate"] != 0:
-            buffers = [b for p in group["params"] if (b := self.state[p].get("momentum_buffer")) is not None]
-            if buffers:
-                torch._foreach_mul_(buffers, group["buffer_rate"] / group["lr"])
-        group["buffer_rate"] = group["lr"]
+        """b = -v / eps for the group's present eps, unless it is frozen."""
+        old, new = group["buffer_rate"], group["lr"]
+        if new in (0, old):
+            return
+        buffers = [b for p in group["params"] if (b := self.state[p].get("momentum_buffer")) is not None]
+        if buffers and old != 0:
+            torch._foreach_mul_(buffers, old / new)
+        group["buffer_rate"] = new
 
     def velocity(self, parameter: Tensor) -> Tensor | None:
         """v of section 5 for one parameter, of its shape; None before its first step."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
-from alexnet_repro.model import AlexNet, exact
+from alexnet_repro.model import AlexNet
 from alexnet_repro.model.alexnet import Layer
-from alexnet_repro.runtime import autocast
+from alexnet_repro.runtime import autocast, exact_dtype
 from alexnet_repro.training.log_loss import correct_among, log_loss_sum
 from alexnet_repro.training.optimisers import Optimiser
 from alexnet_repro.training.ranks import Ranks
@@ -85,8 +85,8 @@ class Stepper:
         """Loss, backward, guard and update, from the logits as they lie (AlexNet.forward); `batch`: on the device of
         the first.
 
-        Returns what PendingResult reads, on the device and over all ranks: float64 [4] (or `exact`), the sum of the
-        losses, the images right at the first guess and within five, and the number of ranks that were asked to stop.
+        Returns what PendingResult reads, on the device and over all ranks, `exact_dtype` [4]: the sum of the losses,
+        the images right at the first guess and within five, and the number of ranks that were asked to stop.
         """
         # A rank whose share is empty computes one image all the same, as the others wait for its gradients; times 0.
         images = max(1, batch.counted)
@@ -96,7 +96,9 @@ class Stepper:
         # DistributedDataParallel takes the mean over the ranks; the mean over the batch is what section 5 has.
         (loss_sum * (self.ranks.size / batch.total)).backward()
         counts = correct_among([share.detach() for share in shares], labels) * (batch.counted > 0)
-        sums = torch.stack([loss_sum.detach(), *counts, torch.full_like(loss_sum, stop)]).to(exact(loss_sum.device))
+        sums = torch.stack([loss_sum.detach(), *counts, torch.full_like(loss_sum, stop)]).to(
+            exact_dtype(loss_sum.device)
+        )
         numbers = self.ranks.all_reduce(sums)
         found_inf = self.optimiser.found_inf
         assert found_inf is not None

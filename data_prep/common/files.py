@@ -70,13 +70,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def has_room_for_sockets(folder: str) -> bool:
-    """Whether multiprocessing's fork server can listen below this temporary folder: the address of a socket holds 107
-    bytes, on macOS 103.
-    """
-    return len(os.fsencode(folder)) + len("/pymp-XXXXXXXX/listener-XXXXXXXX") <= 103
-
-
 class AppendOnlyFile:
     """Appends records to a file, whole ones only; a full disk costs no record and stops no run.
 

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainings import small_config
 
 from alexnet_repro import predict as predict_command
+from alexnet_repro import runtime
 from alexnet_repro.config import FiguresConfig, PredictConfig
 from alexnet_repro.data import Batch, ColumnInputs, PreparedData
 from alexnet_repro.data.loader import loading_for, note_on_workers
@@ -91,10 +92,10 @@ class _NoFloat64(TorchDispatchMode):
 
 def test_a_step_needs_no_float64_on_the_device(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Apple's GPUs float64 is a TypeError. Forward, backward, update, the norms that are logged, and a test view."""
-    assert placement.exact(torch.device("mps")) == torch.float32
-    assert placement.exact(CPU) == placement.exact(torch.device("cuda")) == torch.float64
+    assert runtime.exact_dtype(torch.device("mps")) == torch.float32
+    assert runtime.exact_dtype(CPU) == runtime.exact_dtype(torch.device("cuda")) == torch.float64
     for module in (step, health):
-        monkeypatch.setattr(module, "exact", lambda device: torch.float32)
+        monkeypatch.setattr(module, "exact_dtype", lambda device: torch.float32)
     config, data = small_config(prepared, tmp_path), PreparedData(prepared)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed).train()
     rule = data.input_rule(config.augment, config.model.input_size)
