@@ -1,5 +1,10 @@
 """Batches of uint8 from a prepared data set. Workers only read, decode and cut; the rest runs on the device.
 
+The way of a batch: `epoch_batches` makes a Request of each (which images, where to cut them); `Workers` writes it into
+a free slot of the Ring, where a worker process adds the pixels (workers.py, ring.py); what the trainer gets is a Batch,
+tensors in that slot, which `on_devices` copies to the GPUs (prefetch.py), and of which `ColumnInputs` makes the
+network's input (inputs.py). The slot is free again when nothing holds the Batch.
+
 A worker knows the shards and the ring. What it is to read, a few KB of index rows and offsets, lies in the batch's
 slot, so it is cheap to start by fork, spawn or forkserver, whatever the size of the data set.
 """
