@@ -115,7 +115,8 @@ class AlexNet(nn.Module):
         # dropout (4.2).
         pad = self.config.pad_right_bottom
         x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
-        padded = {id(image): F.pad(image, (0, pad, 0, pad)) for image in x}  # once for columns that share theirs
+        distinct = {id(image): image for image in x}  # columns on one device share theirs
+        padded = {key: F.pad(image, (0, pad, 0, pad)) for key, image in distinct.items()}
         x = [padded[id(image)] for image in x]  # [N, 3, 227, 227]
         x = self.conv1(x)  # the image    48 x 55 x 55, normalised (3.3) and pooled (3.4) to 48 x 27 x 27
         x = self.conv2(x)  # own column   128 x 27 x 27, normalised and pooled to 128 x 13 x 13

@@ -1,13 +1,15 @@
-"""Response normalisation over neighbouring maps (section 3.3), and that over neighbouring places, of the code of 2012.
+"""Response normalisation over neighbouring maps (section 3.3); and same-map normalisation, over neighbouring places, as
+run in 2012.
 
 It works within one column: a column's maps are the whole layer to it, as in the code of 2012. The text's "N kernels in
 the layer", taken literally, are those of all columns: `norm_across_columns`, with model.norm.across=layer.
 
 `normalised` and `gradient` are the plain form, the one to read. On CPUs cpu_norms.py computes the same, faster; on GPUs
-fused.py does, together with the layers before and after.
+the fast form does (fused.py, fused_same_map.py).
 """
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,8 @@ def normalised(x: Tensor, c: NormConfig, sums: Sums) -> Tensor:
 
 
 def gradient(x: Tensor, grad_y: Tensor, c: NormConfig, sums: Sums) -> Tensor:
-    """Of x. With d = k + alpha * sum x^2, and sums over the same windows:
+    """Of the loss with respect to x, from that with respect to y. With d = k + alpha * sum x^2, sums over the same
+    windows:
 
     grad_x = grad_y * d^-beta - 2 alpha beta x * sum (grad_y * x * d^(-beta - 1))
     """
@@ -50,13 +53,14 @@ def sums_across_maps(x: Tensor, size: int) -> Tensor:
 def sums_over_places(x: Tensor, size: int) -> Tensor:
     """Over the size x size places around each, in the same map, as far as there are so many."""
     # size^2 times the mean, zeros beyond the border included: ONNX knows no other divisor, and PyTorch's exporter drops
-    # `divisor_override` without a word.
+    # `divisor_override` without a word. (Its own gradient, which PyTorch 2.11 computes wrong for padded channels-last
+    # maps on GPUs, is not used.)
     return size**2 * F.avg_pool2d(x, size, stride=1, padding=size // 2)
 
 
 class _Norm(nn.Module):
     """[N, C, H, W] -> [N, C, H, W] in the same dtype, channels-last if the input is and contiguous otherwise; float16
-    and bfloat16 are computed in float32. Only the input is kept for the backward pass.
+    and bfloat16 are computed in float32. Differentiable once; only the input is kept for that.
     """
 
     sums: Sums
@@ -71,6 +75,8 @@ class _Norm(nn.Module):
         # `disable` is for torch.compile. torch.export and torch.jit.trace run these lines, and get the plain form.
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return normalised(x.to(_wide(x)), self.config, self.sums).to(x.dtype)
+        if x.dim() != 4:
+            raise ValueError(f"maps of shape {tuple(x.shape)}: must be [N, C, H, W]")
         result: Tensor = _NormWithGradient.apply(x, self.config, self.sums)
         return result
 
@@ -95,31 +101,32 @@ class _NormWithGradient(torch.autograd.Function):
     def forward(ctx, x: Tensor, c: NormConfig, sums: Sums) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         ctx.c, ctx.sums = c, sums
-        compute = _on_cpu if x.device.type == "cpu" else normalised
-        return compute(x.to(_wide(x)), c, sums).to(x.dtype)
+        wide = x.to(_wide(x))
+        if (cpu_norms := _cpu_norms(x)) is not None:
+            return cpu_norms.run([wide], c, sums is sums_over_places).to(x.dtype)
+        return normalised(wide, c, sums).to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
-        compute = _gradient_on_cpu if x.device.type == "cpu" else gradient
-        return compute(x.to(_wide(x)), grad.to(_wide(x)), ctx.c, ctx.sums).to(x.dtype), None, None
+        wide, grad = x.to(_wide(x)), grad.to(_wide(x))
+        if (cpu_norms := _cpu_norms(x)) is not None:
+            return cpu_norms.run([wide, grad], ctx.c, ctx.sums is sums_over_places).to(x.dtype), None, None
+        return gradient(wide, grad, ctx.c, ctx.sums).to(x.dtype), None, None
 
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _on_cpu(x: Tensor, c: NormConfig, sums: Sums) -> Tensor:
+def _cpu_norms(x: Tensor) -> ModuleType | None:
+    """The module, where it can compute."""
+    if x.device.type != "cpu" or type(x) is not Tensor:  # such as PyTorch's fake tensors, which have no numbers
+        return None
     from alexnet_repro.model import cpu_norms  # imports Numba, which takes a third of a second
 
-    return cpu_norms.run([x], c, over_places=sums is sums_over_places)
-
-
-def _gradient_on_cpu(x: Tensor, grad_y: Tensor, c: NormConfig, sums: Sums) -> Tensor:
-    from alexnet_repro.model import cpu_norms
-
-    return cpu_norms.run([x, grad_y], c, over_places=sums is sums_over_places)
+    return None if cpu_norms.forked else cpu_norms
 
 
 def norm_across_columns(norms: Sequence[ResponseNorm], columns: Sequence[Tensor]) -> list[Tensor]:

@@ -1,8 +1,12 @@
 """Response normalisation against the printed formula as a plain loop, and its gradient against PyTorch's in float64."""
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_repro.config import NormConfig
-from alexnet_repro.model import response_norm
+from alexnet_repro.model import cpu_norms, response_norm
 from alexnet_repro.model.response_norm import ResponseNorm
 
 PAPER = NormConfig(size=5, alpha=1e-4, beta=0.75, k=2.0)
@@ -70,8 +74,7 @@ def test_it_is_the_formula_and_its_gradient(
     a = laid_out(rng.normal(size=shape) * scale, layout, dtype).detach().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         if plain:
-            patch.setattr(response_norm, "_on_cpu", response_norm.normalised)
-            patch.setattr(response_norm, "_gradient_on_cpu", response_norm.gradient)
+            patch.setattr(response_norm, "_cpu_norms", lambda x: None)
         b = ResponseNorm(c)(a)
         grad = torch.from_numpy(rng.normal(size=shape)).to(dtype)
         b.backward(grad)
@@ -86,7 +89,12 @@ def test_it_is_the_formula_and_its_gradient(
 @pytest.mark.parametrize("device", ["cpu", *["cuda"] * (torch.cuda.device_count() > 0)])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_at_full_size(device: str, dtype: torch.dtype, channels_last: bool) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_at_full_size(
+    device: str, dtype: torch.dtype, channels_last: bool, threads: int, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(threads)
     a = (torch.randn(7, 48, 55, 55) * 50).to(device, dtype)
     a = (a.contiguous(memory_format=torch.channels_last) if channels_last else a).requires_grad_()
     b = ResponseNorm(PAPER)(a)
@@ -147,14 +155,59 @@ def test_under_autocast_and_without_a_batch() -> None:
     assert ResponseNorm(PAPER)(torch.zeros(0, 5, 3, 3)).shape == (0, 5, 3, 3)
 
 
-def test_pytorch_keeps_its_number_of_threads() -> None:
-    """Numba sets that of the OpenMP library which both use when it first starts its threads; hence a new process."""
-    code = (
-        "import torch; torch.set_num_threads(1); from alexnet_repro.model import AlexNet; "
-        "AlexNet.from_config(input_size=63, width=0.0625)(torch.zeros(1, 3, 63, 63)); print(torch.get_num_threads())"
+IN_A_NEW_PROCESS = """
+import os, torch
+from alexnet_repro.config import NormConfig
+from alexnet_repro.model.response_norm import ResponseNorm, SameMapNorm
+torch.set_num_threads({threads})
+a, norms = torch.randn(3, 7, 5, 4), [kind(NormConfig(5, 0.1, 0.75, 2.0)) for kind in (ResponseNorm, SameMapNorm)]
+results = [norm(a) for norm in norms]
+assert torch.get_num_threads() == {threads}  # which Numba changes when it starts its own
+child = os.fork()
+if not child:
+    torch.set_num_threads(1)
+    same = all(torch.allclose(norm(a), result, rtol=1e-5) for norm, result in zip(norms, results))
+    os._exit(0 if same else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize(("layer", "threads"), [("default", 1), ("default", 2), ("workqueue", 2)])
+def test_threads_and_forks(layer: str, threads: int) -> None:
+    """PyTorch keeps its number of threads, and a process forked later, such as a DataLoader's, computes as well.
+    workqueue: Numba's threads where there is no OpenMP.
+    """
+    code = IN_A_NEW_PROCESS.format(threads=threads)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "NUMBA_THREADING_LAYER": layer}
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said == "1\n"
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_two_threads_at_once() -> None:
+    a = torch.randn(4, 20, 30, 30) * 50
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ResponseNorm(PAPER), [a, a])
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), EOFError("Ran out of input")])
+def test_what_was_compiled_cannot_be_kept(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba's error, when it writes to a full disk or reads what a crash cut short, is not the user's."""
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    c = NormConfig(3, 0.1, 0.75, 2.0)
+    a = torch.randn(2, 7, 3, 4)
+    cpu_norms._across_maps.cache_clear()
+    monkeypatch.setattr(numba.core.caching.FunctionCache, "load_overload", fail)
+    np.testing.assert_allclose(ResponseNorm(c)(a), by_loops(a.double().numpy(), c), rtol=1e-5)
+
+
+def test_maps_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"maps of shape \(3, 5\): must be \[N, C, H, W\]"):
+        ResponseNorm(PAPER)(torch.zeros(3, 5))
 
 
 def test_compiled_graphs_get_the_same_function() -> None:
