@@ -62,21 +62,20 @@ class FastNetwork:
     """`model` as a function. It holds no parameters of its own."""
 
     def __init__(
-        self, model: AlexNet, precision: str, shares: Sequence[tuple[torch.device, list[int]]] | None = None
+        self, model: AlexNet, precision: str, placed: Sequence[tuple[torch.device, list[int]]] | None = None
     ) -> None:
-        """`precision` as in RuntimeConfig. `shares`: devices, and which columns are computed on each; by default those
+        """`precision` as in RuntimeConfig. `placed`: devices, and which columns are computed on each; by default those
         whose weights lie there.
         """
         self.model, self.precision = model, precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.layout = InputLayout.of(model.config, model.conv1.parts()[0].weight.shape[1])
-        if shares is None:
-            placed = list(enumerate(model.column_devices()))
-            distinct = dict.fromkeys(device for _, device in placed)
-            shares = [(device, [column for column, own in placed if own == device]) for device in distinct]
-        self.devices = [device for device, _ in shares]
-        self._columns = [columns for _, columns in shares]
-        self.together = len(shares) == 1
+        if placed is None:
+            own = model.column_devices()
+            placed = [(device, [i for i, other in enumerate(own) if other == device]) for device in dict.fromkeys(own)]
+        self.devices = [device for device, _ in placed]
+        self._columns = [columns for _, columns in placed]
+        self.together = len(placed) == 1
         configs = {name: getattr(model.config, name) for name in model.layers()}
         next_reads = [config.reads for config in list(configs.values())[1:]] + ["both"]
         self._layers = [
@@ -102,16 +101,16 @@ class FastNetwork:
             ]
             if observe is not None and "activation" in layer.config.then and self.model.config.activation == "relu":
                 count = len(self._columns[0])
-                observe(layer.name, [part for share in maps for x in share for part in x.chunk(count // len(share), 1)])
+                observe(layer.name, [part for here in maps for x in here for part in x.chunk(count // len(here), 1)])
         return self._linear(self._inputs(fc8, maps)[0][0], fc8.parts)
 
     def _inputs(self, layer: _FastLayer, maps: list[list[Tensor]]) -> list[list[Tensor]]:
         """What a layer reads on each device, from the maps of the layer before it."""
         if isinstance(layer.parts[0], nn.Linear):
-            maps = [[x.flatten(1) for x in share] for share in maps]
+            maps = [[x.flatten(1) for x in here] for here in maps]
         if layer.config.reads == "own":
             return maps
-        whole = [share[0] if len(share) == 1 else torch.cat(share, 1) for share in maps]
+        whole = [here[0] if len(here) == 1 else torch.cat(here, 1) for here in maps]
         readers = self.devices[: len(layer.parts)]  # fc8 lives in the first column only
         return [[x] for x in (whole if self.together else exchange.gather(whole, readers))]
 
