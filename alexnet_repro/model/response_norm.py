@@ -9,6 +9,7 @@ the fast form does (fused.py, fused_same_map.py).
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -124,9 +125,17 @@ def _cpu_norms(x: Tensor) -> ModuleType | None:
     """The module, where it can compute."""
     if x.device.type != "cpu" or type(x) is not Tensor:  # such as PyTorch's fake tensors, which have no numbers
         return None
-    from alexnet_repro.model import cpu_norms  # imports Numba, which takes a third of a second
+    cpu_norms = _imported()
+    return None if cpu_norms is None or cpu_norms.forked else cpu_norms
 
-    return None if cpu_norms.forked else cpu_norms
+
+@cache
+def _imported() -> ModuleType | None:
+    try:
+        from alexnet_repro.model import cpu_norms  # imports Numba, which takes a third of a second
+    except ImportError:  # a Python or NumPy newer than Numba's
+        return None
+    return cpu_norms
 
 
 def norm_across_columns(norms: Sequence[ResponseNorm], columns: Sequence[Tensor]) -> list[Tensor]:

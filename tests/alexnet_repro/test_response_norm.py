@@ -205,6 +205,15 @@ def test_what_was_compiled_cannot_be_kept(failure: Exception, monkeypatch: pytes
     np.testing.assert_allclose(ResponseNorm(c)(a), by_loops(a.double().numpy(), c), rtol=1e-5)
 
 
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "alexnet_repro.model.cpu_norms", None)  # importing it is an ImportError
+    monkeypatch.delattr("alexnet_repro.model.cpu_norms")
+    monkeypatch.setattr(response_norm, "_imported", response_norm._imported.__wrapped__)
+    a = torch.randn(2, 7, 3, 4)
+    assert response_norm._cpu_norms(a) is None
+    np.testing.assert_allclose(ResponseNorm(PAPER)(a), by_loops(a.double().numpy(), PAPER), rtol=1e-5)
+
+
 def test_maps_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"maps of shape \(3, 5\): must be \[N, C, H, W\]"):
         ResponseNorm(PAPER)(torch.zeros(3, 5))
