@@ -103,7 +103,7 @@ class Workers:
         self._connections: list[Connection] = []
         self._streams: deque[tuple[int, Iterator[Request]]] = deque()
         self._under_way: deque[_UnderWay] = deque()  # in the order in which they are taken
-        self._streams_begun = self._requests_given = 0  # streams, and requests
+        self._streams_begun = self._requests_given = 0
 
     def __enter__(self) -> "Workers":
         count = self._loading.workers

@@ -89,12 +89,33 @@ def _powers(d, three_quarters, minus_beta, one):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _sum_from(terms, i, size, step):  # type: ignore[no-untyped-def]
-    """terms[i] + terms[i + step] + ..., `size` of them."""
+def _sum_from(terms, i, size):  # type: ignore[no-untyped-def]
+    """terms[i] + terms[i + 1] + ..., `size` of them."""
     total = terms[i]
     for j in range(1, size):
-        total += terms[i + j * step]
+        total += terms[i + j]
     return total
+
+
+@numba.njit(inline="always")
+def _sum_rows(sums, left, right, row, half):  # type: ignore[no-untyped-def]
+    """Fills sums with those of left * right [rows, columns * maps] over the rows from row - half to row + half."""
+    sums[:] = 0
+    for other in range(max(0, row - half), min(len(left), row + half + 1)):
+        a, b = left[other], right[other]
+        for i in range(len(sums)):
+            sums[i] += a[i] * b[i]
+
+
+@numba.njit(inline="always")
+def _sum_columns(total, padded, size, maps):  # type: ignore[no-untyped-def]
+    """Fills total [columns * maps] with the sums of `size` neighbouring columns of `padded`."""
+    # In slices, since Numba allows for negative indices where an offset is not known, and does not vectorise then.
+    total[:] = padded[: len(total)]
+    for j in range(1, size):
+        shifted = padded[j * maps : j * maps + len(total)]
+        for i in range(len(total)):
+            total[i] += shifted[i]
 
 
 @cache
@@ -112,7 +133,7 @@ def _across_maps(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
                 for i in range(maps):
                     squares[half + i] = x[place, i] * x[place, i]
                 for i in range(maps):
-                    power, _ = _powers(k + alpha * _sum_from(squares, i, size, 1), three_quarters, minus_beta, one)
+                    power, _ = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
                     y[place, i] = x[place, i] * power
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
@@ -125,13 +146,11 @@ def _across_maps(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
                 for i in range(maps):
                     squares[half + i] = x[place, i] * x[place, i]
                 for i in range(maps):
-                    power, inverse = _powers(
-                        k + alpha * _sum_from(squares, i, size, 1), three_quarters, minus_beta, one
-                    )
+                    power, inverse = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
                     direct[i] = grad[place, i] * power
                     products[half + i] = direct[i] * x[place, i] * inverse
                 for i in range(maps):
-                    total = _sum_from(products, i, size, 1)
+                    total = _sum_from(products, i, size)
                     result[place, i] = direct[i] - twice_beta * alpha * x[place, i] * total
 
     key = size, beta, number.__name__
@@ -149,15 +168,14 @@ def _over_places(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
         row_size, edge = columns * maps, half * maps
         for image in prange(images):
             x_rows, y_rows = x[image].reshape(rows, row_size), y[image].reshape(rows, row_size)
-            sums = np.zeros(row_size + 2 * edge, x.dtype)  # over the rows of a window; zeros left and right
+            padded, total = np.zeros(row_size + 2 * edge, x.dtype), np.empty(row_size, x.dtype)
             for row in range(rows):
-                sums[edge : edge + row_size] = 0
-                for other in range(max(0, row - half), min(rows, row + half + 1)):
-                    for i in range(row_size):
-                        sums[edge + i] += x_rows[other, i] * x_rows[other, i]
+                _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
+                _sum_columns(total, padded, size, maps)
+                x_row, y_row = x_rows[row], y_rows[row]
                 for i in range(row_size):
-                    power, _ = _powers(k + alpha * _sum_from(sums, i, size, maps), three_quarters, minus_beta, one)
-                    y_rows[row, i] = x_rows[row, i] * power
+                    power, _ = _powers(k + alpha * total[i], three_quarters, minus_beta, one)
+                    y_row[i] = x_row[i] * power
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
         images, rows, columns, maps = x.shape
@@ -165,26 +183,22 @@ def _over_places(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
         for image in prange(images):
             x_rows, g_rows = x[image].reshape(rows, row_size), grad[image].reshape(rows, row_size)
             result_rows = result[image].reshape(rows, row_size)
-            sums, products = np.zeros(row_size + 2 * edge, x.dtype), np.empty((rows, row_size), x.dtype)
+            padded, total = np.zeros(row_size + 2 * edge, x.dtype), np.empty(row_size, x.dtype)
+            factors = np.empty((rows, row_size), x.dtype)  # of x in the second sum
             for row in range(rows):
-                sums[edge : edge + row_size] = 0
-                for other in range(max(0, row - half), min(rows, row + half + 1)):
-                    for i in range(row_size):
-                        sums[edge + i] += x_rows[other, i] * x_rows[other, i]
+                _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
+                _sum_columns(total, padded, size, maps)
+                g_row, result_row, factor_row = g_rows[row], result_rows[row], factors[row]
                 for i in range(row_size):
-                    power, inverse = _powers(
-                        k + alpha * _sum_from(sums, i, size, maps), three_quarters, minus_beta, one
-                    )
-                    result_rows[row, i] = g_rows[row, i] * power
-                    products[row, i] = result_rows[row, i] * x_rows[row, i] * inverse
+                    power, inverse = _powers(k + alpha * total[i], three_quarters, minus_beta, one)
+                    result_row[i] = g_row[i] * power
+                    factor_row[i] = result_row[i] * inverse
             for row in range(rows):
-                sums[edge : edge + row_size] = 0
-                for other in range(max(0, row - half), min(rows, row + half + 1)):
-                    for i in range(row_size):
-                        sums[edge + i] += products[other, i]
+                _sum_rows(padded[edge : edge + row_size], factors, x_rows, row, half)
+                _sum_columns(total, padded, size, maps)
+                x_row, result_row = x_rows[row], result_rows[row]
                 for i in range(row_size):
-                    total = _sum_from(sums, i, size, maps)
-                    result_rows[row, i] -= twice_beta * alpha * x_rows[row, i] * total
+                    result_row[i] -= twice_beta * alpha * x_row[i] * total[i]
 
     key = size, beta, number.__name__
     return _compiled(forward, key), _compiled(backward, key)

@@ -25,7 +25,8 @@ Sums = Callable[[Tensor, int], Tensor]  # [N, maps, H, W] -> its sums over the w
 def normalised(x: Tensor, c: NormConfig, sums: Sums) -> Tensor:
     """y = x / (k + alpha * sum x^2)^beta; with `sums_across_maps` the formula of section 3.3, whose a is x and b is y.
 
-    `alpha` multiplies the plain sum (`torch.nn.LocalResponseNorm` divides it by the size).
+    [N, maps, H, W], float32 or float64 -> the same. `alpha` multiplies the plain sum (`torch.nn.LocalResponseNorm`
+    divides it by the size).
     """
     return x * (c.k + c.alpha * sums(x * x, c.size)) ** -c.beta
 
