@@ -22,7 +22,8 @@ from alexnet_repro.config import NormConfig
 
 _PLACES = 512  # in a block of work
 
-# forward(x, y, alpha, k) fills y, backward(x, grad, result, alpha, k) fills result; all [images, rows, columns, maps]
+# forward(x, y, alpha, k) fills y, backward(x, grad, result, alpha, k) fills result; all [images, rows, columns, maps],
+# of float32, float64, or the bits of bfloat16 as uint16, which are computed in float32
 Pass = Callable[..., None]
 
 # Where there is no OpenMP, Numba has threads of its own, and ends the process if two Python threads call it at once.
@@ -40,15 +41,22 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
-    """The forward pass of [x], or the backward pass of [x, gradient of y]: float32 or float64, [N, C, H, W] -> [N, C,
-    H, W] in the memory layout of x; on as many threads as PyTorch has.
+    """The forward pass of [x], or the backward pass of [x, gradient of y]: [N, C, H, W] -> [N, C, H, W] in the dtype
+    and memory layout of x; on as many threads as PyTorch has.
     """
     global _called
-    dense = [tensor.detach().contiguous(memory_format=torch.channels_last) for tensor in inputs]
+    x = inputs[0]
+    dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
+    dense = [tensor.detach().to(dtype).contiguous(memory_format=torch.channels_last) for tensor in inputs]
     result = torch.empty_like(dense[0])
-    arrays = [tensor.permute(0, 2, 3, 1).numpy() for tensor in (*dense, result)]
-    number: Any = arrays[0].dtype.type
-    forward, backward = (_over_places if over_places else _across_maps)(c.size, c.beta, number)
+    tensors = [tensor.permute(0, 2, 3, 1) for tensor in (*dense, result)]
+    if dtype == torch.bfloat16:  # which numpy lacks
+        arrays = [tensor.view(torch.int16).numpy().view(np.uint16) for tensor in tensors]
+    else:
+        arrays = [tensor.numpy() for tensor in tensors]
+    stored = arrays[0].dtype.type
+    number: Any = np.float32 if stored is np.uint16 else stored
+    forward, backward = (_over_places if over_places else _across_maps)(c.size, c.beta, stored)
     kernel = forward if len(inputs) == 1 else backward
     threads = torch.get_num_threads()
     with _one_caller:
@@ -60,7 +68,8 @@ def run(inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
             kernel(*arrays, number(c.alpha), number(c.k))
         except (OSError, EOFError):  # what was compiled cannot be kept (a full disk), or was cut short
             _not_kept(kernel)(*arrays, number(c.alpha), number(c.k))
-    return result if inputs[0].is_contiguous(memory_format=torch.channels_last) else result.contiguous()
+    result = result.to(x.dtype)
+    return result if x.is_contiguous(memory_format=torch.channels_last) else result.contiguous()
 
 
 def _compiled(kernel: Pass, key: tuple[Any, ...], keep: bool = True) -> Pass:
@@ -118,9 +127,52 @@ def _sum_columns(total, padded, size, maps):  # type: ignore[no-untyped-def]
             total[i] += shifted[i]
 
 
+@numba.njit
+def _widened(bits):  # type: ignore[no-untyped-def]
+    """bfloat16 -> float32 [rows, numbers]."""
+    wide = np.empty(bits.shape, np.uint32)
+    for row in range(len(bits)):
+        for i in range(bits.shape[1]):
+            wide[row, i] = np.uint32(bits[row, i]) << np.uint32(16)
+    return wide.view(np.float32)
+
+
+@numba.njit
+def _made_wide(bits):  # type: ignore[no-untyped-def]
+    return np.empty(bits.shape, np.float32)
+
+
+@numba.njit
+def _rounded(wide, bits):  # type: ignore[no-untyped-def]
+    """Fills `bits` with bfloat16, the nearest, of two as near the even one, as PyTorch does."""
+    exact = wide.view(np.uint32)
+    for row in range(len(bits)):
+        for i in range(bits.shape[1]):
+            odd = (exact[row, i] >> np.uint32(16)) & np.uint32(1)
+            bits[row, i] = np.uint16((exact[row, i] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@numba.njit(inline="always")
+def _itself(numbers):  # type: ignore[no-untyped-def]
+    return numbers
+
+
+@numba.njit(inline="always")
+def _done(numbers, stored):  # type: ignore[no-untyped-def]
+    pass
+
+
+def _storage(stored: Any) -> tuple[Any, Any, Any, Any]:
+    """The type to compute in; and functions that give rows of it, give rows to fill, and store what was filled."""
+    if stored is np.uint16:
+        return np.float32, _widened, _made_wide, _rounded
+    return stored, _itself, _itself, _done
+
+
 @cache
-def _across_maps(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
+def _across_maps(size: int, beta: float, stored: Any) -> tuple[Pass, Pass]:
     """Over windows of `size` neighbouring maps."""
+    number, opened, made, store = _storage(stored)
     half, three_quarters = size // 2, beta == 0.75
     minus_beta, twice_beta, one = number(-beta), number(2 * beta), number(1)
 
@@ -128,38 +180,45 @@ def _across_maps(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
         places, maps = x.size // x.shape[3], x.shape[3]
         x, y = x.reshape(places, maps), y.reshape(places, maps)
         for block in prange((places + _PLACES - 1) // _PLACES):
-            squares = np.zeros(maps + 2 * half, x.dtype)  # zeros before the first map and after the last
-            for place in range(block * _PLACES, min(places, (block + 1) * _PLACES)):
+            begin, end = block * _PLACES, min(places, (block + 1) * _PLACES)
+            x_rows, y_rows = opened(x[begin:end]), made(y[begin:end])
+            squares = np.zeros(maps + 2 * half, number)  # zeros before the first map and after the last
+            for place in range(end - begin):
                 for i in range(maps):
-                    squares[half + i] = x[place, i] * x[place, i]
+                    squares[half + i] = x_rows[place, i] * x_rows[place, i]
                 for i in range(maps):
                     power, _ = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
-                    y[place, i] = x[place, i] * power
+                    y_rows[place, i] = x_rows[place, i] * power
+            store(y_rows, y[begin:end])
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
         places, maps = x.size // x.shape[3], x.shape[3]
         x, grad, result = x.reshape(places, maps), grad.reshape(places, maps), result.reshape(places, maps)
         for block in prange((places + _PLACES - 1) // _PLACES):
-            squares, products = np.zeros(maps + 2 * half, x.dtype), np.zeros(maps + 2 * half, x.dtype)
-            direct = np.empty(maps, x.dtype)
-            for place in range(block * _PLACES, min(places, (block + 1) * _PLACES)):
+            begin, end = block * _PLACES, min(places, (block + 1) * _PLACES)
+            x_rows, g_rows, r_rows = opened(x[begin:end]), opened(grad[begin:end]), made(result[begin:end])
+            squares, products = np.zeros(maps + 2 * half, number), np.zeros(maps + 2 * half, number)
+            direct = np.empty(maps, number)
+            for place in range(end - begin):
                 for i in range(maps):
-                    squares[half + i] = x[place, i] * x[place, i]
+                    squares[half + i] = x_rows[place, i] * x_rows[place, i]
                 for i in range(maps):
                     power, inverse = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
-                    direct[i] = grad[place, i] * power
-                    products[half + i] = direct[i] * x[place, i] * inverse
+                    direct[i] = g_rows[place, i] * power
+                    products[half + i] = direct[i] * x_rows[place, i] * inverse
                 for i in range(maps):
                     total = _sum_from(products, i, size)
-                    result[place, i] = direct[i] - twice_beta * alpha * x[place, i] * total
+                    r_rows[place, i] = direct[i] - twice_beta * alpha * x_rows[place, i] * total
+            store(r_rows, result[begin:end])
 
-    key = size, beta, number.__name__
+    key = size, beta, stored.__name__
     return _compiled(forward, key), _compiled(backward, key)
 
 
 @cache
-def _over_places(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
+def _over_places(size: int, beta: float, stored: Any) -> tuple[Pass, Pass]:
     """Over windows of size x size places of the same map."""
+    number, opened, made, store = _storage(stored)
     half, three_quarters = size // 2, beta == 0.75
     minus_beta, twice_beta, one = number(-beta), number(2 * beta), number(1)
 
@@ -167,8 +226,9 @@ def _over_places(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
         images, rows, columns, maps = x.shape
         row_size, edge = columns * maps, half * maps
         for image in prange(images):
-            x_rows, y_rows = x[image].reshape(rows, row_size), y[image].reshape(rows, row_size)
-            padded, total = np.zeros(row_size + 2 * edge, x.dtype), np.empty(row_size, x.dtype)
+            x_rows, y_image = opened(x[image].reshape(rows, row_size)), y[image].reshape(rows, row_size)
+            y_rows = made(y_image)
+            padded, total = np.zeros(row_size + 2 * edge, number), np.empty(row_size, number)
             for row in range(rows):
                 _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
                 _sum_columns(total, padded, size, maps)
@@ -176,15 +236,16 @@ def _over_places(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
                 for i in range(row_size):
                     power, _ = _powers(k + alpha * total[i], three_quarters, minus_beta, one)
                     y_row[i] = x_row[i] * power
+            store(y_rows, y_image)
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
         images, rows, columns, maps = x.shape
         row_size, edge = columns * maps, half * maps
         for image in prange(images):
-            x_rows, g_rows = x[image].reshape(rows, row_size), grad[image].reshape(rows, row_size)
-            result_rows = result[image].reshape(rows, row_size)
-            padded, total = np.zeros(row_size + 2 * edge, x.dtype), np.empty(row_size, x.dtype)
-            factors = np.empty((rows, row_size), x.dtype)  # of x in the second sum
+            x_rows, result_image = opened(x[image].reshape(rows, row_size)), result[image].reshape(rows, row_size)
+            g_rows, result_rows = opened(grad[image].reshape(rows, row_size)), made(result_image)
+            padded, total = np.zeros(row_size + 2 * edge, number), np.empty(row_size, number)
+            factors = np.empty((rows, row_size), number)  # of x in the second sum
             for row in range(rows):
                 _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
                 _sum_columns(total, padded, size, maps)
@@ -199,6 +260,7 @@ def _over_places(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
                 x_row, result_row = x_rows[row], result_rows[row]
                 for i in range(row_size):
                     result_row[i] -= twice_beta * alpha * x_row[i] * total[i]
+            store(result_rows, result_image)
 
-    key = size, beta, number.__name__
+    key = size, beta, stored.__name__
     return _compiled(forward, key), _compiled(backward, key)
