@@ -46,17 +46,12 @@ def run(inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
     """
     global _called
     x = inputs[0]
+    number, narrow = np.float64 if x.dtype == torch.float64 else np.float32, x.dtype == torch.bfloat16
     dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
     dense = [tensor.detach().to(dtype).contiguous(memory_format=torch.channels_last) for tensor in inputs]
     result = torch.empty_like(dense[0])
-    tensors = [tensor.permute(0, 2, 3, 1) for tensor in (*dense, result)]
-    if dtype == torch.bfloat16:  # which numpy lacks
-        arrays = [tensor.view(torch.int16).numpy().view(np.uint16) for tensor in tensors]
-    else:
-        arrays = [tensor.numpy() for tensor in tensors]
-    stored = arrays[0].dtype.type
-    number: Any = np.float32 if stored is np.uint16 else stored
-    forward, backward = (_over_places if over_places else _across_maps)(c.size, c.beta, stored)
+    arrays = [_array(tensor.permute(0, 2, 3, 1)) for tensor in (*dense, result)]
+    forward, backward = (_over_places if over_places else _across_maps)(c.size, c.beta, number, narrow)
     kernel = forward if len(inputs) == 1 else backward
     threads = torch.get_num_threads()
     with _one_caller:
@@ -70,6 +65,11 @@ def run(inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
             _not_kept(kernel)(*arrays, number(c.alpha), number(c.k))
     result = result.to(x.dtype)
     return result if x.is_contiguous(memory_format=torch.channels_last) else result.contiguous()
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The same memory; bfloat16, which numpy lacks, as uint16."""
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
 def _compiled(kernel: Pass, key: tuple[Any, ...], keep: bool = True) -> Pass:
@@ -138,11 +138,6 @@ def _widened(bits):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def _made_wide(bits):  # type: ignore[no-untyped-def]
-    return np.empty(bits.shape, np.float32)
-
-
-@numba.njit
 def _rounded(wide, bits):  # type: ignore[no-untyped-def]
     """Fills `bits` with bfloat16, the nearest, of two as near the even one, as PyTorch does."""
     exact = wide.view(np.uint32)
@@ -152,27 +147,13 @@ def _rounded(wide, bits):  # type: ignore[no-untyped-def]
             bits[row, i] = np.uint16((exact[row, i] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
-@numba.njit(inline="always")
-def _itself(numbers):  # type: ignore[no-untyped-def]
-    return numbers
-
-
-@numba.njit(inline="always")
-def _done(numbers, stored):  # type: ignore[no-untyped-def]
-    pass
-
-
-def _storage(stored: Any) -> tuple[Any, Any, Any, Any]:
-    """The type to compute in; and functions that give rows of it, give rows to fill, and store what was filled."""
-    if stored is np.uint16:
-        return np.float32, _widened, _made_wide, _rounded
-    return stored, _itself, _itself, _done
+# What the loops below close over is part of the name under which Numba keeps them: numbers only, since a function would
+# have another name in each process. A branch on `narrow` is decided when they are compiled.
 
 
 @cache
-def _across_maps(size: int, beta: float, stored: Any) -> tuple[Pass, Pass]:
-    """Over windows of `size` neighbouring maps."""
-    number, opened, made, store = _storage(stored)
+def _across_maps(size: int, beta: float, number: Any, narrow: bool) -> tuple[Pass, Pass]:
+    """Over windows of `size` neighbouring maps; computed as `number`. narrow: maps are bfloat16."""
     half, three_quarters = size // 2, beta == 0.75
     minus_beta, twice_beta, one = number(-beta), number(2 * beta), number(1)
 
@@ -181,86 +162,95 @@ def _across_maps(size: int, beta: float, stored: Any) -> tuple[Pass, Pass]:
         x, y = x.reshape(places, maps), y.reshape(places, maps)
         for block in prange((places + _PLACES - 1) // _PLACES):
             begin, end = block * _PLACES, min(places, (block + 1) * _PLACES)
-            x_rows, y_rows = opened(x[begin:end]), made(y[begin:end])
+            a = _widened(x[begin:end]) if narrow else x[begin:end]
+            b = np.empty((end - begin, maps), number) if narrow else y[begin:end]
             squares = np.zeros(maps + 2 * half, number)  # zeros before the first map and after the last
             for place in range(end - begin):
                 for i in range(maps):
-                    squares[half + i] = x_rows[place, i] * x_rows[place, i]
+                    squares[half + i] = a[place, i] * a[place, i]
                 for i in range(maps):
                     power, _ = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
-                    y_rows[place, i] = x_rows[place, i] * power
-            store(y_rows, y[begin:end])
+                    b[place, i] = a[place, i] * power
+            if narrow:
+                _rounded(b, y[begin:end])
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
         places, maps = x.size // x.shape[3], x.shape[3]
         x, grad, result = x.reshape(places, maps), grad.reshape(places, maps), result.reshape(places, maps)
         for block in prange((places + _PLACES - 1) // _PLACES):
             begin, end = block * _PLACES, min(places, (block + 1) * _PLACES)
-            x_rows, g_rows, r_rows = opened(x[begin:end]), opened(grad[begin:end]), made(result[begin:end])
+            a = _widened(x[begin:end]) if narrow else x[begin:end]
+            g = _widened(grad[begin:end]) if narrow else grad[begin:end]
+            r = np.empty((end - begin, maps), number) if narrow else result[begin:end]
             squares, products = np.zeros(maps + 2 * half, number), np.zeros(maps + 2 * half, number)
             direct = np.empty(maps, number)
             for place in range(end - begin):
                 for i in range(maps):
-                    squares[half + i] = x_rows[place, i] * x_rows[place, i]
+                    squares[half + i] = a[place, i] * a[place, i]
                 for i in range(maps):
                     power, inverse = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
-                    direct[i] = g_rows[place, i] * power
-                    products[half + i] = direct[i] * x_rows[place, i] * inverse
+                    direct[i] = g[place, i] * power
+                    products[half + i] = direct[i] * a[place, i] * inverse
                 for i in range(maps):
-                    total = _sum_from(products, i, size)
-                    r_rows[place, i] = direct[i] - twice_beta * alpha * x_rows[place, i] * total
-            store(r_rows, result[begin:end])
+                    r[place, i] = direct[i] - twice_beta * alpha * a[place, i] * _sum_from(products, i, size)
+            if narrow:
+                _rounded(r, result[begin:end])
 
-    key = size, beta, stored.__name__
+    key = size, beta, "bfloat16" if narrow else number.__name__
     return _compiled(forward, key), _compiled(backward, key)
 
 
 @cache
-def _over_places(size: int, beta: float, stored: Any) -> tuple[Pass, Pass]:
-    """Over windows of size x size places of the same map."""
-    number, opened, made, store = _storage(stored)
+def _over_places(size: int, beta: float, number: Any, narrow: bool) -> tuple[Pass, Pass]:
+    """Over windows of size x size places of the same map; number, narrow: as above."""
     half, three_quarters = size // 2, beta == 0.75
     minus_beta, twice_beta, one = number(-beta), number(2 * beta), number(1)
 
     def forward(x, y, alpha, k):  # type: ignore[no-untyped-def]
         images, rows, columns, maps = x.shape
         row_size, edge = columns * maps, half * maps
+        x, y = x.reshape(images, rows, row_size), y.reshape(images, rows, row_size)
         for image in prange(images):
-            x_rows, y_image = opened(x[image].reshape(rows, row_size)), y[image].reshape(rows, row_size)
-            y_rows = made(y_image)
+            a = _widened(x[image]) if narrow else x[image]
+            b = np.empty((rows, row_size), number) if narrow else y[image]
             padded, total = np.zeros(row_size + 2 * edge, number), np.empty(row_size, number)
             for row in range(rows):
-                _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
+                _sum_rows(padded[edge : edge + row_size], a, a, row, half)
                 _sum_columns(total, padded, size, maps)
-                x_row, y_row = x_rows[row], y_rows[row]
+                a_row, b_row = a[row], b[row]
                 for i in range(row_size):
                     power, _ = _powers(k + alpha * total[i], three_quarters, minus_beta, one)
-                    y_row[i] = x_row[i] * power
-            store(y_rows, y_image)
+                    b_row[i] = a_row[i] * power
+            if narrow:
+                _rounded(b, y[image])
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
         images, rows, columns, maps = x.shape
         row_size, edge = columns * maps, half * maps
+        x, grad = x.reshape(images, rows, row_size), grad.reshape(images, rows, row_size)
+        result = result.reshape(images, rows, row_size)
         for image in prange(images):
-            x_rows, result_image = opened(x[image].reshape(rows, row_size)), result[image].reshape(rows, row_size)
-            g_rows, result_rows = opened(grad[image].reshape(rows, row_size)), made(result_image)
+            a = _widened(x[image]) if narrow else x[image]
+            g = _widened(grad[image]) if narrow else grad[image]
+            r = np.empty((rows, row_size), number) if narrow else result[image]
             padded, total = np.zeros(row_size + 2 * edge, number), np.empty(row_size, number)
             factors = np.empty((rows, row_size), number)  # of x in the second sum
             for row in range(rows):
-                _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
+                _sum_rows(padded[edge : edge + row_size], a, a, row, half)
                 _sum_columns(total, padded, size, maps)
-                g_row, result_row, factor_row = g_rows[row], result_rows[row], factors[row]
+                g_row, r_row, factor_row = g[row], r[row], factors[row]
                 for i in range(row_size):
                     power, inverse = _powers(k + alpha * total[i], three_quarters, minus_beta, one)
-                    result_row[i] = g_row[i] * power
-                    factor_row[i] = result_row[i] * inverse
+                    r_row[i] = g_row[i] * power
+                    factor_row[i] = r_row[i] * inverse
             for row in range(rows):
-                _sum_rows(padded[edge : edge + row_size], factors, x_rows, row, half)
+                _sum_rows(padded[edge : edge + row_size], factors, a, row, half)
                 _sum_columns(total, padded, size, maps)
-                x_row, result_row = x_rows[row], result_rows[row]
+                a_row, r_row = a[row], r[row]
                 for i in range(row_size):
-                    result_row[i] -= twice_beta * alpha * x_row[i] * total[i]
-            store(result_rows, result_image)
+                    r_row[i] -= twice_beta * alpha * a_row[i] * total[i]
+            if narrow:
+                _rounded(r, result[image])
 
-    key = size, beta, stored.__name__
+    key = size, beta, "bfloat16" if narrow else number.__name__
     return _compiled(forward, key), _compiled(backward, key)

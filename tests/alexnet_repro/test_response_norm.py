@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -199,6 +200,27 @@ def test_threads_and_forks(layer: str, threads: int) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "NUMBA_THREADING_LAYER": layer}
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+USED_AGAIN = """
+import numpy as np, torch
+from alexnet_repro.config import NormConfig
+from alexnet_repro.model import cpu_norms
+from alexnet_repro.model.response_norm import ResponseNorm, SameMapNorm
+c, a = NormConfig(5, 0.1, 0.75, 2.0), torch.randn(3, 7, 5, 4, requires_grad=True)
+ResponseNorm(c)(a).sum().backward()
+SameMapNorm(c)(a.bfloat16()).sum().backward()
+loops = *cpu_norms._across_maps(5, 0.75, np.float32, False), *cpu_norms._over_places(5, 0.75, np.float32, True)
+print(*(len(loop.stats.cache_hits) for loop in loops))
+"""
+
+
+def test_what_was_compiled_is_used_again(tmp_path: Path) -> None:
+    """In a later process; no error would tell, but a training would start some seconds later."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for hits in (0, 1):
+        run = subprocess.run([sys.executable, "-c", USED_AGAIN], capture_output=True, text=True, env=environment)
+        assert (run.returncode, run.stderr, run.stdout) == (0, "", f"{hits} {hits} {hits} {hits}\n")
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), EOFError("Ran out of input")])

@@ -1,17 +1,19 @@
 """python tests/benchmarks/gpu.py [FILE.json]: how fast the fast forms are on this GPU, as a Markdown table.
 
 Steps are given back to back, as in training; torchvision's `alexnet` has the same optimiser, and the layout in which
-it is faster. Everything is measured in this one process; times are medians, but for the input path: one pass of 500
-batches.
+it is faster. Everything but the start of a training is measured in this one process; times are medians, but for the
+input path, one pass of 500 batches, and the start, once.
 """
 
 import gc
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,10 @@ from alexnet_repro.data import Loading, PreparedData, ResidentSplit, draw_epoch,
 from alexnet_repro.data.loader import loader_workers
 from alexnet_repro.model import AlexNet, initialise, place
 from alexnet_repro.report.environment import machine
+from alexnet_repro.runs.metrics_log import read_metrics
 from data_prep.common.cli import load
 from data_prep.common.endings import run_and_exit
-from data_prep.common.errors import RequestError
+from data_prep.common.errors import RequestError, RunError
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.sample import write_sample
 
@@ -151,59 +154,93 @@ def kernels() -> Iterator[tuple[str, float, str]]:
         )
 
 
-def inputs() -> Iterator[tuple[str, float, str]]:
+def prepared_sample(folder: Path) -> Path:
+    write_sample(folder / "archives", train_per_class=60, val_per_class=1)
+    prepare(load("prepare", PrepareConfig, [f"src={folder / 'archives'}", f"out={folder / 'raw'}", "encoding=raw"]))
+    return folder / "raw"
+
+
+def start(data: Path, *settings: str) -> Iterator[tuple[str, float, str]]:
+    """Seconds from the command to its first step, imports and all; and from the last step of the second epoch to the
+    first of the third, with validation and the checkpoint between. As metrics.jsonl shows them.
+    """
+    epoch = -(-len(PreparedData(data).split("train")) // BATCH)  # steps
+    seen: dict[int, float] = {}  # by step
+    with tempfile.TemporaryDirectory() as runs:
+        metrics, log = Path(runs) / "start" / "metrics.jsonl", Path(runs) / "output"
+        command = [sys.executable, "-m", "alexnet_repro.train", f"data.path={data}", f"runs_dir={runs}", "run=start"]
+        command += ["log_every=1", "schedule=constant", "schedule.epochs=3", f"optim.batch_size={BATCH}"]
+        started = time.perf_counter()
+        with log.open("w") as output:
+            training = subprocess.Popen(
+                [*command, "runtime.workers=16", "runtime.precision=bf16", *settings], stdout=output, stderr=output
+            )
+        while 2 * epoch + 1 not in seen:
+            if training.poll():
+                raise RunError(f"the training ended: {log.read_text()}")
+            for entry in read_metrics(metrics, "steps"):
+                seen.setdefault(int(entry["step"]), time.perf_counter() - started)
+            time.sleep(0.01)
+        training.kill()
+        training.wait()
+    yield "from the command to the first step (s)", seen[1], "16 workers; goal: 10 or less"
+    yield "from one epoch to the next (s)", seen[2 * epoch + 1] - seen[2 * epoch], "with validation and the checkpoint"
+
+
+def inputs(data: Path) -> Iterator[tuple[str, float, str]]:
     """Streamed by workers, and from the memory of the device: alone, and with the step in bf16."""
     config = configured("bf16")
     workers = loader_workers(config)
-    with tempfile.TemporaryDirectory() as folder:
-        archives, out = Path(folder) / "archives", Path(folder) / "raw"
-        write_sample(archives, train_per_class=60, val_per_class=1)
-        prepare(load("prepare", PrepareConfig, [f"src={archives}", f"out={out}", "encoding=raw"]))
-        data = PreparedData(out)
-        reader = data.split("train")
-        count = 600 * BATCH
-        order = np.resize(np.arange(len(reader)), count)
-        augment = load("train", TrainConfig, ["data.path=none"]).augment
-        draws = draw_epoch(augment, 0, 0, count, 32)
-        loading = Loading(workers, True, 60.0, None)
-        resident = ResidentSplit(reader, whole_images(reader, 256, BATCH, loading), GPU)
-        step = benchmark.fast_stepper(network(), BATCH, "bf16")
-        synthetic = seconds(benchmark.fast_step(network(), BATCH, "bf16"), 100)
-        for name, split in (("streamed, raw", reader), ("in the GPU's memory", resident)):
-            for what in ("alone", "end to end"):
-                if what == "alone" and split is resident:
-                    continue
-                batches = epoch_batches(split, order, draws, 224, BATCH, loading)
-                started = pending = None
-                for number, on in enumerate(on_devices(batches, [GPU])):
-                    if what == "end to end":
-                        before, pending = pending, step(on, number, True, False)
-                        if before is not None:
-                            before.read()  # as in training, which is one step ahead of the GPU and no more
-                    if number == 99:  # workers are up, the graph is captured
-                        torch.cuda.synchronize()
-                        started = time.perf_counter()
-                torch.cuda.synchronize()
-                assert started is not None
-                took = (time.perf_counter() - started) / 500
-                yield f"{name}, {what} (images/s)", BATCH / took, f"{workers} workers" if split is reader else ""
+    reader = PreparedData(data).split("train")
+    count = 600 * BATCH
+    order = np.resize(np.arange(len(reader)), count)
+    augment = load("train", TrainConfig, ["data.path=none"]).augment
+    draws = draw_epoch(augment, 0, 0, count, 32)
+    loading = Loading(workers, True, 60.0, None)
+    resident = ResidentSplit(reader, whole_images(reader, 256, BATCH, loading), GPU)
+    step = benchmark.fast_stepper(network(), BATCH, "bf16")
+    synthetic = seconds(benchmark.fast_step(network(), BATCH, "bf16"), 100)
+    for name, split in (("streamed, raw", reader), ("in the GPU's memory", resident)):
+        for what in ("alone", "end to end"):
+            if what == "alone" and split is resident:
+                continue
+            batches = epoch_batches(split, order, draws, 224, BATCH, loading)
+            started = pending = None
+            for number, on in enumerate(on_devices(batches, [GPU])):
                 if what == "end to end":
-                    yield f"{name}: end to end / synthetic step", synthetic / took, "goal: 0.95"
+                    before, pending = pending, step(on, number, True, False)
+                    if before is not None:
+                        before.read()  # as in training, which is one step ahead of the GPU and no more
+                if number == 99:  # workers are up, the graph is captured
+                    torch.cuda.synchronize()
+                    started = time.perf_counter()
+            torch.cuda.synchronize()
+            assert started is not None
+            took = (time.perf_counter() - started) / 500
+            yield f"{name}, {what} (images/s)", BATCH / took, f"{workers} workers" if split is reader else ""
+            if what == "end to end":
+                yield f"{name}: end to end / synthetic step", synthetic / took, "goal: 0.95"
 
 
 def main() -> None:
     if not torch.cuda.is_available():
         raise RequestError("needs a GPU that PyTorch can use, and found none")
-    about = machine()
-    rows = []
-    print("; ".join(f"{key}: {value}" for key, value in about.items()), f"\nbatch {BATCH}; medians\n")
-    print("| | | |\n|---|---|---|")
-    for section in (steps, kernels, inputs, *([two_gpus] if torch.cuda.device_count() > 1 else [])):
-        for what, value, note in section():
-            rows.append({"what": what, "value": value, "note": note})
-            print(f"| {what} | {value:,.3f} | {note} |", flush=True)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps({**about, "rows": rows}, indent=1))
+    about, rows = machine(), []
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepared_sample(Path(folder))
+        print("; ".join(f"{key}: {value}" for key, value in about.items()), f"\nbatch {BATCH}; medians\n")
+        print("| | | |\n|---|---|---|")
+        sections = [steps(), kernels(), inputs(data)]
+        if torch.cuda.device_count() > 1:
+            sections.append(two_gpus())
+        sections.append(start(data))
+        try:
+            for what, value, note in chain(*sections):
+                rows.append({"what": what, "value": value, "note": note})
+                print(f"| {what} | {value:,.3f} | {note} |", flush=True)
+        finally:
+            if len(sys.argv) > 1:
+                Path(sys.argv[1]).write_text(json.dumps({**about, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":
