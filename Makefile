@@ -19,6 +19,7 @@ override RUNS := $(subst $$$$,$$,$(value RUNS))
 override TINY := $(subst $$$$,$$,$(value TINY))
 export SRC OUT DATA RUNS TINY
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv2,no_conv4
+MORE_ABLATIONS := code2012,code2012_one_column,code2012_no_lrn,code2012_pool_non_overlapping,no_conv3,no_conv5,no_weight_decay,zero_biases
 ABLATION_RUNS = $(foreach name,$(subst $(comma), ,$(ABLATIONS)),$(name)-0 $(name)-1 $(name)-2)
 SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs=10 optim.batch_size=32 optim.learning_rate=0.005
 EVENTS := $(firstword $(wildcard $(subst $() ,\ ,$(RUNS))/*/tensorboard/events.*))
@@ -120,7 +121,7 @@ gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure 
 gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9] [TINY=FILE.zip]: long runs on one GPU, the most valuable first
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
 	for runs in experiment=tiny_imagenet_code2012,tiny_imagenet 'experiment=cifar10_lrn,cifar10_no_lrn,cifar10_13pct seed=0,1,2' \
-	  'experiment=$(ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet'; do \
+	  'experiment=$(ABLATIONS),$(MORE_ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet'; do \
 	  left=$$(( end - $$(date +%s) )); \
 	  [ $$left -gt 0 ] || { echo 'the time is up; the same command continues'; exit 0; }; \
 	  case $$runs in *net170*) folder=$$RUNS/ablations;; *) folder=$$RUNS;; esac; \
