@@ -104,9 +104,8 @@ class Ring:
                 self._pinned.add(address)
         return slot
 
-    def lend(self, slot: int, images: int, side: int) -> dict[str, Tensor]:
-        """As `arrays`. The slot is free again when nothing is left that shares this memory."""
-        arrays = self.arrays(slot, images, side)
+    def lend(self, slot: int, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """What `arrays` gave. The slot is free again when nothing is left that shares this memory."""
         weakref.finalize(arrays["images"].base, self.free.append, slot).atexit = False
         return {name: torch.from_numpy(array) for name, array in arrays.items() if name != "rows"}
 
