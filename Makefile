@@ -19,7 +19,9 @@ override RUNS := $(subst $$$$,$$,$(value RUNS))
 override TINY := $(subst $$$$,$$,$(value TINY))
 export SRC OUT DATA RUNS TINY
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv2,no_conv4
-MORE_ABLATIONS := code2012,code2012_one_column,code2012_no_lrn,code2012_pool_non_overlapping,no_conv3,no_conv5,no_weight_decay,zero_biases
+GPU_ABLATIONS ?= $(ABLATIONS),code2012,code2012_one_column,code2012_no_lrn,code2012_pool_non_overlapping,no_conv3,no_conv5,no_weight_decay,zero_biases
+BASELINE ?= $(firstword $(subst $(comma), ,$(ABLATIONS)))
+GPU_RUNTIME ?= gpus=1 runtime.precision=bf16 runtime.data_on_gpu=true
 ABLATION_RUNS = $(foreach name,$(subst $(comma), ,$(ABLATIONS)),$(name)-0 $(name)-1 $(name)-2)
 SMALL ?= model.width=0.25 model.input_size=120 schedule=constant schedule.epochs=10 optim.batch_size=32 optim.learning_rate=0.005
 EVENTS := $(firstword $(wildcard $(subst $() ,\ ,$(RUNS))/*/tensorboard/events.*))
@@ -83,15 +85,15 @@ data/fashion_mnist/manifest.json: | $(VENV)/installed
 	$(RUN) -m data_prep.prepare src=data/downloads/fashion-mnist layout=fashion_mnist out=data/fashion_mnist \
 	  image_size=227 val_from_train=0.2
 
-ablations: $(if $(DATA),$(VENV)/installed)  ## DATA=data/mine [SMALL=settings] [ABLATIONS=names]: the ablations on any prepared data set
+ablations: $(if $(DATA),$(VENV)/installed)  ## DATA=data/mine [SMALL=settings] [ABLATIONS=names] [BASELINE=name]: the ablations on any prepared data set
 ifndef DATA
-	@echo 'make ablations: give DATA=FOLDER, a prepared data set of images of 128 pixels or more, and if you like' >&2
-	@echo 'ABLATIONS=paper,no_lrn and SMALL= for the whole network and schedule' >&2
+	@echo 'make ablations: give DATA=FOLDER, a prepared data set of images of 128 to 144 pixels (patches have 120), and' >&2
+	@echo 'if you like ABLATIONS=paper,no_lrn; SMALL= for the whole network and schedule, on images of 256' >&2
 	@exit 2
 else
 	$(RUN) -m alexnet_repro.train --multirun experiment=$(ABLATIONS) seed=0,1,2 data.path="$$DATA" runs_dir="$$RUNS/ablations" $(SMALL)
 	$(RUN) -m alexnet_repro.evaluate --multirun run=$(subst $() ,$(comma),$(strip $(ABLATION_RUNS))) runs_dir="$$RUNS/ablations"
-	$(RUN) -m alexnet_repro.ablations runs_dir="$$RUNS/ablations" baseline=paper
+	$(RUN) -m alexnet_repro.ablations runs_dir="$$RUNS/ablations" baseline=$(BASELINE)
 endif
 
 prepare-imagenet: $(if $(SRC),$(VENV)/installed)  ## SRC=/path/to/archives [OUT=data/ilsvrc2012]: prepare ImageNet
@@ -118,14 +120,14 @@ gpu-check: $(VENV)/installed-dev  ## run the tests that need a GPU, and measure 
 	tested=$$?; $(RUN) tests/benchmarks/gpu.py gpu-check.json && exit $$tested
 
 # A run is stopped when the time is up, and continued by the same command; finished runs are skipped.
-gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9] [TINY=FILE.zip]: long runs on one GPU, the most valuable first
+gpu-claims: data/tiny_imagenet/manifest.json data/cifar10/manifest.json  ## [MINUTES=9] [TINY=FILE.zip] [GPU_RUNTIME=settings] [GPU_ABLATIONS=names]: long runs on one GPU, the most valuable first
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
 	for runs in experiment=tiny_imagenet_code2012,tiny_imagenet 'experiment=cifar10_lrn,cifar10_no_lrn,cifar10_13pct seed=0,1,2' \
-	  'experiment=$(ABLATIONS),$(MORE_ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet'; do \
+	  'experiment=$(GPU_ABLATIONS) seed=0,1 schedule=net170 schedule.epochs=24 data.path=data/tiny_imagenet'; do \
 	  left=$$(( end - $$(date +%s) )); \
 	  [ $$left -gt 0 ] || { echo 'the time is up; the same command continues'; exit 0; }; \
 	  case $$runs in *net170*) folder=$$RUNS/ablations;; *) folder=$$RUNS;; esac; \
-	  timeout --foreground --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runs_dir="$$folder" runtime.precision=bf16 runtime.data_on_gpu=true; \
+	  timeout --foreground --signal=TERM $$left $(RUN) -m alexnet_repro.train --multirun $$runs runs_dir="$$folder" $(GPU_RUNTIME); \
 	  case $$? in 0) ;; 124) echo 'the time is up; the same command continues'; exit 0;; *) exit 1;; esac; \
 	done
 

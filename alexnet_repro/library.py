@@ -169,7 +169,7 @@ class TrainedAlexNet(AlexNet):
 
 
 def load_run(
-    path: str | Path, checkpoint: str = LAST, devices: Sequence[str | torch.device] | None = None
+    path: str | Path, checkpoint: str = LAST, devices: str | torch.device | Sequence[str | torch.device] | None = None
 ) -> TrainedAlexNet:
     """The network of a run's folder, runs/NAME, in evaluation mode: an nn.Module from inputs to logits [N, classes].
 
@@ -180,6 +180,7 @@ def load_run(
     net.transform = Transform(loaded.input_rule())
     net.classes, net.words = list(loaded.classes), list(loaded.words)
     if devices is not None:
-        chosen, _ = choose_devices(net.config.columns, None, [str(device) for device in devices])
+        names = [devices] if isinstance(devices, str | torch.device) else devices
+        chosen, _ = choose_devices(net.config.columns, None, [str(name) for name in names])
         place(net, chosen)
     return net

@@ -29,7 +29,7 @@ from alexnet_repro.training.batches import Batches, refuse_misfit
 from alexnet_repro.training.loop import Trainer
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.saver import Saver
-from alexnet_repro.training.schedule import phase_after
+from alexnet_repro.training.schedule import described, divisions_done, phase_after
 from alexnet_repro.training.state import TrainingState
 from alexnet_repro.training.step import Stepper
 from alexnet_repro.training.stop import Stopped, StopRequest
@@ -92,6 +92,7 @@ def train(config: TrainConfig) -> int | None:
         narrow = f", {config.model.width:g} of its width" if config.model.width != 1 else ""
         where = f"{copies}columns on {', '.join(map(str, devices))}"
         say(f"model: {config.model.name}{narrow}, {where}; run folder {folder.path}")
+        say(f"schedule: {described(config.schedule)}")
         checkpoint, warning = folder.last_checkpoint()
         if warning:
             say(f"warning: {warning}")
@@ -113,6 +114,12 @@ def train(config: TrainConfig) -> int | None:
             return STOPPED
     took = f", {duration(time.monotonic() - started)} since this start"
     say(f"done: {_result(config, state.history, took)}")
+    schedule, divisions = config.schedule, divisions_done(config.schedule, state.history)
+    if schedule.patience is not None and state.epoch >= schedule.epochs and divisions < schedule.divisions:
+        say(
+            f"note: schedule.epochs={schedule.epochs} ended it after {divisions} of {schedule.divisions} divisions of "
+            "the rate; the same command with 'allow_changes=[schedule.epochs]' schedule.epochs=N goes on"
+        )
     return STOPPED if stop else None  # asked when there was nothing left to stop, but perhaps another job
 
 

@@ -94,7 +94,8 @@ class Manifest:
             raise RequestError(
                 f"{folder}: no prepared data set here ({MANIFEST} is missing); prepare one with "
                 f"`make prepare-imagenet SRC=/path/to/archives OUT={folder}`; smaller ones: `make sample`, "
-                "`make cifar10`, `make fashion-mnist`"
+                "`make cifar10`, `make fashion-mnist`; Tiny-ImageNet: `python -m data_prep.prepare "
+                f"src=tiny-imagenet-200.zip out={folder}`"
             )
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))

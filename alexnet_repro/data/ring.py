@@ -105,7 +105,7 @@ class Ring:
         return slot
 
     def lend(self, slot: int, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        """What `arrays` gave. The slot is free again when nothing is left that shares this memory."""
+        """These arrays of the slot, once. The slot is free again when nothing is left that shares their memory."""
         weakref.finalize(arrays["images"].base, self.free.append, slot).atexit = False
         return {name: torch.from_numpy(array) for name, array in arrays.items() if name != "rows"}
 

@@ -2,7 +2,7 @@
 when one of them dies, hangs, or is interrupted.
 
 Batch k is read by worker k modulo their number, and taken in order. What is asked for lies in the slot, so that a
-message is four integers (slot, images, side, source); it is answered by None, or by an error.
+message is four integers (slot, images, side, source); the answer is empty, or a pickled error.
 """
 
 import atexit
@@ -30,9 +30,7 @@ from data_prep.common.errors import RunError
 from data_prep.common.text import one_line
 from data_prep.reader import Shards
 
-# slot, images, side, source. Packed, and with poll objects that are kept, as Connection's own send, recv and poll make
-# the parent spend a sixth more on a batch.
-_MESSAGE = struct.Struct("4q")
+_MESSAGE = struct.Struct("4q")  # slot, images, side, source; Connection.send would pickle them
 _AHEAD = 2  # batches that each worker may be ahead
 _IN_USE = 3  # batches that may be in use meanwhile: one computed on, one being copied, one whose copy is just done
 _LOOK_AFTER_WORKERS = 1.0  # seconds between two looks at whether all are alive
@@ -91,7 +89,7 @@ class _UnderWay:
     stream: int
     worker: int
     slot: int
-    arrays: dict[str, np.ndarray]  # what lies in the slot
+    arrays: dict[str, np.ndarray]  # in the slot, which they keep
 
 
 class Workers:
@@ -108,7 +106,7 @@ class Workers:
         self._sources, self._images, self._side, self._loading = list(sources), images, side, loading
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        self._answers: list[select.poll] = []
+        self._pollers: list[select.poll] = []  # of the connections; Connection.poll would make one for each call
         self._streams: deque[tuple[int, Iterator[Request]]] = deque()
         self._under_way: deque[_UnderWay] = deque()  # in the order in which they are taken
         self._streams_begun = self._requests_given = 0
@@ -127,8 +125,8 @@ class Workers:
                         target=_work, args=(theirs, self._ring, number, self._sources), daemon=True
                     )
                     self._connections.append(connection)
-                    self._answers.append(select.poll())
-                    self._answers[-1].register(connection, select.POLLIN)
+                    self._pollers.append(select.poll())
+                    self._pollers[-1].register(connection, select.POLLIN)
                     process.start()
                     self._processes.append(process)
                     theirs.close()
@@ -152,7 +150,7 @@ class Workers:
             process.join(_DYING)
         for connection in self._connections:
             connection.close()
-        self._processes, self._connections, self._answers = [], [], []
+        self._processes, self._connections, self._pollers = [], [], []
         self._streams.clear()
         self._under_way.clear()
 
@@ -231,11 +229,11 @@ class Workers:
 
     def _answer(self, asked: _UnderWay) -> RunError | None:
         """What the worker says: None, or why it could not."""
-        connection, answers = self._connections[asked.worker], self._answers[asked.worker]
+        connection, poller = self._connections[asked.worker], self._pollers[asked.worker]
         loading, started = self._loading, time.monotonic()
         while True:
             try:
-                if answers.poll(1000 * _LOOK_AFTER_WORKERS):
+                if poller.poll(1000 * _LOOK_AFTER_WORKERS):  # milliseconds
                     answer = connection.recv_bytes()
                     return pickle.loads(answer) if answer else None
             except (OSError, EOFError):

@@ -22,8 +22,7 @@ from alexnet_repro.config import NormConfig
 
 _PLACES = 512  # in a block of work
 
-# forward(x, y, alpha, k) fills y, backward(x, grad, result, alpha, k) fills result; all [images, rows, columns, maps],
-# of float32, float64, or the bits of bfloat16 as uint16, which are computed in float32
+# forward(x, y, alpha, k) fills y, backward(x, grad, result, alpha, k) fills result; all [images, rows, columns, maps]
 Pass = Callable[..., None]
 
 # Where there is no OpenMP, Numba has threads of its own, and ends the process if two Python threads call it at once.
@@ -41,17 +40,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
-    """The forward pass of [x], or the backward pass of [x, gradient of y]: [N, C, H, W] -> [N, C, H, W] in the dtype
-    and memory layout of x; on as many threads as PyTorch has.
+    """The forward pass of [x], or the backward pass of [x, gradient of y]: float32 or float64, [N, C, H, W] -> [N, C,
+    H, W] in the memory layout of x; on as many threads as PyTorch has.
     """
     global _called
-    x = inputs[0]
-    number, narrow = np.float64 if x.dtype == torch.float64 else np.float32, x.dtype == torch.bfloat16
-    dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
-    dense = [tensor.detach().to(dtype).contiguous(memory_format=torch.channels_last) for tensor in inputs]
+    dense = [tensor.detach().contiguous(memory_format=torch.channels_last) for tensor in inputs]
     result = torch.empty_like(dense[0])
-    arrays = [_array(tensor.permute(0, 2, 3, 1)) for tensor in (*dense, result)]
-    forward, backward = (_over_places if over_places else _across_maps)(c.size, c.beta, number, narrow)
+    arrays = [tensor.permute(0, 2, 3, 1).numpy() for tensor in (*dense, result)]
+    number: Any = arrays[0].dtype.type
+    forward, backward = (_over_places if over_places else _across_maps)(c.size, c.beta, number)
     kernel = forward if len(inputs) == 1 else backward
     threads = torch.get_num_threads()
     with _one_caller:
@@ -63,13 +60,7 @@ def run(inputs: Sequence[Tensor], c: NormConfig, over_places: bool) -> Tensor:
             kernel(*arrays, number(c.alpha), number(c.k))
         except (OSError, EOFError):  # what was compiled cannot be kept (a full disk), or was cut short
             _not_kept(kernel)(*arrays, number(c.alpha), number(c.k))
-    result = result.to(x.dtype)
-    return result if x.is_contiguous(memory_format=torch.channels_last) else result.contiguous()
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """The same memory; bfloat16, which numpy lacks, as uint16."""
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    return result if inputs[0].is_contiguous(memory_format=torch.channels_last) else result.contiguous()
 
 
 def _compiled(kernel: Pass, key: tuple[Any, ...], keep: bool = True) -> Pass:
@@ -127,33 +118,13 @@ def _sum_columns(total, padded, size, maps):  # type: ignore[no-untyped-def]
             total[i] += shifted[i]
 
 
-@numba.njit
-def _widened(bits):  # type: ignore[no-untyped-def]
-    """bfloat16 -> float32 [rows, numbers]."""
-    wide = np.empty(bits.shape, np.uint32)
-    for row in range(len(bits)):
-        for i in range(bits.shape[1]):
-            wide[row, i] = np.uint32(bits[row, i]) << np.uint32(16)
-    return wide.view(np.float32)
-
-
-@numba.njit
-def _rounded(wide, bits):  # type: ignore[no-untyped-def]
-    """Fills `bits` with bfloat16, the nearest, of two as near the even one, as PyTorch does."""
-    exact = wide.view(np.uint32)
-    for row in range(len(bits)):
-        for i in range(bits.shape[1]):
-            odd = (exact[row, i] >> np.uint32(16)) & np.uint32(1)
-            bits[row, i] = np.uint16((exact[row, i] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-
-
-# What the loops below close over is part of the name under which Numba keeps them: numbers only, since a function would
-# have another name in each process. A branch on `narrow` is decided when they are compiled.
+# The values that the loops below close over are part of the key under which Numba keeps them, and must pickle alike in
+# every process. Numbers do, compiled functions do not; so the functions above are globals.
 
 
 @cache
-def _across_maps(size: int, beta: float, number: Any, narrow: bool) -> tuple[Pass, Pass]:
-    """Over windows of `size` neighbouring maps; computed as `number`. narrow: maps are bfloat16."""
+def _across_maps(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
+    """Over windows of `size` neighbouring maps."""
     half, three_quarters = size // 2, beta == 0.75
     minus_beta, twice_beta, one = number(-beta), number(2 * beta), number(1)
 
@@ -161,96 +132,77 @@ def _across_maps(size: int, beta: float, number: Any, narrow: bool) -> tuple[Pas
         places, maps = x.size // x.shape[3], x.shape[3]
         x, y = x.reshape(places, maps), y.reshape(places, maps)
         for block in prange((places + _PLACES - 1) // _PLACES):
-            begin, end = block * _PLACES, min(places, (block + 1) * _PLACES)
-            a = _widened(x[begin:end]) if narrow else x[begin:end]
-            b = np.empty((end - begin, maps), number) if narrow else y[begin:end]
-            squares = np.zeros(maps + 2 * half, number)  # zeros before the first map and after the last
-            for place in range(end - begin):
+            squares = np.zeros(maps + 2 * half, x.dtype)  # zeros before the first map and after the last
+            for place in range(block * _PLACES, min(places, (block + 1) * _PLACES)):
                 for i in range(maps):
-                    squares[half + i] = a[place, i] * a[place, i]
+                    squares[half + i] = x[place, i] * x[place, i]
                 for i in range(maps):
                     power, _ = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
-                    b[place, i] = a[place, i] * power
-            if narrow:
-                _rounded(b, y[begin:end])
+                    y[place, i] = x[place, i] * power
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
         places, maps = x.size // x.shape[3], x.shape[3]
         x, grad, result = x.reshape(places, maps), grad.reshape(places, maps), result.reshape(places, maps)
         for block in prange((places + _PLACES - 1) // _PLACES):
-            begin, end = block * _PLACES, min(places, (block + 1) * _PLACES)
-            a = _widened(x[begin:end]) if narrow else x[begin:end]
-            g = _widened(grad[begin:end]) if narrow else grad[begin:end]
-            r = np.empty((end - begin, maps), number) if narrow else result[begin:end]
-            squares, products = np.zeros(maps + 2 * half, number), np.zeros(maps + 2 * half, number)
-            direct = np.empty(maps, number)
-            for place in range(end - begin):
+            squares, products = np.zeros(maps + 2 * half, x.dtype), np.zeros(maps + 2 * half, x.dtype)
+            direct = np.empty(maps, x.dtype)
+            for place in range(block * _PLACES, min(places, (block + 1) * _PLACES)):
                 for i in range(maps):
-                    squares[half + i] = a[place, i] * a[place, i]
+                    squares[half + i] = x[place, i] * x[place, i]
                 for i in range(maps):
                     power, inverse = _powers(k + alpha * _sum_from(squares, i, size), three_quarters, minus_beta, one)
-                    direct[i] = g[place, i] * power
-                    products[half + i] = direct[i] * a[place, i] * inverse
+                    direct[i] = grad[place, i] * power
+                    products[half + i] = direct[i] * x[place, i] * inverse
                 for i in range(maps):
-                    r[place, i] = direct[i] - twice_beta * alpha * a[place, i] * _sum_from(products, i, size)
-            if narrow:
-                _rounded(r, result[begin:end])
+                    total = _sum_from(products, i, size)
+                    result[place, i] = direct[i] - twice_beta * alpha * x[place, i] * total
 
-    key = size, beta, "bfloat16" if narrow else number.__name__
+    key = size, beta, number.__name__
     return _compiled(forward, key), _compiled(backward, key)
 
 
 @cache
-def _over_places(size: int, beta: float, number: Any, narrow: bool) -> tuple[Pass, Pass]:
-    """Over windows of size x size places of the same map; number, narrow: as above."""
+def _over_places(size: int, beta: float, number: Any) -> tuple[Pass, Pass]:
+    """Over windows of size x size places of the same map."""
     half, three_quarters = size // 2, beta == 0.75
     minus_beta, twice_beta, one = number(-beta), number(2 * beta), number(1)
 
     def forward(x, y, alpha, k):  # type: ignore[no-untyped-def]
         images, rows, columns, maps = x.shape
         row_size, edge = columns * maps, half * maps
-        x, y = x.reshape(images, rows, row_size), y.reshape(images, rows, row_size)
         for image in prange(images):
-            a = _widened(x[image]) if narrow else x[image]
-            b = np.empty((rows, row_size), number) if narrow else y[image]
-            padded, total = np.zeros(row_size + 2 * edge, number), np.empty(row_size, number)
+            x_rows, y_rows = x[image].reshape(rows, row_size), y[image].reshape(rows, row_size)
+            padded, total = np.zeros(row_size + 2 * edge, x.dtype), np.empty(row_size, x.dtype)
             for row in range(rows):
-                _sum_rows(padded[edge : edge + row_size], a, a, row, half)
+                _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
                 _sum_columns(total, padded, size, maps)
-                a_row, b_row = a[row], b[row]
+                x_row, y_row = x_rows[row], y_rows[row]
                 for i in range(row_size):
                     power, _ = _powers(k + alpha * total[i], three_quarters, minus_beta, one)
-                    b_row[i] = a_row[i] * power
-            if narrow:
-                _rounded(b, y[image])
+                    y_row[i] = x_row[i] * power
 
     def backward(x, grad, result, alpha, k):  # type: ignore[no-untyped-def]
         images, rows, columns, maps = x.shape
         row_size, edge = columns * maps, half * maps
-        x, grad = x.reshape(images, rows, row_size), grad.reshape(images, rows, row_size)
-        result = result.reshape(images, rows, row_size)
         for image in prange(images):
-            a = _widened(x[image]) if narrow else x[image]
-            g = _widened(grad[image]) if narrow else grad[image]
-            r = np.empty((rows, row_size), number) if narrow else result[image]
-            padded, total = np.zeros(row_size + 2 * edge, number), np.empty(row_size, number)
-            factors = np.empty((rows, row_size), number)  # of x in the second sum
+            x_rows, g_rows = x[image].reshape(rows, row_size), grad[image].reshape(rows, row_size)
+            result_rows = result[image].reshape(rows, row_size)
+            padded, total = np.zeros(row_size + 2 * edge, x.dtype), np.empty(row_size, x.dtype)
+            factors = np.empty((rows, row_size), x.dtype)  # of x in the second sum
             for row in range(rows):
-                _sum_rows(padded[edge : edge + row_size], a, a, row, half)
+                _sum_rows(padded[edge : edge + row_size], x_rows, x_rows, row, half)
                 _sum_columns(total, padded, size, maps)
-                g_row, r_row, factor_row = g[row], r[row], factors[row]
+                g_row, result_row, factor_row = g_rows[row], result_rows[row], factors[row]
                 for i in range(row_size):
                     power, inverse = _powers(k + alpha * total[i], three_quarters, minus_beta, one)
-                    r_row[i] = g_row[i] * power
-                    factor_row[i] = r_row[i] * inverse
+                    result_row[i] = g_row[i] * power
+                    factor_row[i] = result_row[i] * inverse
             for row in range(rows):
-                _sum_rows(padded[edge : edge + row_size], factors, a, row, half)
+                _sum_rows(padded[edge : edge + row_size], factors, x_rows, row, half)
                 _sum_columns(total, padded, size, maps)
-                a_row, r_row = a[row], r[row]
+                x_row, result_row = x_rows[row], result_rows[row]
                 for i in range(row_size):
-                    r_row[i] -= twice_beta * alpha * a_row[i] * total[i]
-            if narrow:
-                _rounded(r, result[image])
+                    result_row[i] -= twice_beta * alpha * x_row[i] * total[i]
 
-    key = size, beta, "bfloat16" if narrow else number.__name__
+    key = size, beta, number.__name__
     return _compiled(forward, key), _compiled(backward, key)

@@ -103,17 +103,19 @@ class _NormWithGradient(torch.autograd.Function):
     def forward(ctx, x: Tensor, c: NormConfig, sums: Sums) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         ctx.c, ctx.sums = c, sums
+        wide = x.to(_wide(x))
         if (cpu_norms := _cpu_norms(x)) is not None:
-            return cpu_norms.run([x], c, sums is sums_over_places)
-        return normalised(x.to(_wide(x)), c, sums).to(x.dtype)
+            return cpu_norms.run([wide], c, sums is sums_over_places).to(x.dtype)
+        return normalised(wide, c, sums).to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
+        wide, grad = x.to(_wide(x)), grad.to(_wide(x))
         if (cpu_norms := _cpu_norms(x)) is not None:
-            return cpu_norms.run([x, grad], ctx.c, ctx.sums is sums_over_places), None, None
-        return gradient(x.to(_wide(x)), grad.to(_wide(x)), ctx.c, ctx.sums).to(x.dtype), None, None
+            return cpu_norms.run([wide, grad], ctx.c, ctx.sums is sums_over_places).to(x.dtype), None, None
+        return gradient(wide, grad, ctx.c, ctx.sums).to(x.dtype), None, None
 
 
 def _wide(x: Tensor) -> torch.dtype:

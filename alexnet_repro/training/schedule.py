@@ -45,9 +45,9 @@ def next_phase(
         return Phase(finished=True)
     if config.patience is None:
         return _recorded(config, len(val_errors), batches)
-    divisions = plateaus(config.patience, config.min_improvement, val_errors[not_counted:])
-    rate = 1 / config.divide_by ** min(divisions, config.divisions)
-    return Phase(divisions > config.divisions or len(val_errors) >= config.epochs, rate, rate)
+    ended = plateaus(config.patience, config.min_improvement, val_errors[not_counted:])
+    rate = 1 / config.divide_by ** min(ended, config.divisions)
+    return Phase(ended > config.divisions or len(val_errors) >= config.epochs, rate, rate)
 
 
 def phase_after(config: ScheduleConfig, history: Sequence[Mapping[str, float]], batches: int = 0) -> Phase:
@@ -55,6 +55,25 @@ def phase_after(config: ScheduleConfig, history: Sequence[Mapping[str, float]], 
     val_errors, train_errors = ([row[f"{split}_top1_error"] for row in history] for split in ("val", "train"))
     at_chance = epochs_at_chance(config.counts_once_loss_below, history)
     return next_phase(config, val_errors, train_errors, at_chance, batches)
+
+
+def described(config: ScheduleConfig) -> str:
+    """One line: how long, and after which epochs of this run something changes."""
+    if config.patience is not None:
+        return f"{config.name}, at most {config.epochs} epochs"
+    positions = sorted({_position(config, change) for change in config.changes})
+    after = [f"{epoch} and {batches} batches" if batches else str(epoch) for epoch, batches in positions]
+    changes = f", changes after epoch {', '.join(after)}" if after else ""
+    return f"{config.name}, {config.epochs} epochs{changes}"
+
+
+def divisions_done(config: ScheduleConfig, history: Sequence[Mapping[str, float]]) -> int:
+    """How often plateaus have divided the rate; 0 for a schedule without them."""
+    if config.patience is None:
+        return 0
+    counted = history[epochs_at_chance(config.counts_once_loss_below, history) :]
+    ended = plateaus(config.patience, config.min_improvement, [row["val_top1_error"] for row in counted])
+    return min(ended, config.divisions)
 
 
 def changes_within(config: ScheduleConfig, epochs_done: int) -> set[int]:

@@ -221,6 +221,7 @@ def test_columns_go_where_they_are_put_and_saving_keeps_the_names(world: Path, t
     assert place(initialise(AlexNet(net.config, len(net.classes)), 0), ["cpu", "cpu"]).load_state_dict(
         torch.load(tmp_path / "mine.pt")
     )
+    assert load_run(world / "runs" / "one", devices="cpu").column_devices() == net.column_devices()
     with pytest.raises(ValueError, match=r"runs/none: no such run"):
         load_run(world / "runs" / "none")
 

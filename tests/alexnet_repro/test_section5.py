@@ -10,7 +10,14 @@ from networks import small
 from alexnet_repro.config import ScheduleConfig, TrainConfig
 from alexnet_repro.model import AlexNet
 from alexnet_repro.training.optimisers import buffers_of, optimiser_for, set_rates
-from alexnet_repro.training.schedule import Phase, changes_within, layers_with_own_rates, next_phase
+from alexnet_repro.training.schedule import (
+    Phase,
+    changes_within,
+    described,
+    divisions_done,
+    layers_with_own_rates,
+    next_phase,
+)
 from alexnet_repro.training.sgd import PaperSGD
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -232,6 +239,16 @@ def test_just_enough_is_an_improvement() -> None:
 
 def test_at_most_so_many_epochs() -> None:
     assert len(rates(plateau(epochs=5), [0.9 - i / 50 for i in range(20)])) == 5
+
+
+def test_a_line_says_where_a_schedule_stands() -> None:
+    history = [{"val_top1_error": error, "train_loss": 1.0, "chance_loss": 2.0} for error in [0.5] * 5]
+    config = plateau(min_improvement=0.0)  # as above, divided after three epochs, and again after five
+    assert [divisions_done(config, history[:epochs]) for epochs in (2, 3, 5)] == [0, 1, 2]
+    assert described(config) == f"test, at most {config.epochs} epochs"
+    fixed = load("train", TrainConfig, ["experiment=tiny_imagenet_code2012"]).schedule
+    assert described(fixed) == "net170, 30 epochs, changes after epoch 8, 15, 21, 22, 23"
+    assert divisions_done(fixed, history) == 0
 
 
 def test_fixed_divisions() -> None:

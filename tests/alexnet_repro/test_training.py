@@ -30,7 +30,16 @@ def test_a_finished_run_is_left_as_it_is(prepared: Path, tmp_path: Path, capsys:
     train(config)
     assert (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes() == before
     out = capsys.readouterr().out
-    assert "done: 1 epochs" in out and "finished before: 1 epochs" in out
+    assert "done: 1 epochs" in out and "finished before: 1 epochs" in out and "note:" not in out
+
+
+def test_a_plateau_schedule_cut_short_says_so(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config_for(prepared, tmp_path, "schedule=plateau", "schedule.epochs=1"))
+    out = capsys.readouterr().out
+    assert "schedule: plateau, at most 1 epochs" in out
+    assert "schedule.epochs=1 ended it after 0 of 3 divisions of the rate" in out
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(prepared: Path, tmp_path: Path) -> None:
