@@ -18,9 +18,11 @@ import copy
 import io
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -155,14 +157,9 @@ class SideBySide:
             yield self.to_float(patch) if floats else patch
 
     def their_inputs(self) -> Iterator[Tensor]:
-        size, images = self.config.batch_size, list[Tensor]()
-        for image in self.their_images(floats=True):
-            images.append(image)
-            if len(images) == size:
-                yield torch.stack(images)
-                images.clear()
-        if images:
-            yield torch.stack(images)
+        images = self.their_images(floats=True)
+        while batch := list(islice(images, self.config.batch_size)):
+            yield torch.stack(batch)
 
     def _their_transforms(self, image_size: int) -> tuple[v2.Compose, v2.Compose]:
         """An image to a uint8 patch, and a uint8 patch to the input, as one would write them with v2."""
@@ -219,12 +216,7 @@ def _medians(
     epochs: dict[str, Epoch], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, float]:
     """Seconds for an epoch, of this process's processor time by default; the first is not counted."""
-
-    def go_through(epoch: Epoch) -> None:
-        for _ in epoch():
-            pass
-
-    runs = {name: partial(go_through, epoch) for name, epoch in epochs.items()}
+    runs = {name: lambda epoch=epoch: deque(epoch(), maxlen=0) for name, epoch in epochs.items()}
     return medians(runs, repeats, clock=clock, warm_up=1)
 
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models import AlexNet_Weights
 
 from alexnet_repro.config import DataConfig, ModelConfig, TrainConfig
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import read_classes
-from alexnet_repro.model import AlexNet
+from alexnet_repro.model.alexnet import AlexNet, model_config
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import LAST, RunFolder
 from alexnet_repro.runs.settings import GROUP_NAMES, OF_INITIALISATION, differences
@@ -180,20 +180,12 @@ def _model(known: str, settings: Mapping[str, Any]) -> ModelConfig:
     """conf/model/`known` with `settings` over it. With `known` empty: the one of _KNOWN that has these settings, or
     else the paper's with them, named converted.
     """
-    composed = asdict(load("train", TrainConfig, [f"model={known or 'paper'}"]).model)
-    model = checked(_merged(composed, settings), ModelConfig)
+    model = model_config(known or "paper", settings)
     for name in () if known else _KNOWN:
-        other = load("train", TrainConfig, [f"model={name}"]).model
         ignored = (*GROUP_NAMES, *OF_INITIALISATION, _ACROSS)
-        if not differences({"model": model}, {"model": other}, ignore=ignored):
-            return checked(_merged(asdict(other), settings), ModelConfig)
+        if not differences({"model": model}, {"model": model_config(name)}, ignore=ignored):
+            return model_config(name, settings)
     return model if known else replace(model, name="converted")
-
-
-def _merged(config: dict[str, Any], settings: Mapping[str, Any]) -> DictConfig:
-    merged = OmegaConf.merge(config, dict(settings))
-    assert isinstance(merged, DictConfig)
-    return merged
 
 
 def _outputs(found: Found) -> int:

@@ -28,7 +28,6 @@ from data_prep.resize import prepare_image
 from data_prep.sources.inventory import begins_as_image, is_system
 
 _BAR = 30  # characters
-_FULL_BLOCK = "█"
 
 
 def predict(config: PredictConfig) -> int | None:
@@ -117,18 +116,11 @@ def _show(answer: dict[str, Any]) -> None:
         print(f"{name}: cannot be read as an image ({answer['error']})", file=sys.stderr)
         return
     print(name)
-    block = _FULL_BLOCK if _can_print(_FULL_BLOCK) else "#"
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    block = "█" if "█".encode(encoding, "ignore") else "#"
     for row in answer["labels"]:
         bar = block * round(_BAR * row["probability"])
         print(f"  {100 * row['probability']:5.1f} %  {bar:<{_BAR}}  {printable(row['words'])}")
-
-
-def _can_print(text: str) -> bool:
-    try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Probabilities over the views of section 4.1."""
+"""Probabilities over the views of section 4.1; and what validation during training makes of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from alexnet_repro import runtime
 from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Batch, ColumnInputs, View, views_of, whole_images
 from alexnet_repro.data.loader import loading_for
-from alexnet_repro.evaluation.metrics import GUESSES
+from alexnet_repro.evaluation.metrics import GUESSES, TOP_K, label_probabilities, label_ranks, losses, wrong
 from alexnet_repro.model import AlexNet, ReluObserver
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.reader import SplitReader
@@ -46,11 +46,9 @@ def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, pro
     return lambda batch, views, _: view_by_view(model, batch, views, inputs, config.precision)
 
 
-def predict(
-    forward: Forward, batches: Iterable[Batch], views: list[View], observe: ReluObserver | None = None
-) -> Predictions:
+def predict(forward: Forward, batches: Iterable[Batch], views: list[View]) -> Predictions:
     """`batches` of whole images; views[0] is the centre patch."""
-    return Predictions.joined(predict_batches(forward, batches, views, observe))
+    return Predictions.joined(predict_batches(forward, batches, views))
 
 
 def predict_batches(
@@ -61,6 +59,24 @@ def predict_batches(
         centre, average = forward(batch, views, observe)
         labels = batch.labels.cpu().numpy().copy()  # these are kept, and the batch should not be
         yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), labels)
+
+
+def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, observe: ReluObserver) -> Tensor:
+    """For validation during training, float64 [4]: the number of images, the sum of their log-losses in nats, top-1
+    errors, top-5 errors, all of the centre patch. Sums, so that ranks may add theirs up.
+    """
+    sums = torch.zeros(2 + len(TOP_K), dtype=torch.float64)
+    for part in predict_batches(forward, batches, [centre], observe):
+        images, ranks = len(part.labels), label_ranks(part.centre, part.labels)
+        loss = losses(label_probabilities(part.centre, part.labels)).sum()
+        sums += torch.tensor([images, loss, *(wrong(ranks, k).sum() for k in TOP_K)], dtype=torch.float64)
+    return sums
+
+
+def validation_errors(sums: Tensor) -> dict[str, float]:
+    """Mean loss in nats and errors as fractions, by the names of a run's history."""
+    images, loss, top1, top5 = sums.tolist()
+    return {"val_loss": loss / images, "val_top1_error": top1 / images, "val_top5_error": top5 / images}
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ the lower. Parameters are `conv3.a.weight` and so on, whatever devices the colum
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any, cast
@@ -105,9 +105,7 @@ class AlexNet(nn.Module):
         `overrides`: settings that differ, by their names there: input_size=227, conv1={"kernels": 64}. RequestError, a
         ValueError, for a name or a value that is refused.
         """
-        composed = load("summary", SummaryConfig, [f"model={model}"]).model
-        merged = cast(DictConfig, OmegaConf.merge(asdict(composed), overrides))
-        return cls(checked(merged, ModelConfig), classes, channels)
+        return cls(model_config(model, overrides), classes, channels)
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The last hidden layer with ReLUs (fc7), a tensor a column: the feature of Figure 4, right."""
@@ -163,6 +161,12 @@ class AlexNet(nn.Module):
             words = [seed, step, index] + [rank] * (rank > 0)
             state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
             module.reseed(int(state) >> 1)
+
+
+def model_config(name: str, settings: Mapping[str, Any] | None = None) -> ModelConfig:
+    """conf/model/`name`.yaml with `settings` over it. RequestError for a name or a value that is refused."""
+    composed = asdict(load("summary", SummaryConfig, [f"model={name}"]).model)
+    return checked(cast(DictConfig, OmegaConf.merge(composed, dict(settings or {}))), ModelConfig)
 
 
 class _Builder:

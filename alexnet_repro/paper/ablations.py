@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from alexnet_repro.config import ModelConfig, SummaryConfig, TrainConfig
-from alexnet_repro.model import AlexNet
+from alexnet_repro.config import ModelConfig, TrainConfig
+from alexnet_repro.model.alexnet import AlexNet, model_config
 from alexnet_repro.paper.numbers import ABLATIONS, Ablation
 from alexnet_repro.runs.settings import GROUP_NAMES, OF_AN_ABLATION, SCALE, differences, without_seed
-from data_prep.common.cli import load
 
 _NOISE = "augment.colour_noise"
+_network = cache(model_config)  # composing a configuration takes a moment
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,3 @@ def _dense_inputs(model: ModelConfig) -> int:
     with torch.device("meta"):
         layers = AlexNet(model, classes=10).layers()
     return next(layer.input_elements for name, layer in layers.items() if name.startswith("fc"))
-
-
-@cache  # composing a configuration takes a moment
-def _network(name: str) -> ModelConfig:
-    return load("summary", SummaryConfig, [f"model={name}"]).model

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -36,21 +36,6 @@ class LabelledImage:
     name: str  # split/key
     pixels: np.ndarray  # uint8 [S, S, C]
     label: str  # the name of the right class
-
-
-@dataclass
-class Guess:
-    label: str
-    probability: float
-    right: bool
-
-
-@dataclass
-class Classified:
-    """A test image and its most probable labels, most probable first."""
-
-    image: LabelledImage
-    guesses: list[Guess]
 
 
 def save(figure: "Figure", path: Path | BinaryIO) -> None:
@@ -131,24 +116,27 @@ def draw_training_errors(curves: Mapping[str, Sequence[Sequence[float]]], error:
     return figure
 
 
-def draw_labels(images: list[Classified]) -> "Figure":
-    """Figure 4, left: each image with its right label above, and its most probable labels as bars below."""
+def draw_labels(images: Sequence[LabelledImage], guesses: Sequence[Sequence[Mapping[str, Any]]]) -> "Figure":
+    """Figure 4, left: each image with its right label above, and its most probable labels as bars below.
+
+    `guesses`: of each image, most probable first; label, probability, and whether it is right.
+    """
     rows = -(-len(images) // _ACROSS)
     across = min(_ACROSS, len(images))
     figure = _figure(2.6 * across, 3.9 * rows)
     axes = figure.subplots(2 * rows, across, height_ratios=[2.4, 1] * rows, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for i, one in enumerate(images):
+    for i, (image, best) in enumerate(zip(images, guesses, strict=True)):
         row, column = divmod(i, _ACROSS)
         above, bars = axes[2 * row, column], axes[2 * row + 1, column]
-        _show(above, one.image)
-        above.set_title(short(one.image.label, _NAME), fontsize=9, parse_math=False)
-        places = range(len(one.guesses))
-        colours = [_RIGHT if guess.right else _OTHER for guess in one.guesses]
-        bars.barh(places, [guess.probability for guess in one.guesses], color=colours, height=0.85, alpha=0.55)
-        for place, guess in zip(places, one.guesses, strict=True):
-            bars.text(0.015, place, short(guess.label, _NAME), fontsize=8, va="center", parse_math=False)
+        _show(above, image)
+        above.set_title(short(image.label, _NAME), fontsize=9, parse_math=False)
+        places = range(len(best))
+        colours = [_RIGHT if guess["right"] else _OTHER for guess in best]
+        bars.barh(places, [guess["probability"] for guess in best], color=colours, height=0.85, alpha=0.55)
+        for place, guess in zip(places, best, strict=True):
+            bars.text(0.015, place, short(guess["label"], _NAME), fontsize=8, va="center", parse_math=False)
         bars.set(xlim=(0, 1), ylim=(GUESSES - 0.4, -0.6))
     return figure
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from alexnet_repro.evaluation.predictions import KeptView
 from alexnet_repro.evaluation.retrieval import Nearest
 from alexnet_repro.model.kernels import colourfulness
 from alexnet_repro.report import drawings
-from alexnet_repro.report.drawings import Classified, Guess, LabelledImage
+from alexnet_repro.report.drawings import LabelledImage
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
@@ -83,20 +82,17 @@ def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView
 
 def add_labels(store: FigureStore, words: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
     """Figure 4, left; `words`: the classes' names in label order; `kept` has a row for each of `images`."""
-    classified = []
-    for image, label, top, probabilities in zip(
-        _labelled_images(words, images), images.labels, kept.top, kept.probabilities, strict=True
-    ):
+    shown, guesses = _labelled_images(words, images), []
+    for label, top, probabilities in zip(images.labels, kept.top, kept.probabilities, strict=True):
         best = zip(top[:GUESSES], probabilities[:GUESSES], strict=True)
-        classified.append(Classified(image, [Guess(words[i], float(p), bool(i == label)) for i, p in best]))
-    rows = [{**_described(store, one.image), "guesses": [asdict(guess) for guess in one.guesses]} for one in classified]
+        guesses.append([{"label": words[i], "probability": float(p), "right": bool(i == label)} for i, p in best])
+    rows = [{**_described(store, image), "guesses": best} for image, best in zip(shown, guesses, strict=True)]
     caption = (
-        f"{len(classified)} {images.folder.name} images, drawn at random, of different classes as far as there are; "
+        f"{len(shown)} {images.folder.name} images, drawn at random, of different classes as far as there are; "
         "the right label above, the five most probable below, the right one in orange."
     )
-    return store.add(
-        "labels", "Figure 4, left: the most probable labels", caption, drawings.draw_labels(classified), rows
-    )
+    figure = drawings.draw_labels(shown, guesses)
+    return store.add("labels", "Figure 4, left: the most probable labels", caption, figure, rows)
 
 
 def add_neighbours(

@@ -8,7 +8,7 @@ import json
 import zipfile
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -42,13 +42,10 @@ class Checkpoint:
         """Atomically: `path` holds a whole checkpoint at any moment. OSError if it cannot be written."""
 
         def write(file: BinaryIO) -> None:
-            output = _ErrorKeeper(file)
             try:
-                torch.save(vars(self), cast(IO[bytes], output))
-            except RuntimeError:  # torch sometimes raises this in place of the OSError of a failed write
-                if output.error is None:
-                    raise
-                raise output.error from None
+                torch.save(vars(self), file)
+            except RuntimeError as error:  # after a failed write torch cannot end the file either, and says only that
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
         write_atomically(path, write)
 
@@ -119,21 +116,3 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-class _ErrorKeeper:
-    """A file for torch.save that keeps the error of a failed write."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()

@@ -22,8 +22,7 @@ from typing import NoReturn
 import torch
 
 from alexnet_repro.data import Batch, LoaderError, views_of
-from alexnet_repro.evaluation.inference import Forward
-from alexnet_repro.evaluation.validation import validation_errors, validation_sums
+from alexnet_repro.evaluation.inference import Forward, validation_errors, validation_sums
 from alexnet_repro.runs.folder import BEST
 from alexnet_repro.runtime import exact_dtype
 from alexnet_repro.training.batches import Batches

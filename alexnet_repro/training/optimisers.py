@@ -29,9 +29,7 @@ class Adam(torch.optim.Adam):
         super().__init__(parameters, lr=learning_rate, betas=(beta1, beta2), fused=True)
 
     @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[no-untyped-def]
-        if closure is not None:
-            raise ValueError("the gradient is evaluated once a step; call step() without a closure")
+    def step(self) -> None:  # type: ignore[override]
         drop_frozen_gradients(self)
         found_inf = self.found_inf
         if found_inf is not None and any(p.device.type == "cpu" for g in self.param_groups for p in g["params"]):
@@ -47,14 +45,6 @@ class Adam(torch.optim.Adam):
         group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
         mean = self.state[parameter].get("exp_avg")
         return None if mean is None else mean * -group["lr"]
-
-    def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-        """As PaperSGD.buffers; no rates."""
-        kept: dict[str, dict[str, Tensor]] = {buffer: {} for buffer in self.BUFFERS}
-        for parameter, name in names.items():
-            for buffer, tensor in self.state[parameter].items():
-                kept[buffer][name] = tensor
-        return kept, {}
 
     def restore(
         self, names: Mapping[Tensor, str], buffers: Mapping[str, Mapping[str, Tensor]], _rates: Mapping[str, float]
@@ -109,9 +99,17 @@ def set_rates(optimiser: Optimiser, phase: Phase) -> None:
 
 
 def buffers_of(model: AlexNet, optimiser: Optimiser) -> dict[str, Any]:
-    """`buffers` and `buffer_rates` of a checkpoint. The buffers are the optimiser's own: the next step changes them."""
-    buffers, rates = optimiser.buffers(_names(model))
-    return {"buffers": buffers, "buffer_rates": rates}
+    """`buffers` and `buffer_rates` of a checkpoint: what the next step needs besides the weights, by PyTorch's name of
+    the buffer and then by the parameter's (none before the first step), and for section 5's rule the rate of each. The
+    buffers are the optimiser's own: the next step changes them.
+    """
+    names = _names(model)
+    kept = {key: {name: optimiser.state[p].get(key) for p, name in names.items()} for key in optimiser.BUFFERS}
+    groups = [group for group in optimiser.param_groups if "buffer_rate" in group]
+    return {
+        "buffers": {key: {name: b for name, b in own.items() if b is not None} for key, own in kept.items()},
+        "buffer_rates": {names[p]: group["buffer_rate"] for group in groups for p in group["params"]},
+    }
 
 
 def restore(checkpoint: Checkpoint, model: AlexNet, optimiser: Optimiser) -> None:

@@ -37,9 +37,7 @@ class PaperSGD(torch.optim.SGD):
             group["buffer_rate"] = group["lr"]  # the eps for which b = -v / eps
 
     @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[no-untyped-def]
-        if closure is not None:
-            raise ValueError("the paper's rule evaluates the gradient once a step; call step() without a closure")
+    def step(self) -> None:  # type: ignore[override]
         drop_frozen_gradients(self)
         for group in self.param_groups:
             self._rescale(group)
@@ -74,18 +72,10 @@ class PaperSGD(torch.optim.SGD):
         buffer = self.state[parameter].get("momentum_buffer")
         return None if buffer is None else buffer * -group["buffer_rate"]
 
-    def buffers(self, names: Mapping[Tensor, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-        """What the next step needs besides the weights: buffers, by PyTorch's name of the buffer and then by the
-        parameter's name in `names` (none before the first step), and for each parameter the rate of its buffer.
-        """
-        kept = {name: self.state[parameter].get("momentum_buffer") for parameter, name in names.items()}
-        rates = {names[p]: group["buffer_rate"] for group in self.param_groups for p in group["params"]}
-        return {"momentum_buffer": {name: buffer for name, buffer in kept.items() if buffer is not None}}, rates
-
     def restore(
         self, names: Mapping[Tensor, str], buffers: Mapping[str, Mapping[str, Tensor]], rates: Mapping[str, float]
     ) -> None:
-        """Takes what `buffers` gave; the next step is, to the bit, as without the interruption."""
+        """Takes what optimisers.buffers_of gave; the next step is, to the bit, as without the interruption."""
         for group in self.param_groups:
             kept = [buffers["momentum_buffer"].get(names[parameter]) for parameter in group["params"]]
             if all(buffer is None for buffer in kept):  # no step yet, or frozen from the first

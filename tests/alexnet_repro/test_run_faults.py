@@ -72,7 +72,7 @@ WHERE = [
     ("pathlib:Path.replace", 7),
     ("pathlib:Path.replace", 8),  # between `last` becoming `previous` and its successor becoming `last`
     ("alexnet_repro.training.saver:_link", 1),  # before `best`
-    ("alexnet_repro.evaluation.validation:label_ranks", 2),  # an evaluation
+    ("alexnet_repro.evaluation.inference:label_ranks", 2),  # an evaluation
     ("alexnet_repro.runs.metrics_log:MetricsLog.add", 5),  # the epoch's line in metrics.jsonl
 ]
 
