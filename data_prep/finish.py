@@ -15,7 +15,7 @@ from data_prep.plan import Plan, PrepareConfig
 from data_prep.preview import MEAN_IMAGE, PREVIEW, write_previews
 from data_prep.sources import Source
 from data_prep.statistics import ImageSums
-from data_prep.work import GatherTask, Record, ShardTask
+from data_prep.work import Record, ShardTask
 
 
 def finish(
@@ -25,7 +25,7 @@ def finish(
     plan: Plan,
     wnids: list[str],
     shards: Sequence[ShardTask],
-    gathered: Sequence[GatherTask],
+    gathered: Sequence[ShardTask],
 ) -> Manifest:
     """Writes all but the shards. `wnids` in the order of the labels. RunError if too many images were rejected."""
     sums = ImageSums.empty(config.image_size, source.channels)
@@ -35,7 +35,6 @@ def finish(
         rows: list[np.ndarray] = []
         infos: list[ShardInfo] = []
         for record in (Record.load(task.record) for task in shards if task.split == split):  # one at a time in memory
-            assert record.info is not None
             rows.append(record.index)
             infos.append(record.info)
             rejected += [Rejected(split, name, reason) for _, name, reason in record.rejected]

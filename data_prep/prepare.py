@@ -29,7 +29,7 @@ from data_prep.plan import (
 from data_prep.pool import cores, run_tasks
 from data_prep.sources import Source, find_source
 from data_prep.sources.completeness import check_md5, print_summary
-from data_prep.work import GatherTask, ImageFormat, Task, gather_tasks, gathered, shard_tasks, write_error
+from data_prep.work import ImageFormat, ShardTask, gathered, shard_tasks, write_error
 
 __all__ = ["PrepareConfig", "prepare"]
 
@@ -82,9 +82,9 @@ def _nothing_to_do(out: Path) -> None:
 def _make(config: PrepareConfig, out: Path, source: Source, images: Splits, plan: Plan) -> Manifest:
     form = ImageFormat(config.image_size, source.channels, config.encoding, config.jpeg_quality)
     wnids = sorted(images["train"].class_counts())
-    gather: list[GatherTask] = []
+    gather: list[ShardTask] = []
     if plan.in_source_order:
-        gather = gather_tasks(config, out, images, form)
+        gather = shard_tasks(config, out, images, wnids, form, gather=True)
         _run(gather, config, "read the source")
         images = gathered(images, gather)
     shards = shard_tasks(config, out, images, wnids, form)
@@ -92,7 +92,7 @@ def _make(config: PrepareConfig, out: Path, source: Source, images: Splits, plan
     return finish(out, config, source, plan, wnids, shards, gather)
 
 
-def _run(tasks: Sequence[Task], config: PrepareConfig, what: str) -> None:
+def _run(tasks: Sequence[ShardTask], config: PrepareConfig, what: str) -> None:
     """Those that are not done yet."""
     unfinished = [task for task in tasks if not task.is_done()]
     if len(unfinished) < len(tasks):

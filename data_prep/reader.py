@@ -31,20 +31,13 @@ class Shards:
         """`shape`: [S, S, C] of every image."""
         self.folder, self.encoding, self.shape = folder, encoding, shape
         self._files = [(info.file, info.bytes) for info in infos]
-        self._forget()
+        self._open: dict[int, io.FileIO] = {}  # the one used last comes last
+        self._buffer = np.empty(0, np.uint8)
         if encoding == "raw":
             self._header = _npy_header(shape)
 
-    def _forget(self) -> None:
-        self._open: dict[int, io.FileIO] = {}  # the one used last comes last
-        self._buffer = np.empty(0, np.uint8)
-
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in vars(self).items() if key not in ("_open", "_buffer")}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        vars(self).update(state)
-        self._forget()
+        return {**vars(self), "_open": {}, "_buffer": np.empty(0, np.uint8)}
 
     def path(self, shard: int) -> Path:
         return self.folder / self._files[shard][0]

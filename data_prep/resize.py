@@ -8,22 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # The paper names no filter. Our choice: Pillow's triangle filter when shrinking, which weighs every source pixel under
 # the target pixel, and cubic when enlarging (the authors' tool of 2014 took area and cubic).
 SHRINK = Image.Resampling.BILINEAR
 ENLARGE = Image.Resampling.BICUBIC
 
-_TURN = {  # by EXIF's orientation: what shows the image as it was seen
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _GZIP_MAGIC = b"\x1f\x8b"
 MOST_BYTES = 64 << 20  # of one image file; anything larger is no photograph
 
@@ -95,13 +86,6 @@ def prepared_square(image: Image.Image, size: int, channels: int = 3) -> Image.I
     return wanted(central_square(image if image.mode == "L" else wanted(image), size))
 
 
-def _turned_upright(image: Image.Image) -> Image.Image:
-    turn = None
-    with suppress(Exception):  # corrupt EXIF: Pillow raises what it likes, and the pixels may be well
-        turn = _TURN.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
-
-
 @contextmanager
 def pillow_warnings() -> Iterator[None]:
     """Silences Pillow's warnings, except that of an image too large, which becomes an error."""
@@ -133,7 +117,11 @@ def square_image(data: bytes, size: int, channels: int = 3, upright: bool = Fals
             raise ValueError(f"more than {MOST_BYTES >> 20} MB: no photograph")
         with Image.open(io.BytesIO(data)) as image:
             image.decodermaxblock = len(data)  # all at once: it is in memory
-            square = prepared_square(_turned_upright(image) if upright else image, size, channels)
+            if upright:
+                image.load()
+                with suppress(Exception):  # corrupt EXIF: Pillow raises what it likes, and the pixels may be well
+                    ImageOps.exif_transpose(image, in_place=True)
+            square = prepared_square(image, size, channels)
             square.info = {}  # or Pillow would write the comment into the next file
             return square
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

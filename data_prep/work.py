@@ -1,13 +1,12 @@
 """Units of work for several processes, each leaving a record by which a stopped preparation continues.
 
-Usually a unit is a shard, whose images are read where they lie. With `in_source_order`, other units come before the
-shards: they read the source from its beginning to its end and keep each prepared image in OUT/.unfinished, from which
-the shards are then filled. Either way every image is decoded once.
+A unit is a shard, whose images are read where they lie. With `in_source_order`, others come first: they read the source
+from its beginning to its end, into shards in OUT/.unfinished, from which those of the data set are then filled. Either
+way every image is decoded once.
 """
 
 import errno
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +82,7 @@ class ImageFormat:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage(SourceImage):
-    """An image that a GatherTask has prepared and keeps, or the reason why it could not."""
+    """An image that an earlier task has prepared and keeps, or the reason why it could not."""
 
     reason: str
 
@@ -97,16 +96,15 @@ class PreparedImage(SourceImage):
 
 @dataclass
 class Record:
-    """What a finished unit leaves: of a shard, its manifest entry and index; of both kinds, sums and rejections."""
+    """What a finished unit leaves: the shard's manifest entry and its rows of the index, sums and rejections."""
 
+    info: ShardInfo
     index: np.ndarray
     sums: ImageSums
     rejected: list[tuple[int, str, str]]  # number within the unit, name, reason
-    info: ShardInfo | None = None
 
     def save(self, path: Path) -> None:
-        info = None if self.info is None else asdict(self.info)
-        text = json.dumps({"info": info, "rejected": self.rejected, "images": self.sums.images})
+        text = json.dumps({"info": asdict(self.info), "rejected": self.rejected, "images": self.sums.images})
         # A unit has at most 8192 images: their sums of pixels fit into half the space.
         arrays = {"index": self.index, "pixels": self.sums.pixels.astype(np.int32), "products": self.sums.products}
         write_atomically(path, lambda file: np.savez(file, text=np.array(text), **arrays))  # type: ignore[arg-type]
@@ -117,11 +115,11 @@ class Record:
             text = json.loads(str(arrays["text"]))
             sums = ImageSums(text["images"], arrays["pixels"].astype(np.int64), arrays["products"])
             rejected = [(number, name, reason) for number, name, reason in text["rejected"]]
-            return cls(arrays["index"], sums, rejected, text["info"] and ShardInfo(**text["info"]))
+            return cls(ShardInfo(**text["info"]), arrays["index"], sums, rejected)
 
 
 @dataclass
-class Task(ABC):
+class ShardTask:
     """A unit: its images, and the two files that it writes, `record` last."""
 
     split: str
@@ -129,100 +127,60 @@ class Task(ABC):
     file: Path
     record: Path
     format: ImageFormat
+    number: int  # of the shard
+    first_key: int
+    labels: np.ndarray  # int32 [N]
 
     def is_done(self) -> bool:
         return self.record.is_file() and self.file.is_file()
 
     def run(self) -> None:
         """RunError if the source cannot be read, or OUT cannot be written. Leaves neither file if it is stopped."""
-        sums = RunningSums(self.format.image_size, self.format.channels)
-        rejected: list[tuple[int, str, str]] = []
-        written: list[tuple[np.ndarray, ShardInfo | None]] = []
+        records: list[Record] = []
         try:
             with pillow_warnings():  # around all images: for each by itself it would take a hundredth of the time
-                prepared = self._prepared(sums, rejected)
-                write_atomically(self.file, lambda file: written.append(self._write(file, prepared)))
-            index, info = written[0]
-            Record(index, sums.total(), rejected, info).save(self.record)
+                write_atomically(self.file, lambda file: records.append(self._fill(file)))
+            records[0].save(self.record)
         except Stopped:
             pass
         except OSError as error:
             raise write_error(self.file, error) from None
 
-    def _prepared(self, sums: RunningSums, rejected: list[tuple[int, str, str]]) -> Iterator[bytes | None]:
-        """The encoded bytes of each image; None for those that it adds to `rejected`."""
-        for number, image in enumerate(self.images):
+    def _fill(self, file: BinaryIO) -> Record:
+        writer, suffix = ShardWriter(file, self.number), encoding_suffix(self.format.encoding)
+        sums = RunningSums(self.format.image_size, self.format.channels)
+        rejected: list[tuple[int, str, str]] = []
+        for number, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
             if is_stopped():
                 raise Stopped
-            data = None
             try:
                 data = image.member() if isinstance(image, PreparedImage) else self.format.prepare(image, sums)
             except Unreadable as reason:
                 rejected.append((number, image.name, str(reason)))
-            yield data
-
-    @abstractmethod
-    def _write(self, file: BinaryIO, prepared: Iterator[bytes | None]) -> tuple[np.ndarray, ShardInfo | None]:
-        """Fills `file`; returns what the record has of it."""
-
-
-@dataclass
-class ShardTask(Task):
-    """One shard of the data set."""
-
-    number: int  # of the shard
-    first_key: int
-    labels: np.ndarray  # int32 [N]
-
-    def _write(self, file: BinaryIO, prepared: Iterator[bytes | None]) -> tuple[np.ndarray, ShardInfo | None]:
-        writer, suffix = ShardWriter(file, self.number), encoding_suffix(self.format.encoding)
-        for key, (data, label) in enumerate(zip(prepared, self.labels.tolist(), strict=True), start=self.first_key):
-            if data is not None:
-                writer.add(key, suffix, data, label)
-        info, index = writer.finish()
-        return index, info
-
-
-@dataclass
-class GatherTask(Task):
-    """Neighbours in the source, prepared one after the other into one file: index rows are offset, length (or -1)."""
-
-    def _write(self, file: BinaryIO, prepared: Iterator[bytes | None]) -> tuple[np.ndarray, ShardInfo | None]:
-        rows: list[tuple[int, int]] = []
-        for data in prepared:
-            rows.append((file.tell(), -1 if data is None else len(data)))
-            file.write(data or b"")
-        return np.array(rows, np.int64).reshape(-1, 2), None
+            else:
+                writer.add(self.first_key + number, suffix, data, label)
+        return Record(*writer.finish(), sums.total(), rejected)
 
 
 def shard_tasks(
-    config: PrepareConfig, out: Path, images: Splits, wnids: list[str], form: ImageFormat
+    config: PrepareConfig, out: Path, images: Splits, wnids: list[str], form: ImageFormat, gather: bool = False
 ) -> list[ShardTask]:
-    """`images` in the order of the shards; `wnids` in the order of the labels."""
+    """`images` in the order of the shards; `wnids` in the order of the labels. `gather`: those in OUT/.unfinished, for
+    the same images in the order of the source.
+    """
     tasks = []
     for split, listed in images.items():
+        listed = listed.take(listed.source_order()) if gather else listed
         labels = listed.labels(wnids)
         for number, first in enumerate(range(0, len(listed), config.images_per_shard)):
-            chosen = listed[first : first + config.images_per_shard]
-            file, record = out / split / shard_name(number), out / UNFINISHED / f"{split}-{number:05d}.npz"
-            own = labels[first : first + config.images_per_shard]
-            tasks.append(ShardTask(split, chosen, file, record, form, number, first, own))
+            own = slice(first, first + config.images_per_shard)
+            record = out / UNFINISHED / f"{'gathered-' * gather}{split}-{number:05d}.npz"
+            file = record.with_suffix(".tar") if gather else out / split / shard_name(number)
+            tasks.append(ShardTask(split, listed[own], file, record, form, number, first, labels[own]))
     return tasks
 
 
-def gather_tasks(config: PrepareConfig, out: Path, images: Splits, form: ImageFormat) -> list[GatherTask]:
-    """The same images in the order of the source."""
-    tasks = []
-    for split, listed in images.items():
-        ordered = listed.take(listed.source_order())
-        for number, first in enumerate(range(0, len(ordered), config.images_per_shard)):
-            chosen = ordered[first : first + config.images_per_shard]
-            name = out / UNFINISHED / f"source-{split}-{number:05d}"
-            tasks.append(GatherTask(split, chosen, name.with_suffix(".bin"), name.with_suffix(".npz"), form))
-    return tasks
-
-
-def gathered(images: Splits, tasks: Sequence[GatherTask]) -> Splits:
+def gathered(images: Splits, tasks: Sequence[ShardTask]) -> Splits:
     """The same images in the same places, as the finished tasks keep them."""
     result: Splits = {}
     for split, listed in images.items():
@@ -234,8 +192,10 @@ def gathered(images: Splits, tasks: Sequence[GatherTask]) -> Splits:
     return result
 
 
-def _prepared_images(task: GatherTask) -> Iterator[PreparedImage]:
+def _prepared_images(task: ShardTask) -> Iterator[PreparedImage]:
     record = Record.load(task.record)
     reasons = {number: reason for number, _, reason in record.rejected}
-    for number, (image, (offset, length)) in enumerate(zip(task.images, record.index.tolist(), strict=True)):
-        yield PreparedImage(image.name, image.wnid, str(task.file), offset, max(0, length), reasons.get(number, ""))
+    rows = iter(record.index[["offset", "length"]].tolist())
+    for number, image in enumerate(task.images):
+        offset, size = (0, 0) if number in reasons else next(rows)
+        yield PreparedImage(image.name, image.wnid, str(task.file), offset, size, reasons.get(number, ""))

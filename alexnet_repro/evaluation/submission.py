@@ -16,14 +16,7 @@ def read_ids(path: Path, classes: Sequence[str]) -> dict[str, int]:
     """
     if not path.exists():
         raise RequestError(f"devkit={path}: does not exist; give ILSVRC2012_devkit_t12.tar.gz or what it unpacks to")
-    try:
-        devkit = read_devkit(path, "ILSVRC2012_ID")
-    except RequestError as of_2012:
-        try:
-            devkit = read_devkit(path, "ILSVRC2010_ID")
-        except RequestError:
-            raise of_2012 from None
-    ids = {wnid: number for number, wnid in devkit.wnid_of_id.items()}
+    ids = {wnid: number for number, wnid in read_devkit(path, 2012, 2010).wnid_of_id.items()}
     if missing := [wnid for wnid in classes if wnid not in ids]:
         raise RequestError(f"devkit={path}: has no class {missing[0]} of this run; give the devkit of its release")
     return ids

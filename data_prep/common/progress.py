@@ -1,34 +1,25 @@
 """One progress bar for both packages: tqdm's on a terminal, plain lines now and then in a log."""
 
 import sys
-from typing import TextIO
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LINES = 30.0
 _LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}{unit}, {rate_fmt}{postfix}, left {remaining}"
 
 
 def progress_bar(
-    total: int,
-    what: str,
-    *,
-    done: int = 0,
-    unit: str = " images",
-    scaled: bool = False,
-    stays: bool = True,
-    seconds: float = _SECONDS_BETWEEN_LINES,
+    total: int, what: str, *, done: int = 0, unit: str = " images", stays: bool = True, seconds: float = 30
 ) -> "tqdm[None]":
     """A bar over `total` units, `done` of which were finished before. Unless it `stays`, it is erased at the end.
 
     As lines: one every `seconds`; one at the start and the end, too, if it stays.
     """
-    settings = {"total": total, "initial": done, "desc": what, "unit": unit, "unit_scale": scaled, "leave": stays}
+    settings = {"total": total, "initial": done, "desc": what, "unit": unit, "unit_scale": unit == "B", "leave": stays}
     if sys.stderr.isatty():
         return tqdm(**settings, dynamic_ncols=True)
     return tqdm(
         **settings,
-        file=_Lines(sys.stderr),
+        file=_Lines(),
         bar_format=_LINE,
         miniters=1,  # look at the clock at every update; tqdm skips some, for a bar redrawn ten times a second
         mininterval=seconds,
@@ -39,12 +30,9 @@ def progress_bar(
 class _Lines:
     """A stream for tqdm, which redraws one line again and again: each drawing becomes a line of its own."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
     def write(self, text: str) -> None:
         if text := text.strip():
-            print(text, file=self._stream, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def flush(self) -> None:
         """Every line was flushed as it was written."""

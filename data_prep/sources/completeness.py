@@ -89,7 +89,7 @@ def check_md5(source: Source) -> None:
         print("note: no official md5 is known for these files")
     for path, official in source.md5.items():
         digest = hashlib.md5(usedforsecurity=False)
-        bar = progress_bar(path.stat().st_size, f"md5 of {path.name}", unit="B", scaled=True, stays=False)
+        bar = progress_bar(path.stat().st_size, f"md5 of {path.name}", unit="B", stays=False)
         with path.open("rb") as file, bar:
             while block := file.read(1 << 22):
                 digest.update(block)

@@ -26,13 +26,13 @@ class Devkit:
     val_wnids: list[str]  # of validation image 1, 2, ...
 
 
-def read_devkit(path: Path, id_field: str) -> Devkit:
+def read_devkit(path: Path, *years: int) -> Devkit:
     """From ILSVRC2012_devkit_t12.tar.gz, ILSVRC2010_devkit-1.0.tar.gz, or what they unpack to.
 
-    `id_field`: ILSVRC2012_ID or ILSVRC2010_ID. RequestError if it is damaged or another devkit.
+    `years`: of the releases that it may be of. RequestError if it is damaged or another devkit.
     """
     files = _files_of_folder(path) if path.is_dir() else _files_of_archive(path)
-    leaves = _leaves(_only(files, _META, path), path, id_field)
+    leaves = _leaves(_only(files, _META, path), path, [f"ILSVRC{year}_ID" for year in years])
     wnid_of_id = {number: wnid for number, wnid, _, _ in leaves}
     return Devkit(
         wnid_of_id,
@@ -71,13 +71,15 @@ def _only(files: dict[str, bytes], ending: str, path: Path) -> bytes:
     raise RequestError(f"{path}: has no {ending}; is it the devkit of the release?")
 
 
-def _leaves(meta: bytes, path: Path, id_field: str) -> list[tuple[int, str, str, int]]:
+def _leaves(meta: bytes, path: Path, id_fields: list[str]) -> list[tuple[int, str, str, int]]:
     """(id, wnid, name, training images) of each class: the synsets without children."""
     import scipy.io  # takes a third of the time in which every process starts, and only this needs it
 
     try:
         synsets = scipy.io.loadmat(BytesIO(meta), squeeze_me=True)["synsets"]
-        counted = "num_train_images" in (synsets.dtype.names or ())
+        names = synsets.dtype.names or ()
+        id_field = next((name for name in id_fields if name in names), id_fields[0])
+        counted = "num_train_images" in names
         return [
             (int(s[id_field]), str(s["WNID"]), str(s["words"]), int(s["num_train_images"]) if counted else 0)
             for s in synsets

@@ -20,9 +20,8 @@ import numpy as np
 from data_prep.common.errors import RequestError
 from data_prep.common.text import one_line
 from data_prep.sources import zips
-from data_prep.sources.base import Listing, Source, SourceImage
+from data_prep.sources.base import Listing, Source, SourceImage, as_pnm
 from data_prep.sources.cifar10 import DAMAGE, unpickled
-from data_prep.sources.image import as_pnm
 from data_prep.sources.inventory import entries
 
 MAP = "map_clsloc.txt"

@@ -69,13 +69,6 @@ def read_split(folders: Iterable[Path], seen: Seen, known: Collection[str] = ())
     return images
 
 
-def has_classes(folder: Path) -> bool:
-    """Whether the images of `folder` seem to be sorted by class, at a first look."""
-    return folder.is_dir() and any(
-        path.is_dir() or inventory.is_archive(path.name) for path in inventory.entries(folder)
-    )
-
-
 def with_labels(images: Listing, known: Collection[str], label_of: Callable[[SourceImage], str]) -> Listing:
     """As they are if they are sorted into classes of train, else with the label that their names have."""
     found = images.class_counts()
@@ -186,7 +179,8 @@ def images_of_class(folder: Path, seen: Seen) -> Iterator[SourceImage]:
 
 
 def recognises(src: Path) -> bool:
-    return any(has_classes(folder) for folder in split_folders(src, "train"))
+    inside = (path for folder in split_folders(src, "train") for path in inventory.entries(folder))
+    return any(path.is_dir() or inventory.is_archive(path.name) for path in inside)
 
 
 def read(src: Path) -> Source:

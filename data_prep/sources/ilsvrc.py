@@ -27,7 +27,6 @@ class Release:
     year: int
     archives: dict[str, str]  # of each split
     devkits: tuple[str, ...]  # the archive, then what it unpacks to
-    id_field: str  # of the devkit's synsets
     complete: dict[str, int]
     smallest_class: int  # training images of it
     classes: int = 1000
@@ -51,7 +50,7 @@ class Release:
         """RequestError if a part is missing, damaged, or of another release."""
         seen = Seen(src)
         devkit_path = self._devkit(src)
-        devkit = None if devkit_path is None else read_devkit(devkit_path, self.id_field)
+        devkit = None if devkit_path is None else read_devkit(devkit_path, self.year)
         if not (part := self._part(src, "train")):
             raise RequestError(f"src={src}: {self._missing('train')}")
         train = self._images(src, "train", part, seen)
@@ -178,7 +177,6 @@ ILSVRC2012 = Release(
     year=2012,
     archives={"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"},
     devkits=("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12"),
-    id_field="ILSVRC2012_ID",
     complete={"train": 1_281_167, "val": 50_000},
     smallest_class=732,
     md5={
@@ -191,7 +189,6 @@ ILSVRC2010 = Release(
     year=2010,
     archives={split: f"ILSVRC2010_images_{split}.tar" for split in ("train", "val", "test")},
     devkits=("ILSVRC2010_devkit-1.0.tar.gz", "ILSVRC2010_devkit-1.0", "devkit-1.0"),
-    id_field="ILSVRC2010_ID",
     complete={"train": 1_261_406, "val": 50_000, "test": 150_000},
     smallest_class=668,
     test_truth="ILSVRC2010_test_ground_truth.txt",

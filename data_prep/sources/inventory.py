@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
-from data_prep.sources.image import DeadLink, SourceImage
+from data_prep.sources.base import DeadLink, SourceImage
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 

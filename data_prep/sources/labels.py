@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 
 from data_prep.common.text import encodable
-from data_prep.sources.listing import Listing
+from data_prep.sources.base import Listing
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}

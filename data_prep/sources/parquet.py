@@ -13,7 +13,6 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,10 +62,14 @@ def read(src: Path) -> Source:
 
     def rows(paths: list[Path]) -> Iterator[ParquetImage]:
         for path in paths:
-            with _one_line_if_damaged(path), pyarrow.parquet.ParquetFile(path) as file:
-                yield from _rows(file, path)
-                if not names:
-                    names.extend(_class_names(file.schema_arrow.metadata))
+            try:
+                with pyarrow.parquet.ParquetFile(path) as file:
+                    yield from _rows(file, path)
+                    if not names:
+                        names.extend(_class_names(file.schema_arrow.metadata))
+            except (pyarrow.ArrowException, OSError) as error:
+                reason = one_line(error)
+                raise RequestError(f"{path}: cannot be read as parquet ({reason}); download it again") from None
 
     for split in ("train", "val", "test"):
         if split in files:
@@ -122,11 +125,12 @@ class ParquetImage(SourceImage):
         import pyarrow
 
         try:
-            return _cursor_at(self.path).bytes_of(self.offset)[:most]
+            return _Cursor(self.path).bytes_of(self.offset)[:most]
         except (pyarrow.ArrowException, IndexError, KeyError, StopIteration) as error:
             raise OSError(f"row {self.offset}: {one_line(error)}") from None
 
 
+@lru_cache(maxsize=1)  # one file at a time is enough for reading in the source's order
 class _Cursor:
     """Where this process is in one file. The next row costs nothing but itself; another one, its row group up to it."""
 
@@ -156,18 +160,3 @@ class _Cursor:
             self.first += 0 if self.images is None else len(self.images)
             self.images = next(self.batches).column("image").flatten()[0]
         return self.images[row - self.first].as_py() or b""
-
-
-@lru_cache(maxsize=1)  # one file at a time is enough for reading in the source's order
-def _cursor_at(path: str) -> _Cursor:
-    return _Cursor(path)
-
-
-@contextmanager
-def _one_line_if_damaged(path: Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RequestError(f"{path}: cannot be read as parquet ({one_line(error)}); download it again") from None

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
-from data_prep.sources.image import SourceImage
+from data_prep.sources.base import SourceImage
 from data_prep.sources.inventory import (
     HIDDEN,
     NO_IMAGES,
@@ -31,7 +31,7 @@ def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
     """An archive of all classes: a tar of tars, one a class and named after it (the official train archives); or of
     folders, <class>/<image>; or (those of val) of images without a class.
     """
-    bar = progress_bar(path.stat().st_size, f"list {path.name}", unit="B", scaled=True, stays=False)
+    bar = progress_bar(path.stat().st_size, f"list {path.name}", unit="B", stays=False)
     with path.open("rb") as file, bar:
         for inner in members(file, path):
             bar.update(inner.offset_data - bar.n)

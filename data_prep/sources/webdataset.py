@@ -21,8 +21,7 @@ from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
 from data_prep.format import MANIFEST
 from data_prep.sources import tars
-from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.image import as_pnm
+from data_prep.sources.base import Listing, Source, SourceImage, as_pnm
 from data_prep.sources.inventory import (
     HIDDEN,
     NO_IMAGES,
@@ -103,10 +102,7 @@ def read(src: Path) -> Source:
 
 
 def _images(shards: list[Path], seen: Seen) -> Iterator[SourceImage]:
-    bar = progress_bar(
-        sum(path.stat().st_size for path in shards), "list the shards", unit="B", scaled=True, stays=False
-    )
-    with bar:
+    with progress_bar(sum(path.stat().st_size for path in shards), "list the shards", unit="B", stays=False) as bar:
         for path in shards:
             with path.open("rb") as file:
                 yield from _of_shard(file, path, seen)

@@ -306,6 +306,8 @@ def test_predict_turns_photographs_of_phones_upright(orientation: int, tmp_path:
     Image.fromarray(stored).save(tmp_path / "phone.png", exif=exif)
     assert np.array_equal(predict_command._read(tmp_path / "phone.png", 8), UPRIGHT[orientation](stored))
     assert np.array_equal(prepare_image((tmp_path / "phone.png").read_bytes(), 8), stored)  # as ImageNet is
+    Image.fromarray(stored).save(tmp_path / "phone.tif", exif=exif)  # which Pillow turns by itself
+    assert np.array_equal(predict_command._read(tmp_path / "phone.tif", 8), UPRIGHT[orientation](stored))
 
 
 def test_a_photograph_with_corrupt_exif_is_read_as_it_lies(tmp_path: Path) -> None:

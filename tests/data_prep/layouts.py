@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from conftest import Images
+from PIL import Image
 
 WORDS = {"n03530642": "honeycomb"}
 
@@ -20,6 +21,13 @@ WORDS = {"n03530642": "honeycomb"}
 def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def encoded(pixels: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """An image file."""
+    buffer = io.BytesIO()
+    (Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
@@ -209,7 +217,7 @@ def parquet_of_folders(folder: Path, train: Images, val: Images) -> None:
         write_parquet(folder / "default" / split / "0000.parquet", rows, wnids, row_group_size=16)
 
 
-ParquetRow = tuple[bytes | None, str | None, int]
+ParquetRow = tuple[bytes | None, str | None, int | str]
 
 
 def write_parquet(path: Path, rows: list[ParquetRow], names: list[str] | None, row_group_size: int) -> None:
@@ -217,7 +225,7 @@ def write_parquet(path: Path, rows: list[ParquetRow], names: list[str] | None, r
     import pyarrow.parquet
 
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    schema = pyarrow.schema([("image", image), ("label", pyarrow.int64())])
+    schema = pyarrow.schema([("image", image), ("label", pyarrow.array([rows[0][2]]).type)])
     if names is not None:
         features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
         schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})

@@ -141,18 +141,11 @@ def test_shards_with_labels_alone(archives: Path, tmp_path: Path) -> None:
 
 
 def test_text_labels_in_parquet_files(archives: Path, tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     train, val = independent_reading(archives)
     for split, images in (("train", train), ("validation", val)):
-        rows = [{"bytes": data, "path": None} for _, data in images.values()]
-        kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-        labels = pyarrow.array([f"class {wnid}" for wnid, _ in images.values()])
-        (tmp_path / "src").mkdir(exist_ok=True)
-        table = pyarrow.table({"image": pyarrow.array(rows, kind), "label": labels})
-        pyarrow.parquet.write_table(table, tmp_path / "src" / f"{split}.parquet")
-    source = find_source(tmp_path / "src")
+        rows: list[layouts.ParquetRow] = [(data, None, f"class {wnid}") for wnid, data in images.values()]
+        layouts.write_parquet(tmp_path / f"{split}.parquet", rows, None, row_group_size=1000)
+    source = find_source(tmp_path)
     assert [image.wnid for image in source.splits["train"]] == [f"class {wnid}" for wnid, _ in train.values()]
     images = source.splits["val"]
     assert [image.read(1 << 20) for image in images] == [data for _, data in val.values()]

@@ -7,6 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from layouts import encoded
 from PIL import Image
 
 from data_prep import format
@@ -45,12 +46,12 @@ def test_jpegs_are_decoded_as_pillow_does(side: int, channels: int) -> None:
         for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
             for quality in (10, 75, 95):
                 for progressive in (False, image is coarse):  # Pillow cannot write noise as a progressive one
-                    buffer = io.BytesIO()
-                    image.convert("L" if channels == 1 else "RGB").save(
-                        buffer, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive
-                    )
-                    expected = np.asarray(Image.open(buffer)).reshape(side, side, channels)
-                    got = format.decode(buffer.getvalue(), "jpeg", (side, side, channels))
+                    data = encoded(
+                        image.convert("L" if channels == 1 else "RGB"), "JPEG",
+                        quality=quality, subsampling=subsampling, progressive=progressive,
+                    )  # fmt: skip
+                    expected = np.asarray(Image.open(io.BytesIO(data))).reshape(side, side, channels)
+                    got = format.decode(data, "jpeg", (side, side, channels))
                     np.testing.assert_array_equal(got, expected)
 
 
@@ -58,10 +59,9 @@ def test_jpegs_are_decoded_as_pillow_does(side: int, channels: int) -> None:
 def test_damaged_jpegs_are_what_pillow_says_they_are(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg", reason="Pillow alone decodes where simplejpeg is not installed")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    image = Image.fromarray(pixels)
     image = {"grey": image.convert("L"), "another size": image.resize((64, 60))}.get(damage, image)
-    image.save(buffer, "PNG" if damage == "no JPEG" else "JPEG")
-    data = buffer.getvalue()
+    data = encoded(image, "PNG" if damage == "no JPEG" else "JPEG")
     data = {"cut": data[:-2], "zeros": data[:700] + bytes(500) + data[1200:], "empty": b""}.get(damage, data)
 
     def outcome() -> bytes | str:

@@ -15,8 +15,7 @@ import layouts
 import numpy as np
 import pytest
 from conftest import prepare_config
-from layouts import Images
-from PIL import Image
+from layouts import Images, encoded
 
 from data_prep.common.errors import RequestError
 from data_prep.format import Manifest
@@ -34,22 +33,16 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def saved(pixels: np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
 HOSTILE = {
     "huge_claim.JPEG": png_header(60_000, 60_000),
-    "narrow.JPEG": saved(np.zeros((1, 100_000), np.uint8)),
+    "narrow.JPEG": encoded(np.zeros((1, 100_000), np.uint8)),
     "bomb.JPEG": gzip.compress(bytes(400 << 20)),
     "empty.JPEG": b"",
     "text.JPEG": b"<svg/>",
-    "cut.JPEG": saved(np.zeros((50, 50, 3), np.uint8), "JPEG")[:-400],
+    "cut.JPEG": encoded(np.zeros((50, 50, 3), np.uint8), "JPEG")[:-400],
     b"not-utf8-\xff\xfe.JPEG".decode("utf-8", "surrogateescape"): b"no image",
 }
-WIDE = saved(np.tile(np.arange(256, dtype=np.uint8), (500, 391))[:, :100_000])  # 100,000 x 500: wide, yet an image
+WIDE = encoded(np.tile(np.arange(256, dtype=np.uint8), (500, 391))[:, :100_000])  # 100,000 x 500: wide, yet an image
 
 
 def test_hostile_images_are_listed_with_their_reasons(images: tuple[Images, Images], tmp_path: Path) -> None:

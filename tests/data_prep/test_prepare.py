@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from conftest import independent_reading, prepare_config
 from PIL import Image
+from test_photographs import reference
 
 from data_prep import drawing, sample
 from data_prep import prepare as prepare_module
@@ -33,15 +34,6 @@ from data_prep.prepare import prepare
 from data_prep.reader import SplitReader
 from data_prep.sample import image_file
 from data_prep.verify import check
-
-
-def by_pillow(data: bytes, size: int) -> bytes:
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    width, height = image.size
-    scale = size / min(width, height)
-    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size))).tobytes()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -59,7 +51,7 @@ def test_labels_and_pixels_are_those_of_the_archives(archives: Path, tmp_path: P
     for split, images in (("train", train), ("val", val)):
         reader = SplitReader(out, manifest, split)
         got = sorted((wnids[label], image.tobytes()) for image, label in (reader[i] for i in range(len(reader))))
-        assert got == sorted((wnid, by_pillow(data, 75)) for wnid, data in images.values())
+        assert got == sorted((wnid, reference(data, 75).tobytes()) for wnid, data in images.values())
     labels = SplitReader(out, manifest, "train").labels
     assert (np.diff(labels) < 0).any()  # train is shuffled
     val_names = sorted(val)

@@ -1,10 +1,10 @@
 """Section 2 against Pillow, step by step, and the odd files that ImageNet has."""
 
 import gzip
-import io
 
 import numpy as np
 import pytest
+from layouts import encoded
 from PIL import Image
 
 from data_prep.format import encode
@@ -15,12 +15,6 @@ def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x * 255 // width, y * 255 // height, (x * 7 + y * 3) % 256], axis=-1).astype(np.uint8)
     return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(

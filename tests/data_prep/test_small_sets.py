@@ -1,7 +1,6 @@
 """Fashion-MNIST and CIFAR-10 as they are published, and val drawn from train."""
 
 import gzip
-import io
 import json
 import pickle
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import prepare_config
+from layouts import encoded
 from PIL import Image
 
 from alexnet_repro.config import TrainConfig
@@ -59,18 +59,12 @@ def cifar10(folder: Path) -> Path:
     return folder
 
 
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 def cifar10_sheets(folder: Path) -> Path:
     """The images and labels of `cifar10`, an image a row."""
     folder.mkdir(parents=True)
     for i in range(5):
-        (folder / f"data_batch_{i + 1}.png").write_bytes(png(COLOUR[8 * i : 8 * i + 8].reshape(8, 1024, 3)))
-    (folder / "test_batch.png").write_bytes(png(COLOUR[40:].reshape(20, 1024, 3)))
+        (folder / f"data_batch_{i + 1}.png").write_bytes(encoded(COLOUR[8 * i : 8 * i + 8].reshape(8, 1024, 3)))
+    (folder / "test_batch.png").write_bytes(encoded(COLOUR[40:].reshape(20, 1024, 3)))
     (folder / "train_lables.json").write_text(json.dumps(LABELS[:40].tolist()))
     (folder / "test_lables.json").write_text(json.dumps(LABELS[40:60].tolist()))
     return folder
@@ -245,20 +239,20 @@ def test_damage_is_named(tmp_path: Path) -> None:
 def test_damaged_sheets_are_named(tmp_path: Path) -> None:
     sheets = cifar10_sheets(tmp_path / "package")
     rows = COLOUR[16:24].reshape(8, 1024, 3)
-    whole = png(rows)
+    whole = encoded(rows)
     huge = bytearray(whole)
     huge[16:24] = (1024).to_bytes(4, "big") + (1 << 24).to_bytes(4, "big")  # width and height in the header
     huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
     numbers = LABELS[:40].tolist()
     for name, data, said in (
-        ("data_batch_3.png", png(rows[:, :1023]), r"data_batch_3\.png: 1023x8 RGB, not 1024x10000 RGB"),
-        ("data_batch_3.png", png(rows[..., 0]), r"data_batch_3\.png: 1024x8 L, not"),
-        ("data_batch_3.png", png(np.zeros((10_001, 1024, 3), np.uint8)), "1024x10001 RGB, not"),
+        ("data_batch_3.png", encoded(rows[:, :1023]), r"data_batch_3\.png: 1023x8 RGB, not 1024x10000 RGB"),
+        ("data_batch_3.png", encoded(rows[..., 0]), r"data_batch_3\.png: 1024x8 L, not"),
+        ("data_batch_3.png", encoded(np.zeros((10_001, 1024, 3), np.uint8)), "1024x10001 RGB, not"),
         ("data_batch_3.png", bytes(huge), r"data_batch_3\.png: Image size \(17179869184 pixels\)"),
         ("data_batch_3.png", whole[: len(whole) // 2], r"data_batch_3\.png: .*truncated"),
         ("data_batch_3.png", b"text", r"data_batch_3\.png: no PNG"),
         ("data_batch_3.png", whole + bytes(64 << 20), r"data_batch_3\.png: [\d,]+ bytes; none of its files"),
-        ("data_batch_3.png", png(rows[:7]), "39 train images, but 40 labels"),
+        ("data_batch_3.png", encoded(rows[:7]), "39 train images, but 40 labels"),
         ("train_lables.json", json.dumps([*numbers[:-1], 10]).encode(), "label 10 in train; there are 10 classes"),
         ("train_lables.json", json.dumps([*numbers[:-1], -1]).encode(), "label -1 in train"),
         ("train_lables.json", json.dumps([*numbers[:-1], 1.5]).encode(), r"lables\.json: no list of whole numbers"),

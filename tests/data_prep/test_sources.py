@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import prepare_config
 from layouts import LAYOUTS, Images
-from test_prepare import by_pillow
+from test_photographs import reference
 
 from data_prep.common.errors import RequestError
 from data_prep.format import Manifest
@@ -62,7 +62,7 @@ def test_a_source_that_has_only_train_gives_a_val(layout: str, images: tuple[Ima
     for split in manifest.splits:
         reader = SplitReader(out, manifest, split)
         pixels[split] = np.stack([reader[i][0] for i in range(len(reader))])
-    whole = {(wnid, by_pillow(data, 75)) for wnid, data in images[0].values()}
+    whole = {(wnid, reference(data, 75).tobytes()) for wnid, data in images[0].values()}
     wnids = [info.wnid for info in manifest.classes]
     labelled = {
         (wnids[label], image.tobytes())
