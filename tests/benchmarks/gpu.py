@@ -169,7 +169,7 @@ def start(data: Path) -> Iterator[tuple[str, float, str]]:
         started = time.perf_counter()
         with log.open("w") as output:
             training = subprocess.Popen(
-                [*command, "runtime.precision=bf16", "log_every=1"], stdout=output, stderr=output
+                [*command, "gpus=1", "runtime.precision=bf16", "log_every=1"], stdout=output, stderr=output
             )
         try:
             while not read_metrics(Path(runs) / "start" / "metrics.jsonl", "steps"):
