@@ -26,6 +26,7 @@ from data_prep.reader import SplitReader
 
 _Pass = tuple[int, int | None]  # an epoch and its first batch, or None: the validation after it
 _READ_AT_ONCE = 128  # images on their way to the device; 25 MB in shared memory at 256 pixels
+_VALIDATED_AT_ONCE = 1024, 128 * 256**2  # images, and pixels, of a batch that lies on a GPU, if that is more than asked
 
 
 def refuse_misfit(config: TrainConfig, data: PreparedData, ranks: Ranks) -> None:
@@ -95,11 +96,19 @@ class Batches:
         """Whole images, each on one rank, after an epoch. `before_batch` is called before each batch that every rank
         has, so that ranks may act together there; the shares of some are a batch longer.
         """
-        on_every_rank = -(-(self.val_images // self._ranks.size) // self._config.optim.batch_size)
+        on_every_rank = -(-(self.val_images // self._ranks.size) // self._validated_at_once())
         for number, batch in enumerate(self._begin(epoch, None)):
             if number < on_every_rank:
                 before_batch()
             yield batch
+
+    def _validated_at_once(self) -> int:
+        """Images. Small ones on a GPU are many at a time: it would wait for the host between batches of 128."""
+        size, split = self._config.optim.batch_size, self._splits["validation"]
+        if isinstance(split, ResidentSplit) and split.images.is_cuda:
+            images, pixels = _VALIDATED_AT_ONCE
+            return max(size, min(images, pixels // self._data.image_size**2))
+        return size
 
     def _begin(self, epoch: int, first: int | None) -> Iterator[Batch]:
         """A pass over the training images; first=None: the validation after it. Workers that have read all of it go on
@@ -114,7 +123,7 @@ class Batches:
         config, data, ranks = self._config, self._data, self._ranks
         if first is None:
             return whole_images(
-                self._splits["validation"], data.image_size, config.optim.batch_size, self._workers,
+                self._splits["validation"], data.image_size, self._validated_at_once(), self._workers,
                 rank=ranks.rank, ranks=ranks.size,
             )  # fmt: skip
         order = shuffled(config.seed, epoch if config.optim.reshuffle else 0, self.train_images)

@@ -24,6 +24,8 @@ from alexnet_repro.data import (
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
+from alexnet_repro.training.batches import Batches
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.stop import StopRequest
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
@@ -157,3 +159,14 @@ def test_batches_of_a_gpu_are_handed_out_as_they_are(prepared: Path) -> None:
     for batch, copies in zip(given, on_devices(iter(given), [device, torch.device("cpu")]), strict=True):
         assert copies[device] is batch
         assert torch.equal(copies[torch.device("cpu")].images, batch.images.cpu())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_small_images_on_a_gpu_are_validated_many_at_a_time(prepared: Path, tmp_path: Path) -> None:
+    config, devices = small_config(prepared, tmp_path, "runtime.data_on_gpu=true"), [torch.device("cuda", 0)] * 2
+    asked: list[None] = []
+    with Batches(config, PreparedData(prepared), devices, Ranks(), StopRequest()) as batches:
+        batches.load()
+        (only,) = batches.validation(0, lambda: asked.append(None))
+    assert len(only.labels) == 30 > config.optim.batch_size
+    assert len(asked) == 1
