@@ -40,7 +40,9 @@ class PendingResult:
         if numbers.device.type == "cuda":
             self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
-            self._event = torch.cuda.current_stream(numbers.device).record_event()
+            # Who waits for it sleeps: busy loader processes keep a thread that spins waiting (docs/results.md).
+            event = torch.cuda.Event(blocking=True)
+            self._event = torch.cuda.current_stream(numbers.device).record_event(event)
         else:
             self._numbers = numbers
 
