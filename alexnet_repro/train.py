@@ -25,7 +25,7 @@ from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.checkpoint import load_checkpoint
 from alexnet_repro.runs.folder import LAST, RunFolder
 from alexnet_repro.training.background import Background
-from alexnet_repro.training.batches import Batches, refuse_misfit
+from alexnet_repro.training.batches import Batches, note_on_patches, refuse_misfit
 from alexnet_repro.training.loop import Trainer
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.saver import Saver
@@ -85,8 +85,9 @@ def train(config: TrainConfig) -> int | None:
         say: Callable[[str], None] = print if ranks.first else lambda _: None  # the first rank alone
         if warning:
             say(f"warning: {warning}")
-        if note := note_on_workers(config.runtime, ranks.local_size):
-            say(note)
+        for note in (note_on_workers(config.runtime, ranks.local_size), note_on_patches(config, data)):
+            if note:
+                say(note)
         say(f"data: {data.describe()}")
         copies = f"{ranks.size} copies, in the first " if ranks.size > 1 else ""
         narrow = f", {config.model.width:g} of its width" if config.model.width != 1 else ""

@@ -41,6 +41,18 @@ def refuse_misfit(config: TrainConfig, data: PreparedData, ranks: Ranks) -> None
                            "each process")  # fmt: skip
 
 
+def note_on_patches(config: TrainConfig, data: PreparedData) -> str | None:
+    """A line about patches with less than half the side of an image, which show pieces of things."""
+    side, image = config.model.input_size, data.image_size
+    if 2 * side >= image:
+        return None
+    fits = side * 256 // 224  # as in section 4.1
+    return (
+        f"note: patches of {side} pixels show less than half of the {image} of {data.folder}; images prepared with "
+        f"image_size={fits} suit them"
+    )
+
+
 class Batches:
     """This rank's share of every batch of a run. The processes that read them live while the context is open."""
 

@@ -122,8 +122,9 @@ def _pieces(typed: str) -> list[str]:
 
 
 def refuse_habits(words: Sequence[str], keys: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> None:
-    """RequestError, with the words to type, for a key by the name that it has elsewhere, for a path without a key, and
-    for the path of a data set in the place of its name. `groups`: of settings, with their choices.
+    """RequestError, with the words to type, for a key by the name that it has elsewhere, for a path without a key, for
+    the path of a data set in the place of its name, and for several choices of one group: where two of them say the
+    same thing, Hydra takes the last without a word. `groups`: of settings, with their choices.
     """
     for word in words:
         key, equals, value = word.partition("=")
@@ -135,6 +136,11 @@ def refuse_habits(words: Sequence[str], keys: Mapping[str, Any], groups: Mapping
                 f"{word}: {key}= takes the name of settings, {key}.path= a folder; write {key}.path={value}"
             )
         plain = key.lstrip("+")
+        if plain in groups and value.startswith("["):
+            raise RequestError(
+                f"{word}: {plain}= takes one name; --multirun {plain}=a,b does one after the other, and a change to "
+                "one is given by its key, such as model.dropout=0"
+            )
         if plain.startswith("resume"):
             raise RequestError(f"{word}: there is no such key; {_CONTINUES}")
         if equals and plain not in keys and plain not in groups and (right := right_key(plain, keys, groups)):

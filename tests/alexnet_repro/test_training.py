@@ -10,10 +10,12 @@ from conftest import SMALL
 from trainings import small_config, start
 
 from alexnet_repro.config import TrainConfig
+from alexnet_repro.data import PreparedData
 from alexnet_repro.model import AlexNet, initialise
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.train import train
+from alexnet_repro.training.batches import note_on_patches
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError, RunError
 
@@ -108,3 +110,11 @@ def test_a_network_larger_than_the_images_is_refused(prepared: Path, tmp_path: P
     with pytest.raises(RequestError, match=r"model\.input_size=227: larger than the 75 pixels"):
         train(config_for(prepared, tmp_path / "new", "model.input_size=227"))
     assert not (tmp_path / "new").exists()
+
+
+def test_patches_of_less_than_half_an_image_are_noted(prepared: Path, tmp_path: Path) -> None:
+    """An image prepared as the note says has the paper's 256 : 224."""
+    data = PreparedData(prepared)
+    assert note_on_patches(config_for(prepared, tmp_path, "model.input_size=38"), data) is None
+    note = note_on_patches(config_for(prepared, tmp_path, "model.input_size=35"), data)
+    assert note and "patches of 35 pixels show less than half of the 75" in note and "image_size=40" in note

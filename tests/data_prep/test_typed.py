@@ -109,6 +109,7 @@ def test_a_sweep_splits_text_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         (TrainConfig, "gpus=0,1", "gpus=0,1: several values for one; a list is written KEY=[a,b]"),
         (TrainConfig, "devices=[cpu:1] -a alexnet", "-a alexnet: settings are given as KEY=VALUE; write model=alexnet"),
         (TrainConfig, "data=/a", "data=/a: data= takes the name of settings, data.path= a folder; write data.path=/a"),
+        (TrainConfig, "experiment=[code2012,no_conv4]", "experiment=[code2012,no_conv4]: experiment= takes one name"),
         (TrainConfig, "/", "/: settings are given as KEY=VALUE; write data.path=/"),
         (PrepareConfig, "/ out=x", "/: settings are given as KEY=VALUE; write src=/"),
         (TrainConfig, "--config-dir", "argument -cd/--config-dir: expected one argument"),
