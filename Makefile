@@ -65,7 +65,7 @@ sample: $(VENV)/installed  ## draw the embedded sample and prepare it in data/sa
 	$(RUN) -m data_prep.sample $(SAMPLE_ARCHIVES)
 	$(RUN) -m data_prep.prepare src=$(SAMPLE_ARCHIVES) out=data/sample
 
-claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need no ImageNet (520: section 3.3 complete), list all
+claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need no ImageNet (520: section 3.3's pair complete), list all
 	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_relu,cifar10_tanh seed=0,1,2
 	$(RUN) -m alexnet_repro.figure1
 	$(RUN) -m alexnet_repro.train experiment=fashion_mnist

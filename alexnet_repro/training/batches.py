@@ -26,7 +26,6 @@ from data_prep.reader import SplitReader
 
 _Pass = tuple[int, int | None]  # an epoch and its first batch, or None: the validation after it
 _READ_AT_ONCE = 128  # images on their way to the device; 25 MB in shared memory at 256 pixels
-_VALIDATED_AT_ONCE = 1024, 128 * 256**2  # images, and pixels, of a batch that lies on a GPU, if that is more than asked
 
 
 def refuse_misfit(config: TrainConfig, data: PreparedData, ranks: Ranks) -> None:
@@ -46,11 +45,19 @@ def note_on_patches(config: TrainConfig, data: PreparedData) -> str | None:
     side, image = config.model.input_size, data.image_size
     if 2 * side >= image:
         return None
-    fits = side * 256 // 224  # as in section 4.1
     return (
-        f"note: patches of {side} pixels show less than half of the {image} of {data.folder}; images prepared with "
-        f"image_size={fits} suit them"
+        f"note: patches of {side} pixels have less than half the side of the {image}-pixel images in {data.folder}; "
+        f"image_size={side * 256 // 224} would keep section 4.1's proportion"
     )
+
+
+def validated_at_once(batch_size: int, image_size: int) -> int:
+    """Images in a batch of validation that lies on a GPU. Of images smaller than 256x256 as many pixels as 128 of those
+    have, and no more than 1,024 images: the GPU would wait for the host between batches of 128.
+    """
+    if image_size >= 256:
+        return batch_size
+    return max(batch_size, min(1024, 128 * 256**2 // image_size**2))
 
 
 class Batches:
@@ -115,12 +122,9 @@ class Batches:
             yield batch
 
     def _validated_at_once(self) -> int:
-        """Images. Small ones on a GPU are many at a time: it would wait for the host between batches of 128."""
         size, split = self._config.optim.batch_size, self._splits["validation"]
-        if isinstance(split, ResidentSplit) and split.images.is_cuda:
-            images, pixels = _VALIDATED_AT_ONCE
-            return max(size, min(images, pixels // self._data.image_size**2))
-        return size
+        on_gpu = isinstance(split, ResidentSplit) and split.images.is_cuda
+        return validated_at_once(size, self._data.image_size) if on_gpu else size
 
     def _begin(self, epoch: int, first: int | None) -> Iterator[Batch]:
         """A pass over the training images; first=None: the validation after it. Workers that have read all of it go on

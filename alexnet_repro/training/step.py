@@ -40,7 +40,7 @@ class PendingResult:
         if numbers.device.type == "cuda":
             self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
-            # Who waits for it sleeps: busy loader processes keep a thread that spins waiting (docs/results.md).
+            # blocking: who waits for it sleeps, and does not spin on a core that loader processes could use.
             event = torch.cuda.Event(blocking=True)
             self._event = torch.cuda.current_stream(numbers.device).record_event(event)
         else:

@@ -193,7 +193,7 @@ def _refusal(error: Exception, keys: Collection[str]) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra's error only says in which override
         error = error.__cause__
     if several := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
-        return f"{several[1]}: several values for one; a list is written KEY=[a,b], and --multirun takes each in turn"
+        return f"{several[1]}: several values for one; --multirun takes each in turn"
     if not isinstance(error, OmegaConfBaseException) or not error.full_key:
         return one_line(error)
     key = error.full_key

@@ -123,23 +123,23 @@ def _pieces(typed: str) -> list[str]:
 
 def refuse_habits(words: Sequence[str], keys: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> None:
     """RequestError, with the words to type, for a key by the name that it has elsewhere, for a path without a key, for
-    the path of a data set in the place of its name, and for several choices of one group: where two of them say the
-    same thing, Hydra takes the last without a word. `groups`: of settings, with their choices.
+    the path of a data set in the place of its name, and for several choices of one group: Hydra would merge them, and
+    where two set the same key take the last without a word. `groups`: of settings, with their choices.
     """
     for word in words:
         key, equals, value = word.partition("=")
         if not equals and Path(word).exists():
             first = next((key for key in _FIRST if key in keys), "KEY")
             raise RequestError(f"{word}: settings are given as KEY=VALUE; write {first}={word}")
-        if key in groups and f"{key}.path" in keys and value not in groups[key] and re.search(r"[/.~\\]", value):
-            raise RequestError(
-                f"{word}: {key}= takes the name of settings, {key}.path= a folder; write {key}.path={value}"
-            )
         plain = key.lstrip("+")
         if plain in groups and value.startswith("["):
             raise RequestError(
                 f"{word}: {plain}= takes one name; --multirun {plain}=a,b does one after the other, and a change to "
                 "one is given by its key, such as model.dropout=0"
+            )
+        if key in groups and f"{key}.path" in keys and value not in groups[key] and re.search(r"[/.~\\]", value):
+            raise RequestError(
+                f"{word}: {key}= takes the name of settings, {key}.path= a folder; write {key}.path={value}"
             )
         if plain.startswith("resume"):
             raise RequestError(f"{word}: there is no such key; {_CONTINUES}")

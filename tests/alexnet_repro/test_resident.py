@@ -24,13 +24,14 @@ from alexnet_repro.data import (
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
-from alexnet_repro.training.batches import Batches
+from alexnet_repro.training.batches import Batches, validated_at_once
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.stop import StopRequest
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError
 
-GPU = pytest.param("cuda:0", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = pytest.param("cuda:0", marks=NEEDS_GPU)
 
 
 def resident(data: PreparedData, split: str, device: torch.device) -> ResidentSplit:
@@ -136,7 +137,7 @@ def test_images_larger_than_the_memory_are_refused(prepared: Path, monkeypatch: 
     refuse_larger_than_memory(readers, torch.device("cpu"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@NEEDS_GPU
 def test_nothing_waits_for_the_gpu(prepared: Path) -> None:
     """After the first batch, before which the epoch's order and draws are copied."""
     device = torch.device("cuda", 0)
@@ -151,7 +152,7 @@ def test_nothing_waits_for_the_gpu(prepared: Path) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@NEEDS_GPU
 def test_batches_of_a_gpu_are_handed_out_as_they_are(prepared: Path) -> None:
     device = torch.device("cuda", 0)
     split = resident(PreparedData(prepared), "train", device)
@@ -161,12 +162,19 @@ def test_batches_of_a_gpu_are_handed_out_as_they_are(prepared: Path) -> None:
         assert torch.equal(copies[torch.device("cpu")].images, batch.images.cpu())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_small_images_on_a_gpu_are_validated_many_at_a_time(prepared: Path, tmp_path: Path) -> None:
-    config, devices = small_config(prepared, tmp_path, "runtime.data_on_gpu=true"), [torch.device("cuda", 0)] * 2
+def test_small_images_on_a_gpu_are_validated_many_at_a_time() -> None:
+    sides = {32: 1024, 64: 1024, 136: 453, 255: 129, 256: 128, 512: 128}
+    assert {side: validated_at_once(128, side) for side in sides} == sides
+    assert [validated_at_once(size, 256) for size in (32, 2000)] == [32, 2000]
+    assert [validated_at_once(size, 32) for size in (32, 2000)] == [1024, 2000]
+
+
+@pytest.mark.parametrize(("name", "images"), [("cpu", [16, 14]), pytest.param("cuda:0", [30], marks=NEEDS_GPU)])
+def test_batches_of_validation(prepared: Path, tmp_path: Path, name: str, images: list[int]) -> None:
+    config, devices = small_config(prepared, tmp_path, "runtime.data_on_gpu=true"), [torch.device(name)] * 2
     asked: list[None] = []
     with Batches(config, PreparedData(prepared), devices, Ranks(), StopRequest()) as batches:
         batches.load()
-        (only,) = batches.validation(0, lambda: asked.append(None))
-    assert len(only.labels) == 30 > config.optim.batch_size
-    assert len(asked) == 1
+        found = [len(batch.labels) for batch in batches.validation(0, lambda: asked.append(None))]
+    assert found == images
+    assert len(asked) == len(images)

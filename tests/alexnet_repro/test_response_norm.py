@@ -183,7 +183,7 @@ def test_threads_and_forks(layer: str, threads: int) -> None:
     DataLoader's, computes as well. workqueue: Numba's threads where there is no OpenMP.
     """
     code = IN_A_NEW_PROCESS.format(threads=threads)
-    quiet = ["-W", "ignore::DeprecationWarning"]  # Python 3.12 warns of forks beside threads
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]  # Python 3.12 warns of forks beside threads
     run = subprocess.run(
         [sys.executable, *quiet, "-c", code], capture_output=True, text=True,
         env={**os.environ, "NUMBA_THREADING_LAYER": layer},

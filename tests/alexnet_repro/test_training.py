@@ -117,4 +117,4 @@ def test_patches_of_less_than_half_an_image_are_noted(prepared: Path, tmp_path: 
     data = PreparedData(prepared)
     assert note_on_patches(config_for(prepared, tmp_path, "model.input_size=38"), data) is None
     note = note_on_patches(config_for(prepared, tmp_path, "model.input_size=35"), data)
-    assert note and "patches of 35 pixels show less than half of the 75" in note and "image_size=40" in note
+    assert note and "patches of 35 pixels have less than half the side of the 75-pixel" in note and "=40" in note

@@ -111,27 +111,29 @@ def take_state(ours: Stepper, theirs: Stepper) -> None:
 
 
 def assert_steps_agree(ours: Stepper, theirs: Stepper) -> None:
-    """Losses, and how far they move each tensor, through three phases with a short batch in each, which takes the plain
-    step. Three steps at a time from the same state: a form left to itself leaves another that rounds differently, for a
-    difference of 1e-6 tips a maximum over and grows to 0.1 in some twenty steps.
+    """Compares losses and the change of each tensor, through three phases with a short batch in each, which takes the
+    plain step. After every two steps ours takes the state of theirs: left to themselves, forms that round differently
+    part, for a difference of 1e-6 tips a maximum over, and grows to 0.1 in some twenty steps.
 
-    On a CPU two plain forms, of different memory layouts, are 2e-6 apart in the losses and 7e-4 in what moves, and so
-    they are with gradients changed by 1e-6. One stale mask, noise left on in the last phase, a velocity that keeps no
-    scale: 7e-2 or more in a loss, 0.2 or more in what moves.
+    Measured on a CPU with noise on the output of every layer: at 1e-6 of its deviation losses are 1.4e-4 apart and
+    changes 0.02, at 1e-5, more than rounding should be, 0.02 and 0.08. One stale mask, noise left on in the last phase,
+    a velocity that keeps no scale: 0.2 or more in a change.
     """
     done = 0
     for phase, noise in PHASES:
         for made in (ours, theirs):
             set_rates(made.optimiser, phase)
-        for sizes in ((16, 16, 16), (16, 5, 16)):
+        for sizes in ((16, 16), (16, 5), (16, 16)):
             before = [parameter.detach().clone() for parameter in theirs.model.parameters()]
             found, expected = (given_at_once(made, done, sizes, noise) for made in (ours, theirs))
-            assert furthest(found, expected) < 1e-3
+            assert furthest(found, expected) < 0.05
             for (name, own), other, start in zip(
                 ours.model.named_parameters(), theirs.model.parameters(), before, strict=True
             ):
                 moved = other - start
-                assert (own.to(start.device) - start - moved).norm() <= 0.05 * moved.norm(), name
+                assert (own.to(start.device) - start - moved).norm() <= 0.15 * moved.norm(), name
+                layer, kind = name.split(".")[0], name.split(".")[-1]
+                assert moved.any() == (phase.rate(layer, kind == "bias") > 0), name
             take_state(ours, theirs)
             done += len(sizes)
 
