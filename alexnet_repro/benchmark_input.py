@@ -118,7 +118,7 @@ class SideBySide:
         """Batches through a loader process, which lives as long as `stack`."""
         readers = {encoding: data.split("train") for encoding, data in self.prepared.items()}
         raw, unread = readers["raw"], copy.copy(readers["raw"])
-        unread.shards = _NoShards(raw.folder, raw.info.shards, raw.encoding, raw.shards.shape)
+        unread.shards = _NoShards(raw.folder, raw.info.shards, raw.shards.encoding, raw.shards.shape)
         readers["nothing read"] = unread
         size = self.config.batch_size
         order = np.resize(self.order, _BATCHES * size)

@@ -101,8 +101,8 @@ def train(config: TrainConfig) -> int | None:
             state.resume(checkpoint)
             say(f"continuing after {state}")
         elif taken:
-            state.init_from = taken.record
-            say(taken.summary)
+            state.init_from, summary = taken
+            say(summary)
         state.refuse_disagreement(ranks)
         if ranks.first:
             folder.write_config(config)

@@ -149,8 +149,7 @@ def _decode_jpeg(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     if simplejpeg is not None:
         with suppress(ValueError):
             if simplejpeg.decode_jpeg_header(data)[:3] == (*shape[:2], stored):
-                pixels: np.ndarray = simplejpeg.decode_jpeg(data, wanted)
-                return pixels
+                return simplejpeg.decode_jpeg(data, wanted)
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 

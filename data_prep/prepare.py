@@ -31,8 +31,6 @@ from data_prep.sources import Source, find_source
 from data_prep.sources.completeness import check_md5, print_summary
 from data_prep.work import ImageFormat, ShardTask, gathered, shard_tasks, write_error
 
-__all__ = ["PrepareConfig", "prepare"]
-
 
 def prepare(config: PrepareConfig) -> None:
     """Makes the data set, or what is missing of it.

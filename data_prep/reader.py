@@ -81,17 +81,16 @@ class Shards:
                 lines = self._read(shard, offsets[i] + len(self._header) + t * line, side * line)
                 flat[i] = lines.reshape(side, line)[:, x * channels : (x + side) * channels]
             else:
-                pixels = self._decode(self._read(shard, offsets[i], lengths[i]), shard, int(numbers[i]))
-                out[i] = pixels[t : t + side, x : x + side]
+                member = self._read(shard, offsets[i], lengths[i]).tobytes()
+                out[i] = self._decode(member, shard, int(numbers[i]))[t : t + side, x : x + side]
 
     def image(self, row: np.void, number: int) -> np.ndarray:
         """The whole image of an index row, uint8 [S, S, C]. Errors as `patches`."""
-        shard = int(row["shard"])
-        return self._decode(self._read(shard, int(row["offset"]), int(row["length"])), shard, number)
+        return self._decode(self.member(row), int(row["shard"]), number)
 
-    def _decode(self, data: np.ndarray, shard: int, number: int) -> np.ndarray:
+    def _decode(self, data: bytes, shard: int, number: int) -> np.ndarray:
         try:
-            return decode(data.tobytes(), self.encoding, self.shape)
+            return decode(data, self.encoding, self.shape)
         except ValueError as error:
             raise RunError(
                 f"{self.path(shard)}: image {number} cannot be decoded ({error}); "
@@ -173,13 +172,11 @@ class SplitReader:
             remedy = "; prepare the data again with val_from_train=0.01, say" if split == "val" else ""
             raise RequestError(f"{folder}: has no split {split!r}; it has {', '.join(manifest.splits)}{remedy}")
         self.folder = folder / split
-        self.encoding = manifest.encoding
-        self.channels = manifest.channels
         self.info = manifest.splits[split]
         self.index = self._load_index()
         self.labels = np.ascontiguousarray(self.index["label"], dtype=np.int64)
-        side = manifest.image_size
-        self.shards = Shards(self.folder, self.info.shards, self.encoding, (side, side, self.channels))
+        shape = (manifest.image_size, manifest.image_size, manifest.channels)
+        self.shards = Shards(self.folder, self.info.shards, manifest.encoding, shape)
 
     def _load_index(self) -> np.ndarray:
         path = self.folder / INDEX

@@ -4,7 +4,6 @@ Unknown keys and wrong types fail before any work; a value that makes no sense r
 """
 
 from alexnet_repro.config.commands import (
-    FIGURES,
     AblationsConfig,
     BenchmarkConfig,
     ClaimsConfig,
@@ -25,9 +24,7 @@ from alexnet_repro.config.model import (
     DenseConfig,
     ModelConfig,
     NormConfig,
-    OutputConfig,
     PoolConfig,
-    ResponseNormConfig,
 )
 from alexnet_repro.config.training import (
     AugmentConfig,
@@ -35,7 +32,6 @@ from alexnet_repro.config.training import (
     DataConfig,
     OptimConfig,
     RunConfig,
-    RunReference,
     RuntimeConfig,
     ScheduleConfig,
     TrainConfig,

@@ -13,7 +13,6 @@ from data_prep.reader import SplitReader
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 from data_prep.statistics import principal_components
 
-_CLASSES = 1000  # of both releases
 _MAY_LACK = 0.001  # of the training images, which a preparation may have rejected
 
 
@@ -63,6 +62,6 @@ class PreparedData:
             complete = release.complete
             train_whole = complete["train"] * (1 - _MAY_LACK) <= images["train"] <= complete["train"]
             others_whole = all(complete.get(split, n) == n for split, n in images.items() if split != "train")
-            if len(self.classes) == _CLASSES and train_whole and others_whole:
+            if len(self.classes) == release.classes and train_whole and others_whole:
                 return f"ILSVRC-{release.year}"
         return None

@@ -64,12 +64,9 @@ class InputTransform:
         mean = torch.from_numpy(rule.mean_image).to(device)  # [S, S, C]
         if self.line_by_line:
             self.mean_lines, self.mean_lines_mirrored = mean.flatten(1), mean.flip(1).flatten(1)  # [S, S * C]
-        elif rule.mean == "at_patch":
-            mean = mean.permute(2, 0, 1).contiguous()
-            windows = mean.unfold(1, rule.size, 1).unfold(2, rule.size, 1)
-            self.mean_patches = windows.permute(1, 2, 0, 3, 4)  # [33, 33, C, size, size], a view
         else:
-            self.mean_centre = torch.from_numpy(rule.centre_mean).to(device).permute(2, 0, 1).contiguous()
+            windows = mean.permute(2, 0, 1).contiguous().unfold(1, rule.size, 1).unfold(2, rule.size, 1)
+            self.mean_patches = windows.permute(1, 2, 0, 3, 4)  # [33, 33, C, size, size], a view
 
     def __call__(self, patches: Tensor, draws: Draws) -> Tensor:
         """uint8 [N, size, size, C], already cut where `draws` says -> float32 [N, C, size, size].
@@ -92,7 +89,7 @@ class InputTransform:
             x -= self.mean_patches[draws.top, draws.left]
             x = torch.where(mirror, x.flip(-1), x)
         else:
-            x = torch.where(mirror, x.flip(-1), x).sub_(self.mean_centre)
+            x = torch.where(mirror, x.flip(-1), x).sub_(self.mean_patches[self.rule.centre, self.rule.centre])
         if shift is not None:
             x += shift[:, :, None, None]
         return x if scale == 1 else x.mul_(scale)

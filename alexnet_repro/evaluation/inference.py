@@ -1,6 +1,7 @@
 """Probabilities over the views of section 4.1; and what validation during training makes of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class Predictions:
 
 Forward = Callable[[Batch, list[View], ReluObserver | None], tuple[Tensor, Tensor]]
 """From a batch of whole images to the probabilities for the first view, and their mean over all views, float32 [N, K]
-each; in test mode. Only the fast form calls the observer: its ReLUs are no modules, so hooks cannot see them."""
+each; in test mode. The observer is called for every layer that has ReLUs, if not for others too."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
@@ -43,7 +44,12 @@ def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, pro
         from alexnet_repro.evaluation.fast_views import FastViews  # needs Triton
 
         return FastViews(model, inputs.rule, config.precision)
-    return lambda batch, views, _: view_by_view(model, batch, views, inputs, config.precision)
+
+    def forward(batch: Batch, views: list[View], observe: ReluObserver | None) -> tuple[Tensor, Tensor]:
+        with model.observed(observe) if observe else nullcontext():
+            return view_by_view(model, batch, views, inputs, config.precision)
+
+    return forward
 
 
 def predict(forward: Forward, batches: Iterable[Batch], views: list[View]) -> Predictions:

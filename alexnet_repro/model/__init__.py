@@ -3,5 +3,3 @@
 from alexnet_repro.model.alexnet import AlexNet, ReluObserver
 from alexnet_repro.model.init import initialise
 from alexnet_repro.model.placement import choose_devices, devices_for, place
-
-__all__ = ["AlexNet", "ReluObserver", "choose_devices", "devices_for", "initialise", "place"]

@@ -5,7 +5,8 @@ the lower. Parameters are `conv3.a.weight` and so on, whatever devices the colum
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any, cast
@@ -26,7 +27,7 @@ from data_prep.common.errors import RequestError
 COLUMN_NAMES = "abcdefgh"
 
 Part = nn.Conv2d | nn.Linear | LocalConv2d
-# Called by the fast form with a layer's name and what each of its columns passes on, where it has ReLUs.
+# Called with a layer's name and what each of its columns passes on; by the fast form for layers with ReLUs alone.
 ReluObserver = Callable[[str, list[Tensor]], None]
 
 
@@ -147,6 +148,15 @@ class AlexNet(nn.Module):
         with layers[layer].register_forward_hook(lambda _module, _inputs, outputs: columns.extend(outputs)):
             self(images)
         return exchange.gather(columns, [columns[0].device])[0]
+
+    @contextmanager
+    def observed(self, observe: ReluObserver) -> Iterator[None]:
+        """Within it, `observe` is called for every layer that is computed."""
+        with ExitStack() as hooks:
+            for name, layer in self.layers().items():
+                hook = layer.register_forward_hook(lambda _layer, _inputs, columns, name=name: observe(name, columns))
+                hooks.enter_context(hook)
+            yield
 
     def layers(self) -> dict[str, Layer]:
         """The layers present, by the paper's names, first to last."""

@@ -64,8 +64,7 @@ def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> li
 
 @torch.compiler.disable  # a compiled graph cannot hold streams
 def _copies(targets: Sequence[torch.device], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    copies: tuple[Tensor, ...] = _PeerCopies.apply(targets, *tensors)
-    return copies
+    return _PeerCopies.apply(targets, *tensors)
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

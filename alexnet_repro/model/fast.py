@@ -214,8 +214,7 @@ class FastNetwork:
             assert config.same_map_norm is not None
             return same_map_norm(x, config.same_map_norm)
         if step in POOLS:
-            pooled: Tensor = pooling(step, config.pool)(x)
-            return pooled
+            return pooling(step, config.pool)(x)
         assert step == "norm"  # of a window that the kernel does not have
         return torch.cat([ResponseNorm(config.norm)(maps) for maps in x.chunk(len(columns), 1)], 1)
 
@@ -275,5 +274,4 @@ def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Columns' float32 weights or biases as those of one layer, in `dtype`; a convolution's channels-last."""
     if parts[0].dtype == dtype and parts[0].dim() < 4:
         return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-    result: Tensor = _Joined.apply(dtype, *parts)
-    return result
+    return _Joined.apply(dtype, *parts)

@@ -17,14 +17,12 @@ def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
 
     `kernels`: of each column, [kernels, 3, 11, 11] on the CPU. Each kernel is stretched to the full range by itself.
     """
-    grids = [_grid(part) for part in kernels]
+    grids = []
+    for part in kernels:
+        grid = make_grid(part, nrow=_KERNELS_A_ROW, padding=2, normalize=True, scale_each=True, pad_value=1.0)
+        grids.append((grid.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
     gap = np.full((_GAP, grids[0].shape[1], 3), 255, np.uint8)
     return np.concatenate([part for grid in grids for part in (gap, grid)][1:])
-
-
-def column_grids(model: AlexNet) -> list[np.ndarray]:
-    """One uint8 [H, W, 3] a column."""
-    return [_grid(part.weight.detach().cpu()) for part in model.conv1.parts()]
 
 
 def colourfulness(model: AlexNet) -> dict[str, tuple[float, float]]:
@@ -41,9 +39,3 @@ def colourfulness(model: AlexNet) -> dict[str, tuple[float, float]]:
         shares = (colour**2).sum((1, 2, 3)) / (kernels**2).sum((1, 2, 3)).clamp(min=1e-300)
         result[name] = (float(shares.mean()), float(shares.std(correction=0)))
     return result
-
-
-def _grid(kernels: torch.Tensor) -> np.ndarray:
-    grid = make_grid(kernels, nrow=_KERNELS_A_ROW, padding=2, normalize=True, scale_each=True, pad_value=1.0)
-    pixels: np.ndarray = (grid.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    return pixels

@@ -85,18 +85,15 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
             raise RequestError(f"devices: {name!r} is no device; use names like cpu or cuda:0") from None
         if device.type not in ("cpu", "cuda", "mps"):
             raise RequestError(f"devices: {name} is not supported; use names like cpu, cuda:0 or mps")
-        if device.type == "cpu":
-            if device.index:
-                raise RequestError(f"devices: {name} does not exist; all cores are one device, cpu")
-            device = torch.device("cpu")
-        if device.type == "cuda":
-            device = torch.device("cuda", device.index or 0)
-            if device.index >= available:
-                raise RequestError(f"devices: {name} does not exist; this machine has {available} CUDA device(s)")
+        # By the number that tensors carry, as batches are found by their device: a GPU's always, the CPU's never.
+        number = device.index or 0
+        if device.type == "cpu" and number:
+            raise RequestError(f"devices: {name} does not exist; all cores are one device, cpu")
+        if device.type == "cuda" and number >= available:
+            raise RequestError(f"devices: {name} does not exist; this machine has {available} CUDA device(s)")
         if device.type == "mps" and not torch.backends.mps.is_available():
             raise RequestError(f"devices: {name} does not exist; this is no Mac with a GPU that PyTorch can use")
-        if device.type == "mps":
-            device = torch.device("mps", device.index or 0)  # tensors there carry it, and batches are found by it
+        device = torch.device("cpu") if device.type == "cpu" else torch.device(device.type, number)
         if device not in chosen and (problem := _problem(device)):
             raise RequestError(f"devices: {name} cannot be used ({problem}); give devices=[cpu] to compute on the CPU")
         chosen.append(device)

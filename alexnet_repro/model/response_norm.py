@@ -79,8 +79,7 @@ class _Norm(nn.Module):
             return normalised(x.to(_wide(x)), self.config, self.sums).to(x.dtype)
         if x.dim() != 4:
             raise ValueError(f"maps of shape {tuple(x.shape)}: must be [N, C, H, W]")
-        result: Tensor = _NormWithGradient.apply(x, self.config, self.sums)
-        return result
+        return _NormWithGradient.apply(x, self.config, self.sums)
 
     def extra_repr(self) -> str:
         return str(self.config)

@@ -80,7 +80,7 @@ class Dashboard:
         self._file = EventFile(folder, self._first)
         self._reference = reference
         self._seen: dict[str, int] = {}  # the curves, and the last step of each
-        self._shown: list[str | list[str]] = []  # the charts of the layout last written
+        self._layout: dict[str, dict[str, list[str | list[str]]]] = {}  # that was written last
 
     def start(self, configuration: str, hyper_parameters: Mapping[str, bool | str | float | int]) -> None:
         """`configuration`: the resolved YAML. The HParams tab shows the hyper-parameters beside the latest errors: the
@@ -158,16 +158,11 @@ class Dashboard:
         """Writes the layout again whenever a chart gets its first curve, so that no chart is ever empty."""
         layout: dict[str, dict[str, list[str | list[str]]]] = {}
         for category, charts in _LAYOUT.items():
-            filled: dict[str, list[str | list[str]]] = {
-                title: ["Multiline", [pattern]]
-                for title, pattern in charts.items()
-                if any(re.match(pattern, tag) for tag in self._seen)
-            }
-            if filled:
-                layout[category] = filled
-        shown = [pattern for charts in layout.values() for _, pattern in charts.values()]
-        if shown != self._shown:
-            self._shown = shown
+            for title, pattern in charts.items():
+                if any(re.match(pattern, tag) for tag in self._seen):
+                    layout.setdefault(category, {})[title] = ["Multiline", [pattern]]
+        if layout != self._layout:
+            self._layout = layout
             self._file.add(summary.custom_scalars(layout), 0)
 
 

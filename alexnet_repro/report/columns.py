@@ -70,9 +70,8 @@ def draw(config: ModelConfig, classes: int = 1000) -> str:
         model = AlexNet(config, classes)
         image = torch.empty(1, 3, config.input_size, config.input_size)
     after: dict[str, tuple[int, ...]] = {}
-    for name, layer in model.layers().items():
-        layer.register_forward_hook(lambda _, __, columns, name=name: after.update({name: columns[0].shape[1:]}))
-    model(image)
+    with model.observed(lambda name, columns: after.update({name: columns[0].shape[1:]})):
+        model(image)
 
     drawn = [Drawn("image", ["RGB", "minus the mean"], "", tuple(image.shape[1:]), None, [], False, _LEFT)]
     for name, layer in model.layers().items():

@@ -16,7 +16,7 @@ import numpy as np
 
 from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.model import AlexNet
-from alexnet_repro.model.kernels import colourfulness, column_grids
+from alexnet_repro.model.kernels import colourfulness, kernel_grid
 from data_prep.common.text import short
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def save(figure: "Figure", path: Path | BinaryIO) -> None:
 
 def draw_kernels(model: AlexNet) -> "Figure":
     """Figure 3: the kernels of conv1, column by column."""
-    grids = column_grids(model)
+    grids = [kernel_grid([part.weight.detach().cpu()]) for part in model.conv1.parts()]
     width = 9.0
     heights = [grid.shape[0] / grid.shape[1] * width for grid in grids]
     figure = _figure(width, sum(heights) + 0.4 * len(grids))

@@ -45,8 +45,7 @@ def render(folder: Path) -> Path:
 
 def read_report(folder: Path) -> dict[str, Any]:
     try:
-        report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        return report
+        return json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RequestError(
             f"{folder / REPORT}: cannot be read; make it with python -m alexnet_repro.evaluate"

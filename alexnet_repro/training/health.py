@@ -1,7 +1,6 @@
 """The state of a network in training: norms of weights and velocities, learning rates, GPU memory, dead units."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -62,70 +61,49 @@ def gpu_memory(model: AlexNet) -> dict[str, float]:
 
 class DeadUnits:
     """Which ReLUs are dead: feature maps (conv layers) and units (dense layers) whose ReLU gives 0 at every place of
-    every image that passes while the context is open. Such a map gets no gradient from these images.
-
-        with DeadUnits(model) as dead:
-            ...a validation pass...
-        dead.shares()  # {"dead_relu/conv1.a": 0.02, ...}
+    every image. Such a map gets no gradient from these images. `note` observes the images' forward passes.
 
     Nothing waits for the device before `shares`. A network without ReLUs has no shares.
     """
 
     def __init__(self, model: AlexNet) -> None:
         self._model = model
-        self._alive: dict[str, Tensor] = {}
-        self._hooks = ExitStack()
+        self._alive: dict[str, Tensor] = {}  # by layer and column, bool [maps] or [units]
+        self._widths = {  # the maps or units there, where there are ReLUs
+            f"{name}.{column}": layer.map_shape[0]
+            for name, layer in model.layers().items()
+            for column, then in zip(layer.names, layer.then, strict=True)
+            if any(isinstance(module, nn.ReLU) for module in then.modules())
+        }
 
-    def __enter__(self) -> "DeadUnits":
-        for name, _, module in self._relus():
-            hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: self._note(name, output))
-            self._hooks.enter_context(hook)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hooks.close()
+    def note(self, layer: str, columns: Sequence[Tensor]) -> None:
+        """The outputs of a layer, column by column. Maps may have been normalised and pooled since the ReLU, which
+        leaves those that are 0 everywhere so, and no others.
+        """
+        for column, output in zip(self._model.layers()[layer].names, columns, strict=True):
+            if (name := f"{layer}.{column}") in self._widths:
+                # [N, maps, H, W] or [N, units] -> [maps]. The largest value is one pass over the maps and needs no
+                # second tensor of their size. NaN is not 0: a broken map is not a dead one.
+                alive = output.detach().amax([d for d in range(output.ndim) if d != 1]) != 0
+                seen = self._alive.get(name)
+                self._alive[name] = alive if seen is None else seen | alive
 
     def shares(self) -> dict[str, float]:
         """Dead maps or units of each layer and column as a share of all that it has there, 0 to 1.
 
         With torch.distributed initialised, over the images of all ranks; every rank must then call it.
         """
-        widths = {name: width for name, width, _ in self._relus()}
-        if not widths:
+        if not self._widths:
             return {}
         device = self._model.column_devices()[0]
         # A rank may have had no images: none of its units is alive.
-        alive = [self._alive.get(name, torch.zeros(width, dtype=torch.bool)) for name, width in widths.items()]
+        alive = [self._alive.get(name, torch.zeros(width, dtype=torch.bool)) for name, width in self._widths.items()]
         flags = torch.cat([part.to(device) for part in alive]).to(torch.uint8)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(flags, dist.ReduceOp.MAX)
-        lives = flags.cpu().split(list(widths.values()))
+        lives = flags.cpu().split(list(self._widths.values()))
         dead = [1 - live.sum().item() / len(live) for live in lives]
-        return {f"dead_relu/{name}": share for name, share in zip(widths, dead, strict=True)}
-
-    def _relus(self) -> list[tuple[str, int, nn.Module]]:
-        """Layer and column, the maps or units there, and the module."""
-        return [
-            (f"{layer_name}.{column}", layer.map_shape[0], module)
-            for layer_name, layer in self._model.layers().items()
-            for column, then in zip(layer.names, layer.then, strict=True)
-            for module in then.modules()
-            if isinstance(module, nn.ReLU)
-        ]
-
-    def note(self, layer: str, columns: Sequence[Tensor]) -> None:
-        """For a network whose ReLUs are no modules (FastNetwork): the outputs of a layer, column by column. Maps may
-        have been normalised and pooled since the ReLU, which leaves those that are 0 everywhere so, and no others.
-        """
-        for column, output in zip(getattr(self._model, layer).names, columns, strict=True):
-            self._note(f"{layer}.{column}", output)
-
-    def _note(self, name: str, output: Tensor) -> None:
-        # [N, maps, H, W] or [N, units] -> [maps]. The largest value is one pass over the maps and needs no second
-        # tensor of their size. NaN is not 0: a broken map is not a dead one.
-        alive = output.detach().amax([d for d in range(output.ndim) if d != 1]) != 0
-        seen = self._alive.get(name)
-        self._alive[name] = alive if seen is None else seen | alive
+        return {f"dead_relu/{name}": share for name, share in zip(self._widths, dead, strict=True)}
 
 
 def dead_layers(shares: Mapping[str, float]) -> list[str]:

@@ -150,8 +150,8 @@ class Trainer:
         if self.watch:
             batches = self.watch.validation(batches, -(-self.batches.val_images // self.ranks.size))  # the first rank's
         (centre,) = views_of(1, self.stepper.inputs.rule.margin)
-        with DeadUnits(self.state.model) as dead:
-            sums = validation_sums(self.forward, batches, centre, dead.note)
+        dead = DeadUnits(self.state.model)
+        sums = validation_sums(self.forward, batches, centre, dead.note)
         dead_units = dead.shares()
         device = self.stepper.inputs.devices[0]
         errors = validation_errors(self.ranks.all_reduce(sums.to(device, exact_dtype(device))))

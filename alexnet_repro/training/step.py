@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_repro.data import Batch, ColumnInputs
 from alexnet_repro.model import AlexNet
-from alexnet_repro.model.alexnet import Layer
 from alexnet_repro.runtime import autocast, exact_dtype
 from alexnet_repro.training.log_loss import correct_among, log_loss_sum
 from alexnet_repro.training.optimisers import Optimiser
@@ -113,14 +110,12 @@ def largest_activations(model: AlexNet, columns: list[Tensor]) -> str:
     """The three layers with the largest absolute outputs for this input, largest first: 'fc7.b inf, fc6.a 3.2e+30'."""
     found: dict[str, float] = {}
 
-    def note(name: str, layer: Layer, _inputs: object, outputs: list[Tensor]) -> None:
-        for column, output in zip(layer.names, outputs, strict=True):
+    def note(name: str, outputs: list[Tensor]) -> None:
+        for column, output in zip(model.layers()[name].names, outputs, strict=True):
             largest = output.detach().abs().max().item()
             found[f"{name}.{column}"] = math.inf if math.isnan(largest) else largest
 
-    with torch.no_grad(), ExitStack() as hooks:
-        for name, layer in model.layers().items():
-            hooks.enter_context(layer.register_forward_hook(partial(note, name)))
+    with torch.no_grad(), model.observed(note):
         model(columns)
     worst = sorted(found, key=lambda name: -found[name])[:3]
     return ", ".join(f"{name} {found[name]:.3g}" for name in worst)

@@ -3,10 +3,8 @@ layers that are named.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint, fingerprint
 from alexnet_repro.runs.folder import LAST, RunFolder
 from alexnet_repro.runs.settings import GROUP_NAMES, OF_INITIALISATION, differences
+from alexnet_repro.weights.operations import joined_weights
 from data_prep.common.cli import checked
 from data_prep.common.errors import RequestError
 
@@ -23,17 +22,14 @@ _NEW_LAYER = "fc8"
 _NAMED = 2  # layers of another shape that an error message names
 
 
-@dataclass(frozen=True)
-class Taken:
-    record: dict[str, Any]  # where the weights come from, for the checkpoints of the run that starts from them
-    summary: str  # the same for people, a line a layer
-
-
-def take_weights(config: TrainConfig, data: PreparedData, model: AlexNet, folder: RunFolder) -> Taken | None:
+def take_weights(
+    config: TrainConfig, data: PreparedData, model: AlexNet, folder: RunFolder
+) -> tuple[dict[str, Any], str] | None:
     """Loads weights and biases of run `config.init_from` into the initialised `model`: of the layers
     `config.init_layers`, or of all but fc8. The others keep their own.
 
-    None if no run is named, or if this one has a checkpoint, from which it continues.
+    Returns where the weights come from, for the checkpoints of the run that starts from them, and the same for people,
+    a line a layer. None if no run is named, or if this one has a checkpoint, from which it continues.
     RequestError if the named run or its checkpoint does not exist or does not fit.
     """
     if config.source_folder is None or folder.has_checkpoint():
@@ -52,7 +48,7 @@ def take_weights(config: TrainConfig, data: PreparedData, model: AlexNet, folder
         "model": source.model["name"], "data": source.data, "fingerprint": fingerprint(source),
         "init_from": source.init_from, "layers": config.init_layers,
     }  # fmt: skip
-    return Taken(record, _summary(config, checkpoint_name, model, source, layers))
+    return record, _summary(config, checkpoint_name, model, source, layers)
 
 
 def _refuse_unless_it_fits(
@@ -94,12 +90,10 @@ def _summary(config: TrainConfig, checkpoint: str, model: AlexNet, source: Check
     """Origin, shape and standard deviation of each layer's weights, and a warning for each setting that differs."""
     lines = [f"weights of run {config.init_from}, checkpoint {checkpoint}, after {source.epoch} epochs on "
              f"{source.data['description']}:"]  # fmt: skip
-    weights = model.state_dict()
     wide = max(6, *(len(layer) + 1 for layer in model.layers()))
-    for layer, shape in _shapes(weights).items():
-        columns = [tensor.flatten() for name, tensor in weights.items() if _is_weight(name) and _layer(name) == layer]
+    for layer, own in joined_weights(model, model.state_dict()).items():
         origin = f"from {config.init_from}" if layer in layers else f"new, drawn by seed {config.seed}"
-        lines.append(f"  {layer:<{wide}}{_x(shape):>16}  std {torch.cat(columns).std():.5f}  {origin}")
+        lines.append(f"  {layer:<{wide}}{_x(own.weight.shape):>16}  std {own.weight.std():.5f}  {origin}")
     theirs, ours = {"model": checked(OmegaConf.create(source.model), ModelConfig)}, {"model": config.model}
     changed = differences(theirs, ours, ignore=(*GROUP_NAMES, *OF_INITIALISATION))
     lines += [f"warning: {key}={here}, and {config.init_from} had {there}" for key, (there, here) in changed.items()]
@@ -110,7 +104,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of each layer's weights, the kernels or units of all columns counted together."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in weights.items():
-        if _is_weight(name):
+        if name.endswith(".weight"):
             before = shapes.get(_layer(name), (0,))[0]
             shapes[_layer(name)] = (before + tensor.shape[0], *tensor.shape[1:])
     return shapes
@@ -119,10 +113,6 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _layer(name: str) -> str:
     """conv3 of conv3.a.weight."""
     return name.split(".")[0]
-
-
-def _is_weight(name: str) -> bool:
-    return name.endswith(".weight")
 
 
 def _x(shape: tuple[int, ...]) -> str:

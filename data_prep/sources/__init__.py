@@ -21,8 +21,6 @@ from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2010, ILSVRC2012
 from data_prep.sources.labels import SPLIT_OF, SPLITS
 
-__all__ = ["LAYOUTS", "Listing", "Source", "SourceImage", "find_source"]
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -22,10 +22,10 @@ from data_prep.common.text import one_line
 from data_prep.sources import zips
 from data_prep.sources.base import Listing, Source, SourceImage, as_pnm
 from data_prep.sources.cifar10 import DAMAGE, unpickled
+from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import entries
 
 MAP = "map_clsloc.txt"
-COMPLETE = {"train": 1_281_167, "val": 50_000}
 
 _BATCH = re.compile(r"(train_data_batch_(\d+)|val_data)(\.npz)?")
 _DAMAGE = (*DAMAGE, zipfile.BadZipFile, MemoryError)
@@ -77,14 +77,14 @@ def read(src: Path) -> Source:
     classes = _classes(src)
     splits, side = {}, 0
     for split in ("train", "val"):
-        listed = Listing(image for path in _batches(src, split) for image in _images(path, split, classes))
+        listed = Listing(image for path in _batches(src, split) for image in _images(path, classes))
         if listed:
             splits[split] = listed
             side = math.isqrt(listed[0].size // 3)
     in_place = all(getattr(images[0], "start", -1) >= 0 for images in splits.values())
     return Source(
         "downsampled ImageNet's batches", src, splits, {wnid: name for wnid, name in classes.values() if name},
-        COMPLETE, side=side, slow_at_random=not in_place, no_val="val_data is missing",
+        ILSVRC2012.complete, side=side, slow_at_random=not in_place, no_val="val_data is missing",
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _classes(src: Path) -> dict[int, tuple[str, str]]:
         raise RequestError(f"{path}: no list of wnid, label, name; download it again") from None
 
 
-def _images(path: Path, split: str, classes: dict[int, tuple[str, str]]) -> Iterator[SourceImage]:
+def _images(path: Path, classes: dict[int, tuple[str, str]]) -> Iterator[SourceImage]:
     try:
         labels, rows, start = _layout(path)
         if len(labels) != rows[0]:

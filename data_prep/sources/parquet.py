@@ -23,7 +23,7 @@ from data_prep.common.text import one_line
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import is_system, refuse_missing_parts
-from data_prep.sources.labels import SPLIT_OF, name_and_wnid, provisional, resolve
+from data_prep.sources.labels import SPLIT_OF, SPLITS, name_and_wnid, provisional, resolve
 
 _BATCH_BYTES = 1 << 20  # of images decoded at a time
 
@@ -57,7 +57,6 @@ def read(src: Path) -> Source:
         raise RequestError(f"src={src}: needs parquet files of train; found those of {', '.join(files) or 'no split'}")
     for paths in files.values():
         refuse_missing_parts(paths)
-    listed: dict[str, Listing] = {}
     names: list[str] = []
 
     def rows(paths: list[Path]) -> Iterator[ParquetImage]:
@@ -71,14 +70,11 @@ def read(src: Path) -> Source:
                 reason = one_line(error)
                 raise RequestError(f"{path}: cannot be read as parquet ({reason}); download it again") from None
 
-    for split in ("train", "val", "test"):
-        if split in files:
-            listed[split] = Listing(rows(files[split]))
+    listed = {split: Listing(rows(files[split])) for split in SPLITS if split in files}  # which finds the names, too
     splits, class_names, left_out = resolve(listed, names)
-    found = " and ".join(files)
     source = Source(
         "parquet files as Hugging Face has them", src, splits, class_names, slow_at_random=True, left_out=left_out,
-        no_val=f"needs parquet files of train and of validation; found {found}",
+        no_val=f"needs parquet files of train and of validation; found {' and '.join(files)}",
     )  # fmt: skip
     if "train" in splits and ILSVRC2012.are_its_classes(splits["train"].class_counts()):
         source.complete = ILSVRC2012.complete

@@ -9,16 +9,9 @@ from typing import BinaryIO
 from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
+from data_prep.sources import inventory
 from data_prep.sources.base import SourceImage
-from data_prep.sources.inventory import (
-    HIDDEN,
-    NO_IMAGES,
-    Seen,
-    begins_as_image,
-    is_archive,
-    is_named_as_image,
-    is_system_path,
-)
+from data_prep.sources.inventory import Seen
 from data_prep.sources.labels import SPLIT_OF, WNID
 
 _AGAIN = "download it again"
@@ -36,10 +29,10 @@ def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
         for inner in members(file, path):
             bar.update(inner.offset_data - bar.n)
             name, end = _basename(inner), inner.offset_data + inner.size
-            if not is_archive(name):
+            if not inventory.is_archive(name):
                 yield from _images([inner], file, path, _class_folder(inner), seen)
-            elif is_system_path(inner.name):
-                seen.pass_over(HIDDEN, f"{path.name}: {inner.name}")
+            elif inventory.is_system_path(inner.name):
+                seen.pass_over(inventory.HIDDEN, f"{path.name}: {inner.name}")
             else:
                 wnid = name[: -len(".tar")]  # one text for all of the class: ImageNet has a million images
                 file.seek(inner.offset_data)
@@ -65,20 +58,20 @@ def _images(
 ) -> Iterator[SourceImage]:
     where = str(path)
     for member in listed:
-        if is_system_path(member.name):
-            seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
+        if inventory.is_system_path(member.name):
+            seen.pass_over(inventory.HIDDEN, f"{path.name}: {member.name}")
         elif is_image(file, member):
             yield SourceImage(_basename(member), wnid, where, member.offset_data, member.size)
         else:
-            seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
+            seen.pass_over(inventory.NO_IMAGES, f"{path.name}: {member.name}")
 
 
 def is_image(file: BinaryIO, member: tarfile.TarInfo) -> bool:
     """By its name, or else by its first bytes."""
-    if is_named_as_image(member.name):
+    if inventory.is_named_as_image(member.name):
         return True
     file.seek(member.offset_data)
-    return begins_as_image(file.read(min(16, member.size)))
+    return inventory.begins_as_image(file.read(min(16, member.size)))
 
 
 def is_of_all(path: Path) -> bool:
@@ -88,7 +81,7 @@ def is_of_all(path: Path) -> bool:
     with path.open("rb") as file:
         first = list(islice(members(file, path), 2))
     parents = {PurePosixPath(member.name).parent.name for member in first} - {"", ".", path.stem}
-    return any(is_archive(member.name) for member in first) or bool(parents)
+    return any(inventory.is_archive(member.name) for member in first) or bool(parents)
 
 
 def members(file: BinaryIO, path: Path, inside: str = "", end: int | None = None) -> Iterator[tarfile.TarInfo]:

@@ -13,19 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable, few
-from data_prep.sources import zips
+from data_prep.sources import inventory, zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
 from data_prep.sources.folders import split_folders
-from data_prep.sources.inventory import (
-    HIDDEN,
-    LINKS,
-    NO_IMAGES,
-    Seen,
-    begins_as_image,
-    is_endless_link,
-    is_named_as_image,
-    is_system_path,
-)
+from data_prep.sources.inventory import Seen
 from data_prep.sources.labels import SPLIT_OF
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
@@ -54,11 +45,11 @@ def read(src: Path) -> Source:
     unlabelled = 0
     for name, image in files.items():
         split, *below = PurePosixPath(name).parts
-        if is_system_path(name):
-            seen.pass_over(HIDDEN, name)
-        elif below and not is_named_as_image(name) and not begins_as_image(_head(image)):
+        if inventory.is_system_path(name):
+            seen.pass_over(inventory.HIDDEN, name)
+        elif below and not inventory.is_named_as_image(name) and not inventory.begins_as_image(_head(image)):
             if not name.endswith(("_boxes.txt", LABELS)):
-                seen.pass_over(NO_IMAGES, name)
+                seen.pass_over(inventory.NO_IMAGES, name)
         elif split == "train" and len(below) > 1:
             splits[split].append(replace(image, wnid=below[0]))
         elif split == "val":
@@ -116,14 +107,14 @@ def _name(image: SourceImage) -> str:
 
 def _below(folder: Path, seen: Seen) -> Iterator[SourceImage]:
     for parent, folders, names in os.walk(folder, followlinks=True):
-        for path in [Path(parent, name) for name in folders if is_endless_link(Path(parent, name))]:
-            seen.pass_over(LINKS, path)
+        for path in [Path(parent, name) for name in folders if inventory.is_endless_link(Path(parent, name))]:
+            seen.pass_over(inventory.LINKS, path)
             folders.remove(path.name)
         for path in (Path(parent, name) for name in names):
             name = encodable(path.relative_to(folder).as_posix())
             if path.exists():
                 yield SourceImage(name, "", str(path), 0, path.stat().st_size)
-            elif is_named_as_image(name):
+            elif inventory.is_named_as_image(name):
                 yield DeadLink(name, "", str(path), 0, 0, encodable(str(path.readlink())))
 
 

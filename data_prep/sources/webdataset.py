@@ -20,18 +20,9 @@ from data_prep.common.errors import RequestError
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
 from data_prep.format import MANIFEST
-from data_prep.sources import tars
+from data_prep.sources import inventory, tars
 from data_prep.sources.base import Listing, Source, SourceImage, as_pnm
-from data_prep.sources.inventory import (
-    HIDDEN,
-    NO_IMAGES,
-    Seen,
-    entries,
-    is_archive,
-    is_system_path,
-    refuse_dead_link,
-    refuse_missing_parts,
-)
+from data_prep.sources.inventory import Seen
 from data_prep.sources.labels import SPLIT_OF, Label, label_of, name_and_wnid, provisional, resolve
 
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
@@ -65,12 +56,12 @@ def recognises(src: Path) -> bool:
 
 def _shards(src: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for path in entries(src):
+    for path in inventory.entries(src):
         inside = SPLIT_OF.get(path.name.lower())
-        for shard in entries(path) if path.is_dir() and inside else [path]:
+        for shard in inventory.entries(path) if path.is_dir() and inside else [path]:
             named = inside or ((match := _SPLIT.fullmatch(shard.stem)) and SPLIT_OF[match[1].lower()])
-            if named and is_archive(shard.name):
-                refuse_dead_link(shard)
+            if named and inventory.is_archive(shard.name):
+                inventory.refuse_dead_link(shard)
                 if shard.is_file():
                     found.setdefault(named, []).append(shard)
     return found
@@ -89,7 +80,7 @@ def read(src: Path) -> Source:
     seen, shards = Seen(src), _shards(src)
     keys, names = _class_names(src, shards)
     for paths in shards.values():
-        refuse_missing_parts(paths)
+        inventory.refuse_missing_parts(paths)
     listed: dict[str, Listing] = {
         split: Listing(_images(shards[split], seen)) for split in ("train", "val", "test") if split in shards
     }
@@ -122,8 +113,8 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
             yield _image(image, path, label)
 
     for member in tars.members(file, path):
-        if is_system_path(member.name):
-            seen.pass_over(HIDDEN, f"{path.name}: {member.name}")
+        if inventory.is_system_path(member.name):
+            seen.pass_over(inventory.HIDDEN, f"{path.name}: {member.name}")
             continue
         stem, _, ending = member.name.rpartition("/")[2].partition(".")
         here = f"{member.name.rpartition('/')[0]}/{stem}"
@@ -142,7 +133,7 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
                 raise RequestError(f"{path}: {one} and {other} are images of one key; make the shard with one of them")
             image = member
         else:
-            seen.pass_over(NO_IMAGES, f"{path.name}: {member.name}")
+            seen.pass_over(inventory.NO_IMAGES, f"{path.name}: {member.name}")
     yield from finished()
 
 

@@ -43,7 +43,8 @@ def test_dead_units_are_those_that_a_count_by_hand_finds(variant: str) -> None:
                 if isinstance(module, nn.ReLU):
                     then[index] = Recorded()
     batches = [torch.randn(n, 3, 67, 67, dtype=torch.float64) * scale for n, scale in ((3, 1.0), (2, 30.0))]
-    with DeadUnits(model) as dead, torch.inference_mode():
+    dead = DeadUnits(model)
+    with model.observed(dead.note), torch.inference_mode():
         for batch in batches:
             model(batch)
     model(batches[0] * 100)  # after the pass: not counted
@@ -63,7 +64,8 @@ def test_dead_units_are_those_that_a_count_by_hand_finds(variant: str) -> None:
 
 def test_networks_without_relu_have_no_dead_ones() -> None:
     model = small("model.activation=tanh")
-    with DeadUnits(model) as dead:
+    dead = DeadUnits(model)
+    with model.observed(dead.note):
         model(torch.zeros(1, 3, 67, 67, dtype=torch.float64))
     assert dead.shares() == {}
 
@@ -74,7 +76,8 @@ def test_dead_on_all_ranks_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         model.layers()["fc7"].parts()[0].bias -= 0.3
     parts = torch.randn(3, 2, 3, 67, 67, dtype=torch.float64)
-    with DeadUnits(model) as whole, torch.inference_mode():
+    whole = DeadUnits(model)
+    with model.observed(whole.note), torch.inference_mode():
         model(parts.flatten(0, 1))
     expected = whole.shares()
     sent: list[Tensor] = []
@@ -86,7 +89,8 @@ def test_dead_on_all_ranks_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
     for images in (*parts, None):
-        with DeadUnits(model) as dead, torch.inference_mode():
+        dead = DeadUnits(model)
+        with model.observed(dead.note), torch.inference_mode():
             if images is not None:
                 model(images)
         shares = dead.shares()
