@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torchvision.utils import make_grid
 
 from alexnet_repro.model import AlexNet
 
@@ -17,6 +16,8 @@ def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
 
     `kernels`: of each column, [kernels, 3, 11, 11] on the CPU. Each kernel is stretched to the full range by itself.
     """
+    from torchvision.utils import make_grid  # a quarter of a second, for which no start need wait
+
     grids = []
     for part in kernels:
         grid = make_grid(part, nrow=_KERNELS_A_ROW, padding=2, normalize=True, scale_each=True, pad_value=1.0)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import summary
-from torchvision.utils import make_grid
 
 from alexnet_repro.config import LAYERS, TrainConfig
 from alexnet_repro.monitor.events import EventFile
@@ -128,6 +127,8 @@ class Dashboard:
         `images`: float32 [N, C, H, W] on the CPU, grey levels minus the mean; `mean`: float32 [C, H, W] too, or what
         broadcasts to it.
         """
+        from torchvision.utils import make_grid  # as in model/kernels.py
+
         some = images[:BATCH_IMAGES] + mean
         pixels = some.round().clamp(0, 255).to(torch.uint8)
         grid = make_grid(pixels, nrow=BATCH_IMAGES // 2, padding=2, pad_value=255)
