@@ -18,8 +18,8 @@ override DATA := $(subst $$$$,$$,$(value DATA))
 override RUNS := $(subst $$$$,$$,$(value RUNS))
 override TINY := $(subst $$$$,$$,$(value TINY))
 export SRC OUT DATA RUNS TINY
-# Of `make ablations` and `make gpu-claims`: the experiments, the one that the others are compared with, and the settings
-# that fit the machine, not the experiment.
+# Of `make ablations` and `make gpu-claims`: the experiments; the one that the others are compared with; and settings for
+# the machine.
 ABLATIONS ?= paper,one_column,no_lrn,pool_non_overlapping,no_colour_noise,no_crops_no_mirrors,no_dropout,no_conv2,no_conv4
 GPU_ABLATIONS ?= $(ABLATIONS),code2012,code2012_one_column,code2012_no_lrn,code2012_pool_non_overlapping,no_conv3,no_conv5,no_weight_decay,zero_biases
 BASELINE ?= $(firstword $(subst $(comma), ,$(ABLATIONS)))

@@ -35,7 +35,7 @@ class Predictions:
 
 Forward = Callable[[Batch, list[View], ReluObserver | None], tuple[Tensor, Tensor]]
 """From a batch of whole images to the probabilities for the first view, and their mean over all views, float32 [N, K]
-each; in test mode. The observer is called for every layer that has ReLUs, if not for others too."""
+each; in test mode. The plain form calls the observer for every layer, the fast form for those with ReLUs."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:

@@ -115,13 +115,13 @@ class Batches:
         """Whole images, each on one rank, after an epoch. `before_batch` is called before each batch that every rank
         has, so that ranks may act together there; the shares of some are a batch longer.
         """
-        on_every_rank = -(-(self.val_images // self._ranks.size) // self._validated_at_once())
+        on_every_rank = -(-(self.val_images // self._ranks.size) // self._validation_size())
         for number, batch in enumerate(self._begin(epoch, None)):
             if number < on_every_rank:
                 before_batch()
             yield batch
 
-    def _validated_at_once(self) -> int:
+    def _validation_size(self) -> int:
         size, split = self._config.optim.batch_size, self._splits["validation"]
         on_gpu = isinstance(split, ResidentSplit) and split.images.is_cuda
         return validated_at_once(size, self._data.image_size) if on_gpu else size
@@ -139,7 +139,7 @@ class Batches:
         config, data, ranks = self._config, self._data, self._ranks
         if first is None:
             return whole_images(
-                self._splits["validation"], data.image_size, self._validated_at_once(), self._workers,
+                self._splits["validation"], data.image_size, self._validation_size(), self._workers,
                 rank=ranks.rank, ranks=ranks.size,
             )  # fmt: skip
         order = shuffled(config.seed, epoch if config.optim.reshuffle else 0, self.train_images)
