@@ -188,7 +188,7 @@ def inputs(data: Path) -> Iterator[tuple[str, float, str]]:
     config = configured("bf16")
     workers = loader_workers(config)
     reader = PreparedData(data).split("train")
-    count = 600 * BATCH
+    count = 640 * BATCH  # of which 600 are taken, as the end of the workers is no part of a step
     order = np.resize(np.arange(len(reader)), count)
     augment = load("train", TrainConfig, ["data.path=none"]).augment
     draws = draw_epoch(augment, 0, 0, count, 32)
@@ -210,6 +210,8 @@ def inputs(data: Path) -> Iterator[tuple[str, float, str]]:
                 if number == 99:  # workers are up, the graph is captured
                     torch.cuda.synchronize()
                     started = time.perf_counter()
+                if number == 599:
+                    break
             torch.cuda.synchronize()
             assert started is not None
             took = (time.perf_counter() - started) / 500
