@@ -62,7 +62,9 @@ def test_the_papers_numbers() -> None:
     [  # the sides of conv1, pool1, conv2, pool2, conv3, conv4, conv5, pool5; one column's kernels; fc6 and fc7
         ("code2012", (55, 27, 27, 13, 13, 13, 13, 6), (48, 128, 192, 192, 128), ((2048, 9216), (2048, 4096))),
         ("one_column", (55, 27, 27, 13, 13, 13, 13, 6), (48, 128, 192, 192, 256), ((4096, 9216), (4096, 4096))),
-        ("pool_non_overlapping", (55, 28, 26, 13, 13, 13, 11, 6), (48, 128, 192, 192, 128),
+        ("pool_non_overlapping", (55, 27, 27, 13, 13, 13, 13, 6), (48, 128, 192, 192, 128),
+         ((2048, 9216), (2048, 4096))),
+        ("code2012_pool_non_overlapping", (55, 28, 26, 13, 13, 13, 11, 6), (48, 128, 192, 192, 128),
          ((2048, 9216), (2048, 4096))),
         ("no_exchange", (55, 27, 27, 13, 13, 13, 13, 6), (48, 160, 192, 192, 128), ((4096, 4608), (2048, 4096))),
         ("input_227", (55, 27, 27, 13, 13, 13, 13, 6), (48, 128, 192, 192, 128), ((2048, 9216), (2048, 4096))),
@@ -71,7 +73,9 @@ def test_the_papers_numbers() -> None:
 def test_the_shapes_of_variants(
     model: str, sides: tuple[int, ...], widths: tuple[int, ...], dense: tuple[tuple[int, int], ...]
 ) -> None:
-    """Nets 145, 145-half, 147 and 150 as the layer files of the 2012 code have them; 227 gives the shapes of 224."""
+    """Nets 145, 145-half, 147 and 150 as the layer files of the 2012 code have them. 227 gives the shapes of 224, and
+    the text's pooling that does not overlap "output of equivalent dimensions" (3.4).
+    """
     config = model_config(f"model={model}")
     net = AlexNet(config, classes=1000)
     found = shapes(net, config.input_size)

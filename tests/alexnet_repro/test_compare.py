@@ -111,9 +111,12 @@ def test_ablations_are_known_by_their_networks() -> None:
     assert claim and claim.ablation.section == "3.3" and not claim.also_different
     claim = claim_for(config(*narrow), config("model=no_lrn", narrow[0]))
     assert claim and "model.input_size" in claim.also_different
-    # At 112 the paper's net ends in maps of 3x3 and the other in 2x2; at 120 both do in 3x3, as both do in 6x6 at 224.
+    # At 112 net 145 ends in maps of 3x3 and net 147 in 2x2; at 120 both do in 3x3, as both do in 6x6 at 224.
     for side, apart in (("112", ("the size of the maps that the first dense layer reads",)), ("120", ())):
-        pair = (config(f"model={name}", f"model.input_size={side}") for name in ("paper", "pool_non_overlapping"))
+        pair = (
+            config(f"model={name}", f"model.input_size={side}")
+            for name in ("code2012", "code2012_pool_non_overlapping")
+        )
         claim = claim_for(*pair)
         assert claim and claim.also_different == apart
     for ablation in ABLATIONS:

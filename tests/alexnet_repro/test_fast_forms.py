@@ -132,8 +132,8 @@ def test_the_input_is_the_plain_one_to_the_bit(mean: str, noise: bool) -> None:
 
 
 VARIANTS = [
-    "paper", "code2012", "pool_non_overlapping", "no_exchange", "one_column", "tanh", "no_lrn", "exchange_at_conv4",
-    "six_conv", "input_227", "cifar10", "cifar10_local",
+    "paper", "code2012", "code2012_pool_non_overlapping", "pool_non_overlapping", "no_exchange", "one_column", "tanh",
+    "no_lrn", "exchange_at_conv4", "six_conv", "input_227", "cifar10", "cifar10_local",
 ]  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def batches(size: int, classes: int, count: int, images: int = 2) -> list[Batch]
 def overrides_of(variant: str) -> list[str]:
     if variant.startswith("cifar10"):
         return [f"model={variant}", "model.width=0.25"]
-    sizes = {"pool_non_overlapping": "99", "input_227": "71"}
+    sizes = {"code2012_pool_non_overlapping": "99", "input_227": "71"}
     small = [key for key in SMALL_MODEL if "input_size" not in key]
     return [f"model={variant}", *small, f"model.input_size={sizes.get(variant, '67')}"]
 
