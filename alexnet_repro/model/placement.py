@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import permutations
 
 import torch
 
@@ -19,9 +20,9 @@ def choose_devices(
     """One device a column, and a warning if the machine could not give what was asked for.
 
     `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes one GPU a
-    column if there are so many, else one, else the CPU; 0 is the CPU, 1 one GPU for all columns. Too few GPUs, or a GPU
-    that is counted but cannot be used (a broken card, a driver older than PyTorch's CUDA), give one device for all
-    columns and a warning.
+    column if there are so many, else one, else the CPU; 0 is the CPU, 1 one GPU for all columns. Too few GPUs, a GPU
+    that is counted but cannot be used (a broken card, a driver older than PyTorch's CUDA), or two between which copies
+    arrive wrong, give one device for all columns and a warning.
     Where `processes` of this machine train copies of the network (torchrun), each has an equal share of its GPUs, in
     order; names of GPUs by hand are then those of all processes, one after the other.
     """
@@ -47,7 +48,12 @@ def choose_devices(
             one = torch.device("cpu")
             return [one] * columns, f"cuda:{index} cannot be used ({problem}): all columns run on {one}"
     if len(chosen) == columns:
-        return [torch.device("cuda", index) for index in chosen], None
+        placed = [torch.device("cuda", index) for index in chosen]
+        if not (problem := _copy_problem(placed)):
+            return placed, None
+        if processes > 1:
+            raise RequestError(f"{problem}; give gpus=1 and --nproc-per-node={available}")
+        return placed[:1] * columns, f"{problem}: all columns run on {placed[0]}"
     one = torch.device("cuda", chosen[0]) if chosen else torch.device("cpu")
     warning = None
     if gpus is not None and gpus > len(mine):
@@ -101,6 +107,8 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
         chosen *= columns
     if len(chosen) != columns:
         raise RequestError(f"devices: {len(chosen)} names for {columns} column(s); give one, or one a column")
+    if problem := _copy_problem(chosen):
+        raise RequestError(f"devices: {problem}; give one of them for all columns")
     return chosen
 
 
@@ -113,6 +121,28 @@ def _problem(device: torch.device) -> str | None:
     except Exception as error:  # PyTorch raises whatever it likes
         return " ".join(str(error).split("\n\n")[0].split())[:200].rstrip(".") or type(error).__name__
     return None
+
+
+def _copy_problem(devices: Sequence[torch.device]) -> str | None:
+    """Between which of these GPUs copies arrive wrong; None if none do. Some machines, most often with an IOMMU
+    switched on, deliver zeros and report no error; every column would then learn without the other.
+    """
+    gpus = dict.fromkeys(device for device in devices if device.type == "cuda")
+    for source, target in permutations(gpus, 2):
+        if not _arrives(source, target):
+            return f"copies from {source} to {target} arrive wrong (docs/two-gpus.md)"
+    return None
+
+
+def _arrives(source: torch.device, target: torch.device) -> bool:
+    """Whether a megabyte does: as one block, and row by row, which PyTorch copies in another way."""
+    sent = torch.arange(1.0, 2.0**18 + 1, device=source).view(512, 512)
+    for part in (sent, sent[:, 1:]):
+        arrived = torch.full_like(part, -1, device=target)
+        arrived.copy_(part)
+        if not torch.equal(arrived.cpu(), part.cpu()):
+            return False
+    return True
 
 
 def place(model: AlexNet, devices: Sequence[torch.device | str]) -> AlexNet:

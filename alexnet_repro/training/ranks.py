@@ -13,6 +13,11 @@ from torch import Tensor
 from data_prep.common.errors import RequestError
 
 
+def nccl() -> str:
+    """The name of the NCCL backend that serves several GPUs of one process: from PyTorch 2.15 on, "nccl" serves one."""
+    return "nccl-legacy" if dist.is_backend_available("nccl-legacy") else "nccl"
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process's number among all, and among those of its machine. By default 0 of 1: no torchrun."""
@@ -86,7 +91,7 @@ class Ranks:
                                "CUDA's GPUs, or all on the CPU")  # fmt: skip
         week = timedelta(weeks=1).total_seconds()
         longest = timedelta(seconds=min(timeout + 600 if timeout else week, week))
-        backend = "nccl" if kinds == {"cuda"} else "gloo"
+        backend = nccl() if kinds == {"cuda"} else "gloo"
         if self.size == self.local_size:
             # After a restart (torchrun --max-restarts) the store still has the addresses of the ranks that are gone.
             # Of several machines each counts its own restarts, so there the number cannot tell.

@@ -63,6 +63,35 @@ def test_gpus_that_are_counted_and_cannot_be_used(gpus: int | None, monkeypatch:
         choose_devices(2, gpus, process=1, processes=2)
 
 
+def test_gpus_between_which_copies_arrive_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some machines with an IOMMU: zeros, and no error. Training would go on, each column by itself."""
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(placement, "_problem", lambda device: None)
+    arrives = {(first, second): True, (second, first): True}
+    monkeypatch.setattr(placement, "_arrives", lambda *pair: arrives[pair])
+    assert choose_devices(2) == choose_devices(2, devices=["cuda:0", "cuda:1"]) == ([first, second], None)
+    arrives[second, first] = False
+    said = "copies from cuda:1 to cuda:0 arrive wrong (docs/two-gpus.md)"
+    assert choose_devices(2) == choose_devices(2, gpus=2) == ([first, first], f"{said}: all columns run on cuda:0")
+    with pytest.raises(RequestError, match=re.escape(f"devices: {said}; give one of them for all columns")):
+        choose_devices(2, devices=["cuda:0", "cuda:1"])
+    assert choose_devices(2, gpus=1) == choose_devices(2, devices=["cuda:0"]) == ([first, first], None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    arrives |= {(torch.device("cuda", i), torch.device("cuda", 5 - i)): False for i in (2, 3)}
+    with pytest.raises(RequestError, match=r"copies from cuda:2 to cuda:3 .+; give gpus=1 and --nproc-per-node=4"):
+        choose_devices(2, process=1, processes=2)
+
+
+def test_a_copy_that_arrives_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole or row by row."""
+    assert placement._arrives(CPU, CPU)
+    copy_ = torch.Tensor.copy_
+    for wrong in (torch.Tensor.is_contiguous, lambda sent: not sent.is_contiguous()):
+        monkeypatch.setattr(torch.Tensor, "copy_", lambda to, sent, w=wrong: copy_(to, sent * 0 if w(sent) else sent))
+        assert not placement._arrives(CPU, CPU)
+
+
 @pytest.mark.parametrize("name", ["cpu:1", "mps", "xpu", "meta", "vulkan"])
 def test_devices_that_are_not_here(name: str) -> None:
     if name == "mps" and torch.backends.mps.is_available():

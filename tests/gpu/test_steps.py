@@ -20,7 +20,7 @@ from alexnet_repro.training.batches import Batches
 from alexnet_repro.training.fast_step import FastStepper
 from alexnet_repro.training.loop import Trainer
 from alexnet_repro.training.optimisers import buffers_of, optimiser_for, set_rates
-from alexnet_repro.training.ranks import Ranks
+from alexnet_repro.training.ranks import Ranks, nccl
 from alexnet_repro.training.schedule import Phase
 from alexnet_repro.training.state import TrainingState
 from alexnet_repro.training.step import Stepper
@@ -275,16 +275,21 @@ def test_a_run_goes_on_to_the_bit(prepared: Path, tmp_path: Path, monkeypatch: p
         assert torch.equal(broken[name], weight), name
 
 
-def test_nccl_with_one_process(tmp_path: Path) -> None:
+def assert_nccl_serves(devices: Sequence[torch.device], folder: Path) -> None:
+    """One process, with its columns on these GPUs, does what each of several does: sums, and gradients of all ranks."""
     import torch.distributed as dist
 
-    dist.init_process_group("nccl", init_method=f"file://{tmp_path / 'store'}", world_size=1, rank=0)
+    dist.init_process_group(nccl(), init_method=f"file://{folder / 'store'}", world_size=1, rank=0)
     try:
-        numbers = torch.arange(4, dtype=torch.float64, device=GPU)
+        numbers = torch.arange(4, dtype=torch.float64, device=devices[0])
         dist.all_reduce(numbers)
-        wrapped = torch.nn.parallel.DistributedDataParallel(stepper(False).model)
-        wrapped(torch.randn(2, 3, 67, 67, device=GPU)).sum().backward()
+        wrapped = torch.nn.parallel.DistributedDataParallel(place(stepper(False).model, devices))
+        wrapped(torch.randn(2, 3, 67, 67, device=devices[0])).sum().backward()
         assert numbers.tolist() == [0, 1, 2, 3]
         assert all(parameter.grad is not None for parameter in wrapped.parameters())
     finally:
         dist.destroy_process_group()
+
+
+def test_nccl_with_one_process(tmp_path: Path) -> None:
+    assert_nccl_serves([GPU, GPU], tmp_path)

@@ -1,6 +1,7 @@
 """The columns on two GPUs, of one kind, against both on one. Nobody has run this file yet (docs/two-gpus.md)."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,19 @@ import torch
 from forms import CASES, conv_steps, error, run_steps
 from networks import small
 from test_prefetch import batches
-from test_steps import assert_steps_agree, assert_the_host_never_waits, batch, given_at_once, stepper
+from test_steps import (
+    assert_nccl_serves,
+    assert_steps_agree,
+    assert_the_host_never_waits,
+    batch,
+    given_at_once,
+    stepper,
+)
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, on_devices, views_of
 from alexnet_repro.evaluation.inference import forward_for
-from alexnet_repro.model import exchange, place
+from alexnet_repro.model import choose_devices, exchange, place
 from data_prep.common.cli import load
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -23,6 +31,14 @@ FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
 @pytest.fixture(autouse=True)
 def _plain_float32() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_nccl_serves_both_gpus_of_a_process(tmp_path: Path) -> None:
+    assert_nccl_serves([FIRST, SECOND], tmp_path)
+
+
+def test_copies_arrive() -> None:
+    assert choose_devices(2) == ([FIRST, SECOND], None)
 
 
 def test_both_get_the_same_batches() -> None:
