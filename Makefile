@@ -72,8 +72,8 @@ claims: cifar10 fashion-mnist  ## [CIFAR10_EPOCHS=10]: run the claims that need 
 	$(RUN) -m alexnet_repro.evaluate run=fashion_mnist-0 checkpoint=best split=test views=1
 	$(RUN) -m alexnet_repro.train --multirun experiment=cifar10_lrn,cifar10_no_lrn schedule.epochs=$(CIFAR10_EPOCHS) \
 	  'allow_changes=[schedule.epochs]'
-	$(RUN) -m alexnet_repro.evaluate --multirun run=cifar10_lrn-0,cifar10_no_lrn-0 views=9
-	$(RUN) -m alexnet_repro.compare 'runs=[cifar10_lrn-0,cifar10_no_lrn-0]' views=9
+	$(RUN) -m alexnet_repro.evaluate --multirun run=cifar10_lrn-0,cifar10_no_lrn-0
+	$(RUN) -m alexnet_repro.compare 'runs=[cifar10_lrn-0,cifar10_no_lrn-0]'
 	$(RUN) -m alexnet_repro.claims
 
 cifar10: data/cifar10/manifest.json  ## download CIFAR-10 and prepare it in data/cifar10
