@@ -67,12 +67,12 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
                 candidates = [LAYOUTS["lists"]]
             for candidate in candidates:
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
-                    source = _checked(candidate.read(place), candidate, needs_val)
+                    source = _read(candidate, place, needs_val)
                     if place != src:
                         source.notes.append(f"src={src}: read from {place}")
                     return source
         if named and (named[0].archive or not src.is_file()):
-            return _checked(named[0].read(src), named[0], needs_val)
+            return _read(named[0], src, needs_val)
         if not src.is_dir():
             raise RequestError(f"src={src}: is a file; give the folder that holds it")
         found = inventory.entries(src)
@@ -148,7 +148,21 @@ def _nearest(src: Path, found: list[Path]) -> str:
     return ""
 
 
-def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
+def _read(layout: Layout, place: Path, needs_val: bool) -> Source:
+    """What `layout` finds at `place`; RequestError if it cannot be used.
+
+    A source with a thousand wnids and no counts of its own gets those that every class of ILSVRC-2012 has at least.
+    """
+    source = layout.read(place)
+    _refuse_unusable(source, layout, needs_val)
+    classes = source.splits["train"].class_counts()
+    if not source.per_class and ILSVRC2012.are_its_classes(classes):
+        source.per_class, source.per_class_is_least = ILSVRC2012.least(classes), True
+    return source
+
+
+def _refuse_unusable(source: Source, layout: Layout, needs_val: bool) -> None:
+    """RequestError if a split is empty, a train image has no class, or val is missing."""
     for split in ("train", *source.splits):
         if not source.splits.get(split):
             raise RequestError(
@@ -156,8 +170,7 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
                 f"{' (' + source.left_out[-1] + ')' if source.left_out else ''}; image files end in "
                 f"{', '.join(sorted(inventory.ENDINGS))}"
             )
-    classes = source.splits["train"].class_counts()
-    if unsorted := classes[""]:
+    if unsorted := source.splits["train"].class_counts()[""]:
         raise RequestError(
             f"src={source.path}: {unsorted:,} train images lie in no folder or archive of a class, which would be "
             "their label; sort them"
@@ -169,6 +182,3 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
         raise RequestError(
             f"src={source.path}: {source.no_val}; {has}val_from_train=0.1 would take a tenth of train for it"
         )
-    if not source.per_class and ILSVRC2012.are_its_classes(classes):
-        source.per_class, source.per_class_is_least = ILSVRC2012.least(classes), True
-    return source
