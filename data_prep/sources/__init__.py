@@ -140,7 +140,7 @@ def _nearest(src: Path, found: list[Path]) -> str:
         return "for train/<class>/ and val/<class>/, train/ is missing"
     classes = [path.name for path in found if path.is_dir()]
     if len(classes) > 1 and any(
-        next(inventory.images_below(src / name, inventory.Seen(src)), None) for name in classes
+        next(inventory.images_below(src / name, inventory.Notes(src)), None) for name in classes
     ):
         return (
             f"for train/<class>/, train/ is missing; if {classes[0]}/ and {classes[1]}/ are classes, move them into it"
