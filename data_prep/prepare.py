@@ -92,7 +92,7 @@ def _make(config: PrepareConfig, out: Path, source: Source, images: Splits, plan
 
 
 def _run(tasks: Sequence[ShardTask], config: PrepareConfig, what: str) -> None:
-    """Those that are not done yet."""
+    """Runs the tasks that have no record yet, under a bar named `what`."""
     unfinished = [task for task in tasks if not task.is_done()]
     if len(unfinished) < len(tasks):
         print(f"continuing: {len(tasks) - len(unfinished)} of {len(tasks)} parts are there already ({what})")

@@ -156,7 +156,7 @@ def _shape(data: np.ndarray) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)  # one batch in memory is enough for reading in the source's order
 def _rows(path: str) -> np.ndarray:
-    """OSError if it has changed."""
+    """The pixels of a batch, an image a row. OSError if the file has changed."""
     try:
         with Path(path).open("rb") as file:
             batch = np.load(file, allow_pickle=False) if path.endswith(".npz") else unpickled(file)

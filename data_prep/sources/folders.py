@@ -70,7 +70,7 @@ def read_split(folders: Iterable[Path], notes: Notes, known: Collection[str] = (
 
 
 def with_labels(images: Listing, known: Collection[str], label_of: Callable[[SourceImage], str]) -> Listing:
-    """As they are if they are sorted into classes of train, else with the label that their names have."""
+    """The images unchanged if they are sorted into train's classes; else each with the class that `label_of` gives."""
     found = images.class_counts()
     if found and "" not in found and any(wnid in known for wnid in found):
         return images

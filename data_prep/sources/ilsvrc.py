@@ -91,7 +91,7 @@ class Release:
         return {split: dict.fromkeys(classes, size) for split, size in {**sizes, "train": self.smallest_class}.items()}
 
     def are_its_classes(self, wnids: Collection[str]) -> bool:
-        """Whether these are as many wnids as it has."""
+        """Whether these are wnids, as many as the release has classes."""
         return len(wnids) == self.classes and all(map(WNID.fullmatch, wnids))
 
     def _stems(self) -> dict[str, str]:
@@ -158,7 +158,7 @@ class Release:
         return read_ground_truth(path.read_bytes(), path, devkit.wnid_of_id)
 
     def _patched(self, src: Path, split: str, images: Listing) -> Listing:
-        """With the images that the release replaced: patch_images.tar, <split>/<name>."""
+        """The images of a split, some of them replaced as the release wants it: by patch_images.tar, <split>/<name>."""
         archive = find_named(src, self.patches) if self.patches else None
         if archive is None:
             return images

@@ -104,7 +104,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def is_called(path: Path, name: str) -> bool:
-    """In any case, and with what browsers and desktops add: "devkit (1).gz"."""
+    """Whether a file has this name, in any case, and with what browsers and desktops add: "devkit (1).gz"."""
     return _COPIED.sub("", path.name).lower() == name.lower()
 
 
@@ -118,7 +118,9 @@ def entries(folder: Path) -> list[Path]:
 
 
 def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The same apart, without a look at each: a folder of val has 50,000 files, and may lie on a network drive."""
+    """The same, folders and files apart, without a look at each: a folder of val has 50,000 files, and may lie on a
+    network drive.
+    """
     folders: list[Path] = []
     files: list[Path] = []
     for entry in _scanned(folder):

@@ -67,7 +67,7 @@ def _images(
 
 
 def is_image(file: BinaryIO, member: tarfile.TarInfo) -> bool:
-    """By its name, or else by its first bytes."""
+    """Whether a member is an image, by its name or else by its first bytes."""
     if inventory.is_named_as_image(member.name):
         return True
     file.seek(member.offset_data)

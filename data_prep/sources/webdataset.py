@@ -101,7 +101,7 @@ def _images(shards: list[Path], notes: Notes) -> Iterator[SourceImage]:
 
 
 def _of_shard(file: BinaryIO, path: Path, notes: Notes) -> Iterator[SourceImage]:
-    """The members of one key lie side by side, in any order."""
+    """The images of a shard, each with its label: the members of one key lie side by side, in any order."""
     key, image, label = "", None, None
 
     def finished() -> Iterator[SourceImage]:
