@@ -1,4 +1,21 @@
-"""Layouts in which people have the images. Each is found by looking, and yields the same `SourceImage`s."""
+"""Layouts in which people have the images. Each is found by looking, and yields the same `SourceImage`s.
+
+A layout is two functions, mostly of one file:
+
+- `recognises(src) -> bool` looks at names and at a few bytes. It may raise RequestError for a tree that it knows to be
+  broken.
+- `read(src) -> Source` lists every image and decodes no image file. With `layout=NAME` it runs also where nothing was
+  recognised, and then says what is missing.
+
+Of an image's `name` the last part counts, the official file name: images are sorted by it, and it enters the
+fingerprint, so that the same names, classes and bytes give the same shards from any layout. `wnid` is the class; ""
+means unlabelled. An image that is not simply a part of a file is of a kind of its own: a frozen dataclass after
+SourceImage, with `read` and, if its size does not tell it from another of its name, `mark`. The fields that it adds are
+kept in a Listing.
+
+Of each place that is looked at, the first of LAYOUTS that recognises it wins; only `lists` goes before all others where
+nothing but a list labels val.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -245,7 +245,7 @@ class Listing(Sequence[SourceImage]):
 class Source:
     """All images of a source, by split, in the source's own order."""
 
-    layout: str
+    layout: str  # in words, for messages and the manifest; not a key of LAYOUTS
     path: Path
     splits: dict[str, Listing]
     class_names: dict[str, str] = field(default_factory=dict)  # what people call a class, by wnid, as far as is known
