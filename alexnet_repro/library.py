@@ -31,7 +31,7 @@ from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.folder import LAST, RunFolder
 from alexnet_repro.runs.trained import with_weights
 from data_prep.common.cli import load
-from data_prep.preview import as_image
+from data_prep.format import as_image
 from data_prep.resize import prepare_image, prepared_square
 
 __all__ = [

@@ -154,6 +154,12 @@ def _decode_jpeg(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """[S, S, C] of 0..255, whole numbers or not -> RGB, or grey where C is 1."""
+    whole = pixels.round().astype(np.uint8)
+    return Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole)
+
+
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}.tar"
 

@@ -72,7 +72,7 @@ class PrepareConfig:
 
 
 def first_classes(source: Source, count: int | None) -> Source:
-    """With the first so many classes alone, in the order of their labels; None: all. RequestError if it has fewer."""
+    """The source reduced to its first `count` classes in label order; None keeps all. RequestError if it has fewer."""
     if count is None:
         return source
     wnids = sorted(source.splits["train"].class_counts())
@@ -106,9 +106,9 @@ def split_train(source: Source, config: PrepareConfig) -> Splits:
 
 
 def in_shard_order(source: Source, splits: Splits, seed: int) -> Splits:
-    """The label space is the classes of the train split: images of others are left out. Train is shuffled once.
+    """The images of each split in the order of its shards, without those of classes that train lacks.
 
-    Before that all are sorted by name, so that the order, too, is the same from every layout.
+    All are sorted by name, so that the order is the same from every layout; train is then shuffled once, by `seed`.
     """
     wnids = splits["train"].class_counts().keys()
     images = {}
@@ -243,7 +243,7 @@ def _begun_in(out: Path) -> Earlier | None:
 
 
 def _typed(value: object) -> str:
-    """As it would be typed."""
+    """The value of a setting as one types it."""
     return "null" if value is None else str(value)
 
 

@@ -31,7 +31,7 @@ class Runnable(Protocol):
 
 
 def cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -57,7 +57,7 @@ def _start_worker(progress: "SynchronizedArray[int]", stop: Event) -> None:
 
 
 def _end_with_parent() -> None:
-    """If the parent alone is killed: else this process would go on writing what the next preparation writes too."""
+    """Ends this process if the parent alone is killed: it would go on writing what the next preparation writes, too."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -83,7 +83,7 @@ def has_room_for_sockets(folder: str) -> bool:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """For processes started within: there is one for every core, so threads of their own would only compete."""
+    """Gives processes that are started within it one thread each: there is one for every core; more would compete."""
     added = dict.fromkeys(set(_THREADS) - os.environ.keys(), "1")
     os.environ.update(added)
     try:

@@ -28,7 +28,7 @@ from data_prep.plan import (
 )
 from data_prep.pool import cores, run_tasks
 from data_prep.sources import Source, find_source
-from data_prep.sources.completeness import check_md5, print_summary
+from data_prep.sources.completeness import check_md5, print_summary, refuse_more
 from data_prep.work import ImageFormat, ShardTask, gathered, shard_tasks, write_error
 
 
@@ -49,6 +49,7 @@ def prepare(config: PrepareConfig) -> None:
     source = first_classes(source, config.classes)
     splits = split_train(source, config)
     print_summary(source, splits, config.image_size)
+    refuse_more(source)
     images = in_shard_order(source, splits, config.shuffle_seed)
     if config.md5:
         check_md5(source)
@@ -91,7 +92,7 @@ def _make(config: PrepareConfig, out: Path, source: Source, images: Splits, plan
 
 
 def _run(tasks: Sequence[ShardTask], config: PrepareConfig, what: str) -> None:
-    """Those that are not done yet."""
+    """Runs the tasks that have no record yet, under a bar named `what`."""
     unfinished = [task for task in tasks if not task.is_done()]
     if len(unfinished) < len(tasks):
         print(f"continuing: {len(tasks) - len(unfinished)} of {len(tasks)} parts are there already ({what})")

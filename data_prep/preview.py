@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.common.files import write_atomically
-from data_prep.format import Manifest
+from data_prep.format import Manifest, as_image
 from data_prep.reader import SplitReader
 
 PREVIEW, MEAN_IMAGE = "preview.png", "mean.png"
@@ -34,12 +34,6 @@ def contact_sheet(images: Sequence[tuple[np.ndarray, str]]) -> Image.Image:
         sheet.paste(as_image(pixels).resize((_SIDE, _SIDE)), (left, top))
         draw.text((left, top + _SIDE + 2), _fitted(label, draw, font), fill="black", font=font)
     return sheet
-
-
-def as_image(pixels: np.ndarray) -> Image.Image:
-    """[S, S, C] of 0..255, whole numbers or not -> RGB, or grey where C is 1."""
-    whole = pixels.round().astype(np.uint8)
-    return Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole)
 
 
 def _fitted(label: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

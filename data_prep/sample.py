@@ -1,6 +1,6 @@
 """python -m data_prep.sample DIR [--train N] [--val N]: the embedded sample, as official ILSVRC-2012 archives.
 
-The images are drawn (data_prep.drawing), so that nothing needs to be downloaded; the archives have the official names
+The images are drawn (sample_images.py), so that nothing needs to be downloaded; the archives have the official names
 and layout, so that the sample goes through the code that real ImageNet goes through. Among them, as in ImageNet, are
 greyscale and CMYK JPEGs and PNGs named .JPEG.
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-from data_prep import drawing
+from data_prep import sample_images
 from data_prep.common.endings import run_and_exit
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
 from data_prep.common.progress import progress_bar
-from data_prep.drawing import CLASSES
+from data_prep.sample_images import CLASSES
 from data_prep.sources.ilsvrc import ILSVRC2012
 
 # (ILSVRC2012_ID in this devkit, name) by wnid. As in the real devkit, ids are not in the order of the wnids.
@@ -51,7 +51,7 @@ def image_file(wnid: str, seed: tuple[int, ...]) -> bytes:
     rng = np.random.default_rng([SEED, *seed])
     side, aspect = rng.integers(200, 360), rng.uniform(1, 1.6)
     width, height = (round(side * aspect), side) if rng.random() < 0.7 else (side, round(side * aspect))
-    image = drawing.draw(wnid, rng, int(width), int(height))
+    image = sample_images.draw(wnid, rng, int(width), int(height))
     kind = rng.random()
     buffer = io.BytesIO()
     if kind < 0.02:
@@ -90,7 +90,8 @@ def write_sample(folder: Path, train_per_class: int, val_per_class: int) -> None
 
 
 def _stamp(train_per_class: int, val_per_class: int) -> bytes:
-    program = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (drawing.__file__, __file__))).hexdigest()
+    files = (Path(sample_images.__file__), Path(__file__))
+    program = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return json.dumps({"train": train_per_class, "val": val_per_class, "drawing": program}).encode()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 _MIDDLE = 128  # taken off the values: products are a quarter as large, and four times as many fit into a sum
 _BLOCK = 2**24 // _MIDDLE**2  # pixels: the sum of so many products stays within 2^24
-_MOST_IMAGES = 2**24 // _MIDDLE  # the sum of so many values does
+_MOST_IMAGES = 2**24 // _MIDDLE  # images: the sum of so many values of one pixel stays within 2^24
 _TOGETHER = 32  # images, of whose pixels a block is 32 * 3 * 1024 * 4 bytes = 384 KiB, which an L2 cache holds
 
 

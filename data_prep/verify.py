@@ -79,7 +79,7 @@ def _has_changed(folder: Path, name: str, manifest: Manifest) -> bool:
 
 
 def _index_problems(reader: SplitReader, manifest: Manifest) -> list[str]:
-    """Of the index of a split, and of the split's folder."""
+    """What is wrong with the index of a split, or with the split's folder."""
     problems, classes, info = [], len(manifest.classes), reader.info
     if _has_changed(reader.folder.parent, f"{reader.folder.name}/{INDEX}", manifest):
         problems.append(f"{reader.folder / INDEX}: {_CHANGED}")

@@ -37,7 +37,7 @@ class Stopped(Exception):
 
 def write_error(path: Path, error: OSError) -> RunError:
     """One line for a full disk, a missing permission and whatever else keeps OUT from being written."""
-    remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the disk and the permissions"
     return RunError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; {_GO_ON}")
 
 

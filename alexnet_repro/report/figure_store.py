@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet_repro.report import drawings
 from data_prep.common.files import write_atomically
-from data_prep.preview import as_image
+from data_prep.format import as_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

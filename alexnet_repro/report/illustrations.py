@@ -25,7 +25,7 @@ from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.common.progress import progress_bar
 from data_prep.common.text import short
-from data_prep.preview import as_image
+from data_prep.format import as_image
 from data_prep.reader import SplitReader
 
 _EMBEDDING = "embedding"  # a folder of its own beneath the events of the training, which stay as they are

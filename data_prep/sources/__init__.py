@@ -1,4 +1,21 @@
-"""Layouts in which people have the images. Each is found by looking, and yields the same `SourceImage`s."""
+"""Layouts in which people have the images. Each is found by looking, and yields the same `SourceImage`s.
+
+A layout is two functions, mostly of one file:
+
+- `recognises(src) -> bool` looks at names and at a few bytes. It may raise RequestError for a tree that it knows to be
+  broken.
+- `read(src) -> Source` lists every image and decodes no image file. With `layout=NAME` it runs also where nothing was
+  recognised, and then says what is missing.
+
+Of an image's `name` the last part counts, the official file name: images are sorted by it, and it enters the
+fingerprint, so that the same names, classes and bytes give the same shards from any layout. `wnid` is the class; ""
+means unlabelled. An image that is not simply a part of a file is of a kind of its own: a frozen dataclass after
+SourceImage, with `read` and, if its size does not tell it from another of its name, `mark`. The fields that it adds are
+kept in a Listing.
+
+Of each place that is looked at, the first of LAYOUTS that recognises it wins; only `lists` goes before all others where
+nothing but a list labels val.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,12 +84,12 @@ def find_source(src: Path, layout: str | None = None, needs_val: bool = True) ->
                 candidates = [LAYOUTS["lists"]]
             for candidate in candidates:
                 if (candidate.archive or place.is_dir()) and candidate.recognises(place):
-                    source = _checked(candidate.read(place), candidate, needs_val)
+                    source = _read(candidate, place, needs_val)
                     if place != src:
                         source.notes.append(f"src={src}: read from {place}")
                     return source
         if named and (named[0].archive or not src.is_file()):
-            return _checked(named[0].read(src), named[0], needs_val)
+            return _read(named[0], src, needs_val)
         if not src.is_dir():
             raise RequestError(f"src={src}: is a file; give the folder that holds it")
         found = inventory.entries(src)
@@ -140,7 +157,7 @@ def _nearest(src: Path, found: list[Path]) -> str:
         return "for train/<class>/ and val/<class>/, train/ is missing"
     classes = [path.name for path in found if path.is_dir()]
     if len(classes) > 1 and any(
-        next(inventory.images_below(src / name, inventory.Seen(src)), None) for name in classes
+        next(inventory.images_below(src / name, inventory.Notes(src)), None) for name in classes
     ):
         return (
             f"for train/<class>/, train/ is missing; if {classes[0]}/ and {classes[1]}/ are classes, move them into it"
@@ -148,7 +165,21 @@ def _nearest(src: Path, found: list[Path]) -> str:
     return ""
 
 
-def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
+def _read(layout: Layout, place: Path, needs_val: bool) -> Source:
+    """What `layout` finds at `place`; RequestError if it cannot be used.
+
+    A source with a thousand wnids and no counts of its own gets those that every class of ILSVRC-2012 has at least.
+    """
+    source = layout.read(place)
+    _refuse_unusable(source, layout, needs_val)
+    classes = source.splits["train"].class_counts()
+    if not source.per_class and ILSVRC2012.are_its_classes(classes):
+        source.per_class, source.per_class_is_least = ILSVRC2012.least(classes), True
+    return source
+
+
+def _refuse_unusable(source: Source, layout: Layout, needs_val: bool) -> None:
+    """RequestError if a split is empty, a train image has no class, or val is missing."""
     for split in ("train", *source.splits):
         if not source.splits.get(split):
             raise RequestError(
@@ -156,8 +187,7 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
                 f"{' (' + source.left_out[-1] + ')' if source.left_out else ''}; image files end in "
                 f"{', '.join(sorted(inventory.ENDINGS))}"
             )
-    classes = source.splits["train"].class_counts()
-    if unsorted := classes[""]:
+    if unsorted := source.splits["train"].class_counts()[""]:
         raise RequestError(
             f"src={source.path}: {unsorted:,} train images lie in no folder or archive of a class, which would be "
             "their label; sort them"
@@ -169,6 +199,3 @@ def _checked(source: Source, layout: Layout, needs_val: bool) -> Source:
         raise RequestError(
             f"src={source.path}: {source.no_val}; {has}val_from_train=0.1 would take a tenth of train for it"
         )
-    if not source.per_class and ILSVRC2012.are_its_classes(classes):
-        source.per_class, source.per_class_is_least = ILSVRC2012.least(classes), True
-    return source

@@ -46,7 +46,7 @@ def images(batches: list[np.ndarray], labels: list[int], split: str, path: Path,
 
 
 def download(name: str, folder: Path, files: str) -> None:
-    """By torchvision, which checks what it gets. RequestError if it cannot; `files` could be put there instead."""
+    """Has torchvision download a set, and check it. RequestError if it cannot; `files` could be put there instead."""
     import torchvision
 
     print(f"src={folder}: no copy of {name} there; torchvision downloads it")

@@ -161,13 +161,13 @@ class Listing(Sequence[SourceImage]):
         return list, (list(self),)
 
     def take(self, chosen: "np.ndarray | slice") -> "Listing":
-        """Those at these positions, or where a mask is true."""
+        """The images at the positions `chosen`, or where that mask is true."""
         taken = object.__new__(Listing)
         taken._columns, taken._places = self._columns, self._places[chosen]
         return taken
 
     def class_counts(self) -> Counter[str]:
-        """Images of every class that has any."""
+        """The number of images of every class that has any."""
         texts = self._columns.classes
         counts = np.bincount(self._class_codes(), minlength=len(texts)).tolist()
         return Counter({text: count for text, count in zip(texts, counts, strict=True) if count})
@@ -245,7 +245,7 @@ class Listing(Sequence[SourceImage]):
 class Source:
     """All images of a source, by split, in the source's own order."""
 
-    layout: str
+    layout: str  # in words, for messages and the manifest; not a key of LAYOUTS
     path: Path
     splits: dict[str, Listing]
     class_names: dict[str, str] = field(default_factory=dict)  # what people call a class, by wnid, as far as is known

@@ -9,14 +9,12 @@ an image in each row, pixel by pixel; the labels are in JSON.
 
 import io
 import json
-import pickle
-import struct
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -25,6 +23,7 @@ from data_prep.common.errors import RequestError
 from data_prep.resize import pillow_warnings
 from data_prep.sources import arrays
 from data_prep.sources.base import Source
+from data_prep.sources.pickles import DAMAGE, unpickled
 
 SIDE = 32
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
@@ -34,10 +33,8 @@ META = "batches.meta"
 SHEET_LABELS = {"train": "train_lables.json", "val": "test_lables.json"}  # as they spell it
 
 _MOST_BYTES = 64 << 20  # of one file: the 31 MB of a batch, which Python 3 can pickle into twice as many
-DAMAGE = (
-    pickle.UnpicklingError, tarfile.TarError, zlib.error, struct.error, OSError, EOFError, SyntaxError, RecursionError,
-    Image.DecompressionBombError, Image.DecompressionBombWarning,
-    AttributeError, IndexError, KeyError, TypeError, ValueError,
+_DAMAGE = (  # of a batch, a sheet or the archive
+    *DAMAGE, tarfile.TarError, zlib.error, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 
 
@@ -91,14 +88,14 @@ def read(src: Path) -> Source:
         for name, data in _files(place, form.files):
             try:
                 files[name] = _parsed(name, data)
-            except DAMAGE as error:
+            except _DAMAGE as error:
                 raise ValueError(f"{name}: {error}") from None
         if missing := [name for name in form.files if name not in files]:
             raise RequestError(f"{place}: {missing[0]} is missing; it needs {', '.join(form.files)}")
         names, pixels, labels = _of_batches(files) if form is _PICKLED else _of_sheets(files)
     except RequestError:
         raise
-    except DAMAGE as error:
+    except _DAMAGE as error:
         raise RequestError(f"{place}: cannot be read as CIFAR-10 ({error}); download it again") from None
     splits = {split: arrays.images(pixels[split], labels[split], split, place, len(names)) for split in BATCHES}
     return arrays.source(f"CIFAR-10's {form.name}", place, names, splits, per_class=(5000, 1000))
@@ -123,28 +120,6 @@ def _files(place: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
 def _refuse_if_large(name: str, size: int) -> None:
     if size > _MOST_BYTES:
         raise ValueError(f"{name}: {size:,} bytes; none of its files has more than {_MOST_BYTES:,}")
-
-
-_NEEDED_BY_BATCHES = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """A pickle can name any function to be called; the published batches name these, and no other is called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NEEDED_BY_BATCHES:
-            return super().find_class(module, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]  # wherever this numpy keeps it
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of images needs")
-
-
-def unpickled(file: BinaryIO) -> dict[str, Any]:
-    """What a pickled batch holds. ValueError if it is no dict, whatever is in DAMAGE if it cannot be read."""
-    batch = _PlainUnpickler(file, encoding="latin1").load()
-    if not isinstance(batch, dict):
-        raise ValueError(f"holds a {type(batch).__name__}")
-    return batch
 
 
 def _parsed(name: str, data: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""What was found in a source, and what is missing of a complete copy."""
+"""What was found in a source, and what it lacks of a complete copy, or has beyond one."""
 
 import hashlib
 from collections import Counter
@@ -13,7 +13,7 @@ _NAMED = 5  # classes that a warning names
 
 
 def print_summary(source: Source, splits: dict[str, Listing], image_size: int) -> None:
-    """Prints layout, classes, counts and size, and what is missing of a complete copy. RequestError if it has more."""
+    """Prints layout, classes, counts and size, and what is missing of a complete copy."""
     counts = ", ".join(f"{len(listed):,} {split}" for split, listed in splits.items())
     size = sum(listed.total_size() for listed in splits.values())
     classes = len(splits["train"].class_counts())
@@ -29,12 +29,11 @@ def print_summary(source: Source, splits: dict[str, Listing], image_size: int) -
         )
     for line in _shortages(source):
         print(line)
-    _refuse_more(source)
 
 
-def _refuse_more(source: Source) -> None:
-    """More than a complete copy has: images of two copies, or of two sets, which would be counted twice; or classes,
-    which would move the labels.
+def refuse_more(source: Source) -> None:
+    """RequestError if a source has more than a complete copy: images, those of two copies or sets, which would count
+    twice; or classes, which would move the labels.
     """
     for split, complete in source.complete.items():
         found = len(source.splits.get(split, ()))

@@ -10,6 +10,7 @@ ones (and compressed .npz) batch by batch, one of them in memory at a time.
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,14 +22,14 @@ from data_prep.common.errors import RequestError
 from data_prep.common.text import one_line
 from data_prep.sources import zips
 from data_prep.sources.base import Listing, Source, SourceImage, as_pnm
-from data_prep.sources.cifar10 import DAMAGE, unpickled
 from data_prep.sources.ilsvrc import ILSVRC2012
 from data_prep.sources.inventory import entries
+from data_prep.sources.pickles import DAMAGE, unpickled
 
 MAP = "map_clsloc.txt"
 
 _BATCH = re.compile(r"(train_data_batch_(\d+)|val_data)(\.npz)?")
-_DAMAGE = (*DAMAGE, zipfile.BadZipFile, MemoryError)
+_DAMAGE = (*DAMAGE, zipfile.BadZipFile, zlib.error, SyntaxError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def _shape(data: np.ndarray) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)  # one batch in memory is enough for reading in the source's order
 def _rows(path: str) -> np.ndarray:
-    """OSError if it has changed."""
+    """The pixels of a batch, an image a row. OSError if the file has changed."""
     try:
         with Path(path).open("rb") as file:
             batch = np.load(file, allow_pickle=False) if path.endswith(".npz") else unpickled(file)

@@ -19,7 +19,7 @@ from data_prep.common.errors import RequestError
 from data_prep.common.text import encodable
 from data_prep.sources import inventory, tars
 from data_prep.sources.base import Listing, Source, SourceImage
-from data_prep.sources.inventory import Seen
+from data_prep.sources.inventory import Notes
 from data_prep.sources.labels import SPLITS, WNID, name_and_wnid
 
 NO_VAL = "no val images (val/, validation/ or valid/)"
@@ -53,12 +53,12 @@ def split_folders(src: Path, split: str) -> list[Path]:
     return parts
 
 
-def read_split(folders: Iterable[Path], seen: Seen, known: Collection[str] = ()) -> Listing:
+def read_split(folders: Iterable[Path], notes: Notes, known: Collection[str] = ()) -> Listing:
     """All images of a split; class "" where they are not sorted. `known`: the classes of train, for val.
 
     RequestError if a class is there twice, a number in brackets behind its name.
     """
-    images = Listing(chain.from_iterable(_split(folder, seen, known) for folder in folders))
+    images = Listing(chain.from_iterable(_split(folder, notes, known) for folder in folders))
     classes = images.class_counts()
     for name in classes:
         if (copy := _COPY.fullmatch(name)) and copy["name"] in classes:
@@ -70,37 +70,37 @@ def read_split(folders: Iterable[Path], seen: Seen, known: Collection[str] = ())
 
 
 def with_labels(images: Listing, known: Collection[str], label_of: Callable[[SourceImage], str]) -> Listing:
-    """As they are if they are sorted into classes of train, else with the label that their names have."""
+    """The images unchanged if they are sorted into train's classes; else each with the class that `label_of` gives."""
     found = images.class_counts()
     if found and "" not in found and any(wnid in known for wnid in found):
         return images
     return Listing(replace(image, wnid=label_of(image)) for image in images)
 
 
-def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceImage]:
-    folder = _innermost(folder, known, seen)
+def _split(folder: Path, notes: Notes, known: Collection[str]) -> Iterator[SourceImage]:
+    folder = _innermost(folder, known, notes)
     classes, files = inventory.folders_and_files(folder)
     archives = [path for path in files if inventory.is_archive(path.name) and path.is_file()]
     if not classes and len(archives) == 1 and tars.is_of_all(archives[0]):
-        loose = list(inventory.loose_images(folder, seen))
+        loose = list(inventory.loose_images(folder, notes))
         if loose:
-            seen.pass_over(_UNPACKED, archives[0])
+            notes.pass_over(_UNPACKED, archives[0])
             yield from loose
         else:
-            yield from tars.images_by_class(archives[0], seen)
+            yield from tars.images_by_class(archives[0], notes)
         return
     if not classes and not archives:
-        yield from inventory.loose_images(folder, seen)
+        yield from inventory.loose_images(folder, notes)
         return
     _refuse_links_to_one([*classes, *archives])
     wnids = {encodable(path.name) for path in classes}
     count, names, packed = 0, set[str](), set(archives)  # of Fall 2011 there are 21,841
-    loose = list(inventory.loose_images(folder, seen))
+    loose = list(inventory.loose_images(folder, notes))
     for path in sorted([*classes, *archives]):
         if path not in packed:
-            own = images_of_class(path, seen)
-        elif not _is_passed_over(path, wnids, seen):
-            own = tars.images(path, encodable(path.stem), seen)
+            own = images_of_class(path, notes)
+        elif not _is_passed_over(path, wnids, notes):
+            own = tars.images(path, encodable(path.stem), notes)
         else:
             continue
         for image in own:
@@ -119,7 +119,9 @@ def _split(folder: Path, seen: Seen, known: Collection[str]) -> Iterator[SourceI
         return
     for image in loose:
         copied = image.name in names
-        seen.pass_over(f"images outside the folders of the classes{', which have them too' * copied}", Path(image.path))
+        notes.pass_over(
+            f"images outside the folders of the classes{', which have them too' * copied}", Path(image.path)
+        )
 
 
 def _refuse_links_to_one(classes: list[Path]) -> None:
@@ -130,7 +132,7 @@ def _refuse_links_to_one(classes: list[Path]) -> None:
             raise RequestError(f"{link}: a link to what {path.name} is; one cannot be two classes: take the link away")
 
 
-def _innermost(folder: Path, known: Collection[str], seen: Seen) -> Path:
+def _innermost(folder: Path, known: Collection[str], notes: Notes) -> Path:
     """`folder`, or the only folder in it, where that is no class: train/train/, val/ILSVRC2012_img_val/."""
     for _ in range(3):
         inner, files = inventory.folders_and_files(folder)
@@ -140,42 +142,42 @@ def _innermost(folder: Path, known: Collection[str], seen: Seen) -> Path:
         if not known and len(deeper) + sum(inventory.is_archive(path.name) for path in archives) < 2:
             return folder
         for path in files:
-            seen.pass_over(_UNPACKED if inventory.is_archive(path.name) else inventory.NO_IMAGES, path)
+            notes.pass_over(_UNPACKED if inventory.is_archive(path.name) else inventory.NO_IMAGES, path)
         folder = inner[0]
     return folder
 
 
-def _is_passed_over(archive: Path, wnids: set[str], seen: Seen) -> bool:
+def _is_passed_over(archive: Path, wnids: set[str], notes: Notes) -> bool:
     """Whether an archive beside the folders of classes holds what they hold. RequestError if it holds more."""
     wnid = encodable(archive.stem)
     folder = archive.with_suffix("")
     if wnid in wnids:
-        unpacked = sum(1 for _ in inventory.images_below(folder, Seen(seen.src)))
+        unpacked = sum(1 for _ in inventory.images_below(folder, Notes(notes.src)))
         if unpacked == 0:
             return False
-        packed = sum(1 for _ in tars.images(archive, wnid, Seen(seen.src)))
+        packed = sum(1 for _ in tars.images(archive, wnid, Notes(notes.src)))
         if packed > unpacked:
             raise RequestError(
                 f"{archive}: has {packed:,} images, and the folder {folder.name}/ beside it {unpacked:,}; it was not "
                 "unpacked to its end: unpack it again, or delete one of the two"
             )
-        seen.pass_over(_FEWER if packed < unpacked else _BESIDE, archive)
+        notes.pass_over(_FEWER if packed < unpacked else _BESIDE, archive)
         return True
     odd = bool(wnids) and all(WNID.fullmatch(name) for name in wnids) and not WNID.fullmatch(wnid)
     if odd or (wnids and tars.is_of_all(archive)):
-        seen.pass_over(_BESIDE, archive)
+        notes.pass_over(_BESIDE, archive)
         return True
     return False
 
 
-def images_of_class(folder: Path, seen: Seen) -> Iterator[SourceImage]:
+def images_of_class(folder: Path, notes: Notes) -> Iterator[SourceImage]:
     """The images of the class that `folder` is named after, however deep they lie in it."""
     wnid, empty = encodable(folder.name), True
-    for image in inventory.images_below(folder, seen, f"{wnid}/"):
+    for image in inventory.images_below(folder, notes, f"{wnid}/"):
         empty = False
         yield replace(image, wnid=wnid)
     if empty and not any(folder.with_name(folder.name + ending).is_file() for ending in (".tar", ".TAR")):
-        seen.pass_over(inventory.EMPTY, folder)
+        notes.pass_over(inventory.EMPTY, folder)
 
 
 def recognises(src: Path) -> bool:
@@ -185,11 +187,11 @@ def recognises(src: Path) -> bool:
 
 def read(src: Path) -> Source:
     """RequestError if val is not sorted by class, and the names of its images do not say their classes."""
-    seen = Seen(src)
-    splits = {"train": read_split(split_folders(src, "train"), seen)}
+    notes = Notes(src)
+    splits = {"train": read_split(split_folders(src, "train"), notes)}
     known = splits["train"].class_counts()
     for split in ("val", "test"):
-        images = read_split(split_folders(src, split), seen, known)
+        images = read_split(split_folders(src, split), notes, known)
         images = with_labels(images, known, lambda image: image.wnid or name_and_wnid(image.name)[1])
         unlabelled = images.class_counts()[""]
         if unlabelled and split == "val":
@@ -199,12 +201,12 @@ def read(src: Path) -> Source:
                 f"{src}, sort them into folders named as those of train, or leave them out with val_from_train=0.1"
             )
         if unlabelled:
-            seen.pass_over(f"test split: {unlabelled:,} images without labels", split_folders(src, split)[0])
+            notes.pass_over(f"test split: {unlabelled:,} images without labels", split_folders(src, split)[0])
         elif images:
             splits[split] = images
     return Source(
-        "folders of pictures", src, splits, _class_names(src / CLASS_NAMES), left_out=seen.left_out(),
-        notes=seen.notes(), no_val=NO_VAL,
+        "folders of pictures", src, splits, _class_names(src / CLASS_NAMES), left_out=notes.left_out(),
+        notes=notes.taken(), no_val=NO_VAL,
     )  # fmt: skip
 
 
@@ -226,14 +228,14 @@ def recognises_fall2011(src: Path) -> bool:
 
 def read_fall2011(src: Path) -> Source:
     """RequestError if a class is no n<number>, as val/ beside the classes would be."""
-    archive, seen = src / _FALL2011, Seen(src)
-    train = Listing(tars.images_by_class(archive, seen)) if archive.is_file() else read_split([src], seen)
+    archive, notes = src / _FALL2011, Notes(src)
+    train = Listing(tars.images_by_class(archive, notes)) if archive.is_file() else read_split([src], notes)
     if others := [name for name in train.class_counts() if not WNID.fullmatch(name)]:
         path = next(iter(train.of_classes(others))).path
         raise RequestError(
             f"{path}: is in no class n<number>, as others here are; move those into {src / 'train'}, or this away"
         )
     return Source(
-        "ImageNet's Fall-2011 release", src, {"train": train}, left_out=seen.left_out(), notes=seen.notes(),
+        "ImageNet's Fall-2011 release", src, {"train": train}, left_out=notes.left_out(), notes=notes.taken(),
         no_val="classes n<number> in no train/ are read as ImageNet's Fall-2011 release, which has no val",
     )  # fmt: skip

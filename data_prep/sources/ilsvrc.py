@@ -18,7 +18,7 @@ from data_prep.common.errors import RequestError
 from data_prep.sources import folders, tars
 from data_prep.sources.base import Listing, Source, SourceImage
 from data_prep.sources.devkit import Devkit, read_devkit, read_ground_truth
-from data_prep.sources.inventory import Seen, find_named
+from data_prep.sources.inventory import Notes, find_named
 from data_prep.sources.labels import WNID
 
 
@@ -48,22 +48,22 @@ class Release:
 
     def read(self, src: Path) -> Source:
         """RequestError if a part is missing, damaged, or of another release."""
-        seen = Seen(src)
+        notes = Notes(src)
         devkit_path = self._devkit(src)
         devkit = None if devkit_path is None else read_devkit(devkit_path, self.year)
         if not (part := self._part(src, "train")):
             raise RequestError(f"src={src}: {self._missing('train')}")
-        train = self._images(src, "train", part, seen)
+        train = self._images(src, "train", part, notes)
         known = train.class_counts()
         splits, no_val = {"train": train}, ""
         if part := self._part(src, "val"):
-            splits["val"] = self._numbered(src, "val", part, devkit, known, seen)
+            splits["val"] = self._numbered(src, "val", part, devkit, known, notes)
         else:
             no_val = self._missing("val")
         if (part := self._part(src, "test")) and self.test_truth:
-            splits["test"] = self._numbered(src, "test", part, devkit, known, seen)
+            splits["test"] = self._numbered(src, "test", part, devkit, known, notes)
         elif part:
-            seen.pass_over("test split, without labels", part[0])
+            notes.pass_over("test split, without labels", part[0])
         splits = {split: self._patched(src, split, images) for split, images in splits.items()}
         class_names = {} if devkit is None else devkit.class_names
         classes = class_names or set(known)
@@ -80,8 +80,8 @@ class Release:
             per_class=per_class,
             per_class_is_least=devkit is None,
             md5={path: md5 for name, md5 in self.md5.items() if (path := find_named(src, name)) is not None},
-            left_out=seen.left_out(),
-            notes=seen.notes(),
+            left_out=notes.left_out(),
+            notes=notes.taken(),
             no_val=no_val,
         )
 
@@ -91,7 +91,7 @@ class Release:
         return {split: dict.fromkeys(classes, size) for split, size in {**sizes, "train": self.smallest_class}.items()}
 
     def are_its_classes(self, wnids: Collection[str]) -> bool:
-        """Whether these are as many wnids as it has."""
+        """Whether these are wnids, as many as the release has classes."""
         return len(wnids) == self.classes and all(map(WNID.fullmatch, wnids))
 
     def _stems(self) -> dict[str, str]:
@@ -116,18 +116,18 @@ class Release:
     def _missing(self, split: str) -> str:
         return f"{self.archives[split]} is missing; the official layout needs {', '.join(self.archives.values())}"
 
-    def _images(self, src: Path, split: str, part: list[Path], seen: Seen, known: Collection[str] = ()) -> Listing:
+    def _images(self, src: Path, split: str, part: list[Path], notes: Notes, known: Collection[str] = ()) -> Listing:
         if part[0].is_dir():
-            return folders.read_split(part, seen, known)
+            return folders.read_split(part, notes, known)
         for folder in folders.split_folders(src, split):
-            seen.pass_over("folders beside the archive of their split", folder)
-        return Listing(tars.images_by_class(part[0], seen) if split == "train" else tars.images(part[0], "", seen))
+            notes.pass_over("folders beside the archive of their split", folder)
+        return Listing(tars.images_by_class(part[0], notes) if split == "train" else tars.images(part[0], "", notes))
 
     def _numbered(
-        self, src: Path, split: str, part: list[Path], devkit: Devkit | None, known: Mapping[str, int], seen: Seen
+        self, src: Path, split: str, part: list[Path], devkit: Devkit | None, known: Mapping[str, int], notes: Notes
     ) -> Listing:
         """Val or test: flat, ILSVRC2012_val_00000001.JPEG and so on, labels in the ground truth; or sorted by class."""
-        images = self._images(src, split, part, seen, known)
+        images = self._images(src, split, part, notes, known)
         sorted_here = "" not in images.class_counts()
         if sorted_here and (devkit is None or not known.keys().isdisjoint(images.class_counts())):
             return images
@@ -158,7 +158,7 @@ class Release:
         return read_ground_truth(path.read_bytes(), path, devkit.wnid_of_id)
 
     def _patched(self, src: Path, split: str, images: Listing) -> Listing:
-        """With the images that the release replaced: patch_images.tar, <split>/<name>."""
+        """The images of a split, some of them replaced as the release wants it: by patch_images.tar, <split>/<name>."""
         archive = find_named(src, self.patches) if self.patches else None
         if archive is None:
             return images

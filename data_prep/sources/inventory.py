@@ -61,8 +61,8 @@ def begins_as_image(head: bytes) -> bool:
 
 
 @dataclass
-class Seen:
-    """What was passed over below a source, and what was taken although it lies in an odd place."""
+class Notes:
+    """What is passed over below a source, and what is taken although it lies in an odd place: counted by kind."""
 
     src: Path
     passed: dict[str, tuple[str, int]] = field(default_factory=dict)  # kind -> the first place, and how many
@@ -84,10 +84,11 @@ class Seen:
         return encodable(path)
 
     def left_out(self) -> list[str]:
-        """One line, or none."""
+        """One line, or none, on what was passed over."""
         return ["; ".join(_counted(self.passed))] if self.passed else []
 
-    def notes(self) -> list[str]:
+    def taken(self) -> list[str]:
+        """One line, or none, on what was taken."""
         return [f"{line}; taken" for line in _counted(self.deeper)]
 
 
@@ -103,7 +104,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def is_called(path: Path, name: str) -> bool:
-    """In any case, and with what browsers and desktops add: "devkit (1).gz"."""
+    """Whether a file has this name, in any case, and with what browsers and desktops add: "devkit (1).gz"."""
     return _COPIED.sub("", path.name).lower() == name.lower()
 
 
@@ -117,7 +118,9 @@ def entries(folder: Path) -> list[Path]:
 
 
 def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The same apart, without a look at each: a folder of val has 50,000 files, and may lie on a network drive."""
+    """The same, folders and files apart, without a look at each: a folder of val has 50,000 files, and may lie on a
+    network drive.
+    """
     folders: list[Path] = []
     files: list[Path] = []
     for entry in _scanned(folder):
@@ -132,27 +135,27 @@ def _scanned(folder: Path) -> list["os.DirEntry[str]"]:
         return sorted(scan, key=lambda entry: entry.name)
 
 
-def images_below(folder: Path, seen: Seen, prefix: str = "", top: Path | None = None) -> Iterator[SourceImage]:
+def images_below(folder: Path, notes: Notes, prefix: str = "", top: Path | None = None) -> Iterator[SourceImage]:
     """The images in `folder` and in the folders within it, named with `prefix` and their path below `folder`. `top`:
     the folder that was begun with, a class's, if that is another.
     """
     if is_endless_link(folder) or (top and _leads_to_other_classes(folder, top)):
-        seen.pass_over(LINKS, folder)
+        notes.pass_over(LINKS, folder)
         return
     folders = []
     for entry in _scanned(folder):
         if is_system(entry.name):
-            seen.pass_over(HIDDEN, Path(entry.path))
+            notes.pass_over(HIDDEN, Path(entry.path))
         elif entry.is_dir():
             folders.append(entry)
         elif image := _image(entry, prefix):
             if top:
-                seen.take_deeper(Path(entry.path))
+                notes.take_deeper(Path(entry.path))
             yield image
         else:
-            seen.pass_over(NO_IMAGES, Path(entry.path))
+            notes.pass_over(NO_IMAGES, Path(entry.path))
     for entry in folders:
-        yield from images_below(Path(entry.path), seen, f"{prefix}{encodable(entry.name)}/", top or folder)
+        yield from images_below(Path(entry.path), notes, f"{prefix}{encodable(entry.name)}/", top or folder)
 
 
 def is_endless_link(folder: Path) -> bool:
@@ -171,16 +174,16 @@ def _leads_to_other_classes(folder: Path, top: Path) -> bool:
     return target.is_relative_to(top.parent) and not target.is_relative_to(top)
 
 
-def loose_images(folder: Path, seen: Seen) -> Iterator[SourceImage]:
+def loose_images(folder: Path, notes: Notes) -> Iterator[SourceImage]:
     """The images that lie in `folder` itself."""
     for entry in _scanned(folder):
         if is_system(entry.name):
-            seen.pass_over(HIDDEN, Path(entry.path))
+            notes.pass_over(HIDDEN, Path(entry.path))
         elif not entry.is_dir():
             if image := _image(entry, ""):
                 yield image
             elif not is_archive(entry.name):
-                seen.pass_over(NO_IMAGES, Path(entry.path))
+                notes.pass_over(NO_IMAGES, Path(entry.path))
 
 
 def is_archive(name: str) -> bool:

@@ -17,7 +17,7 @@ from data_prep.common.errors import RequestError
 from data_prep.sources import folders
 from data_prep.sources.base import Source
 from data_prep.sources.ilsvrc import ILSVRC2012
-from data_prep.sources.inventory import Seen, find_named, is_called
+from data_prep.sources.inventory import Notes, find_named, is_called
 from data_prep.sources.labels import SPLITS
 
 IMAGES, LISTS, TRAIN_LIST = Path("ILSVRC/Data/CLS-LOC"), Path("ILSVRC/ImageSets/CLS-LOC"), "train_cls.txt"
@@ -56,17 +56,17 @@ def _inside(folder: Path, path: Path) -> Path:
 def read(src: Path) -> Source:
     """RequestError if the list of labels is missing or lacks an image."""
     root, place = _root_and_images(src) or (src, src / IMAGES)
-    seen = Seen(place)
+    notes = Notes(place)
     parts = {split: folders.split_folders(place, split) if place.is_dir() else [] for split in SPLITS}
     if not parts["train"]:
         raise RequestError(f"src={src}: {IMAGES / 'train'} is missing; Kaggle's tree needs it")
-    train = folders.read_split(parts["train"], seen)
+    train = folders.read_split(parts["train"], notes)
     known = train.class_counts()
     splits = {"train": train}
     solution = find_named(root, SOLUTION)
     labels = _labels(solution) if solution else {}
     if parts["val"]:
-        val = folders.read_split(parts["val"], seen, known)
+        val = folders.read_split(parts["val"], notes, known)
         if not labels and "" in val.class_counts():
             raise RequestError(f"src={src}: {SOLUTION} is missing; it has the labels of {parts['val'][0]}")
         if labels:
@@ -75,12 +75,12 @@ def read(src: Path) -> Source:
             raise RequestError(f"{solution}: has no label for {len(unlabelled)} val images, {unlabelled[0]} first")
         splits["val"] = val
     if parts["test"]:
-        seen.pass_over("test split, without labels", parts["test"][0])
+        notes.pass_over("test split, without labels", parts["test"][0])
     names, train_list = find_named(root, CLASS_NAMES), find_named(_inside(root, LISTS), TRAIN_LIST)
     class_names = _class_names(names) if names else {}
     source = Source(
-        "Kaggle's tree of ILSVRC-2012", src, splits, class_names, ILSVRC2012.complete, left_out=seen.left_out(),
-        notes=seen.notes(), no_val=f"{IMAGES / 'val'} is missing; Kaggle's tree needs it",
+        "Kaggle's tree of ILSVRC-2012", src, splits, class_names, ILSVRC2012.complete, left_out=notes.left_out(),
+        notes=notes.taken(), no_val=f"{IMAGES / 'val'} is missing; Kaggle's tree needs it",
     )  # fmt: skip
     if train_list:
         lines = train_list.read_text("utf-8-sig", "replace").split("\n")

@@ -46,11 +46,12 @@ def provisional(label: Label | None, wnid: str) -> str:
 
 
 def resolve(splits: Mapping[str, Listing], names: list[str]) -> tuple[dict[str, Listing], dict[str, str], list[str]]:
-    """Splits with provisional classes -> those with their classes; `names` of the labels by class; what is left out.
+    """Splits with provisional classes -> the same with their classes; `names`, of label 0, 1, ..., by class;
+    and what is left out.
 
-    The class of a label is the wnid, where the images' names give one for each label; then all is as it is from the
-    official archives. Else that of a text label is the text; that of a number is its name, if the names' order is that
-    of the labels, as it is where the data set was made from folders; else the number.
+    The class of a label is the wnid, where the images' names give one for each label; the data set then equals the one
+    made from the official archives. Else that of a text label is the text; that of a number is its name, if the names'
+    order is that of the labels, as it is where the data set was made from folders; else the number.
     """
     pairs = {text: _label_and_wnid(text) for images in splits.values() for text in images.class_counts() if text}
     key_of = _class_keys(set(pairs.values()), names)

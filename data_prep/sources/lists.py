@@ -42,7 +42,7 @@ def are_all_that_labels_val(src: Path) -> bool:
 
 
 def _lists(src: Path) -> dict[str, Path]:
-    """RequestError if a folder has two lists of one split."""
+    """The list of each split. RequestError if a folder has two of one split."""
     folder, lists = (src.parent, {"train": src}) if src.is_file() else (src, {})
     for split in SPLITS:
         if split in lists:

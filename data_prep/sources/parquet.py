@@ -33,7 +33,7 @@ def recognises(src: Path) -> bool:
 
 
 def _files(src: Path) -> dict[str, list[Path]]:
-    """By split, which the file's name begins with, or its folder is called."""
+    """The files of each split, which their names begin with, or their folder is called."""
     files: dict[str, list[Path]] = defaultdict(list)
     for folder in (src, src / "data", *(place / name for place in (src, src / "default") for name in SPLIT_OF)):
         for path in sorted(folder.glob("*.parquet")):
@@ -104,7 +104,7 @@ def _rows(file: Any, path: Path) -> Iterator["ParquetImage"]:
 
 
 def _class_names(metadata: dict[bytes, bytes] | None) -> list[str]:
-    """Of label 0, 1, ..., as the `datasets` library writes them into the files; [] if it did not."""
+    """What label 0, 1, ... are called, as the `datasets` library writes it into the files; [] if it did not."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features["label"]["names"]]

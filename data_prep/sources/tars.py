@@ -11,7 +11,7 @@ from data_prep.common.progress import progress_bar
 from data_prep.common.text import encodable
 from data_prep.sources import inventory
 from data_prep.sources.base import SourceImage
-from data_prep.sources.inventory import Seen
+from data_prep.sources.inventory import Notes
 from data_prep.sources.labels import SPLIT_OF, WNID
 
 _AGAIN = "download it again"
@@ -20,7 +20,7 @@ _END = 2 * tarfile.BLOCKSIZE  # of zeros, which end a tar
 _RECORDS = [tarfile.BLOCKSIZE << i for i in range(12)]  # up to 1 MiB: what a record may be, besides tar's 10 KiB
 
 
-def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
+def images_by_class(path: Path, notes: Notes) -> Iterator[SourceImage]:
     """An archive of all classes: a tar of tars, one a class and named after it (the official train archives); or of
     folders, <class>/<image>; or (those of val) of images without a class.
     """
@@ -30,13 +30,13 @@ def images_by_class(path: Path, seen: Seen) -> Iterator[SourceImage]:
             bar.update(inner.offset_data - bar.n)
             name, end = _basename(inner), inner.offset_data + inner.size
             if not inventory.is_archive(name):
-                yield from _images([inner], file, path, _class_folder(inner), seen)
+                yield from _images([inner], file, path, _class_folder(inner), notes)
             elif inventory.is_system_path(inner.name):
-                seen.pass_over(inventory.HIDDEN, f"{path.name}: {inner.name}")
+                notes.pass_over(inventory.HIDDEN, f"{path.name}: {inner.name}")
             else:
                 wnid = name[: -len(".tar")]  # one text for all of the class: ImageNet has a million images
                 file.seek(inner.offset_data)
-                yield from _images(members(file, path, inner.name, end), file, path, wnid, seen)
+                yield from _images(members(file, path, inner.name, end), file, path, wnid, notes)
 
 
 def _class_folder(member: tarfile.TarInfo) -> str:
@@ -47,27 +47,27 @@ def _class_folder(member: tarfile.TarInfo) -> str:
     return "" if folder.lower() in _NO_CLASSES or folder.startswith("ILSVRC20") else folder
 
 
-def images(path: Path, wnid: str, seen: Seen) -> Iterator[SourceImage]:
+def images(path: Path, wnid: str, notes: Notes) -> Iterator[SourceImage]:
     """A flat tar: every image, of class `wnid`."""
     with path.open("rb") as file:
-        yield from _images(members(file, path), file, path, wnid, seen)
+        yield from _images(members(file, path), file, path, wnid, notes)
 
 
 def _images(
-    listed: Iterator[tarfile.TarInfo] | list[tarfile.TarInfo], file: BinaryIO, path: Path, wnid: str, seen: Seen
+    listed: Iterator[tarfile.TarInfo] | list[tarfile.TarInfo], file: BinaryIO, path: Path, wnid: str, notes: Notes
 ) -> Iterator[SourceImage]:
     where = str(path)
     for member in listed:
         if inventory.is_system_path(member.name):
-            seen.pass_over(inventory.HIDDEN, f"{path.name}: {member.name}")
+            notes.pass_over(inventory.HIDDEN, f"{path.name}: {member.name}")
         elif is_image(file, member):
             yield SourceImage(_basename(member), wnid, where, member.offset_data, member.size)
         else:
-            seen.pass_over(inventory.NO_IMAGES, f"{path.name}: {member.name}")
+            notes.pass_over(inventory.NO_IMAGES, f"{path.name}: {member.name}")
 
 
 def is_image(file: BinaryIO, member: tarfile.TarInfo) -> bool:
-    """By its name, or else by its first bytes."""
+    """Whether a member is an image, by its name or else by its first bytes."""
     if inventory.is_named_as_image(member.name):
         return True
     file.seek(member.offset_data)

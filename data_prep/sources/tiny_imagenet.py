@@ -16,7 +16,7 @@ from data_prep.common.text import encodable, few
 from data_prep.sources import inventory, zips
 from data_prep.sources.base import DeadLink, Listing, Source, SourceImage
 from data_prep.sources.folders import split_folders
-from data_prep.sources.inventory import Seen
+from data_prep.sources.inventory import Notes
 from data_prep.sources.labels import SPLIT_OF
 
 FOLDER, ARCHIVES = "tiny-imagenet-200", "tiny-imagenet*.zip"
@@ -36,8 +36,8 @@ def read(src: Path) -> Source:
     place = _place(src)
     if place is None:
         raise RequestError(f"src={src}: neither {FOLDER}.zip is there nor {FOLDER}/, which it unpacks to")
-    seen = Seen(place)
-    files = _files(place, seen)
+    notes = Notes(place)
+    files = _files(place, notes)
     classes = _text(files, CLASSES, place).split() if CLASSES in files else None
     labels = dict(line.split("\t")[:2] for line in _text(files, LABELS, place).splitlines() if "\t" in line)
     names = _text(files, CLASS_NAMES, place).splitlines() if CLASS_NAMES in files else []
@@ -46,10 +46,10 @@ def read(src: Path) -> Source:
     for name, image in files.items():
         split, *below = PurePosixPath(name).parts
         if inventory.is_system_path(name):
-            seen.pass_over(inventory.HIDDEN, name)
+            notes.pass_over(inventory.HIDDEN, name)
         elif below and not inventory.is_named_as_image(name) and not inventory.begins_as_image(_head(image)):
             if not name.endswith(("_boxes.txt", LABELS)):
-                seen.pass_over(inventory.NO_IMAGES, name)
+                notes.pass_over(inventory.NO_IMAGES, name)
         elif split == "train" and len(below) > 1:
             splits[split].append(replace(image, wnid=below[0]))
         elif split == "val":
@@ -67,7 +67,7 @@ def read(src: Path) -> Source:
         complete=COMPLETE,
         per_class={split: dict.fromkeys(classes, number) for split, number in PER_CLASS.items()},
         side=SIDE,
-        left_out=[*([f"test/: {unlabelled:,} images without labels"] if unlabelled else []), *seen.left_out()],
+        left_out=[*([f"test/: {unlabelled:,} images without labels"] if unlabelled else []), *notes.left_out()],
     )
 
 
@@ -87,12 +87,12 @@ def _has_lists(archive: Path) -> bool:
     return any(image.name.endswith((CLASSES, LABELS)) for image in zips.members(archive))
 
 
-def _files(place: Path, seen: Seen) -> dict[str, SourceImage]:
+def _files(place: Path, notes: Notes) -> dict[str, SourceImage]:
     """Every file by its name: the path below what has train/ and val/, whatever that is called in an archive, and
     however these are spelled.
     """
     if place.is_dir():
-        return {_name(image): image for image in _below(place, seen)}
+        return {_name(image): image for image in _below(place, notes)}
     listed = list(zips.members(place))
     roots = [image.name.removesuffix(CLASSES) for image in listed if PurePosixPath(image.name).name == CLASSES]
     root = min(roots, key=len, default=f"{FOLDER}/")
@@ -105,10 +105,10 @@ def _name(image: SourceImage) -> str:
     return SPLIT_OF.get(split.lower(), split) + slash + below
 
 
-def _below(folder: Path, seen: Seen) -> Iterator[SourceImage]:
+def _below(folder: Path, notes: Notes) -> Iterator[SourceImage]:
     for parent, folders, names in os.walk(folder, followlinks=True):
         for path in [Path(parent, name) for name in folders if inventory.is_endless_link(Path(parent, name))]:
-            seen.pass_over(inventory.LINKS, path)
+            notes.pass_over(inventory.LINKS, path)
             folders.remove(path.name)
         for path in (Path(parent, name) for name in names):
             name = encodable(path.relative_to(folder).as_posix())

@@ -22,7 +22,7 @@ from data_prep.common.text import encodable
 from data_prep.format import MANIFEST
 from data_prep.sources import inventory, tars
 from data_prep.sources.base import Listing, Source, SourceImage, as_pnm
-from data_prep.sources.inventory import Seen
+from data_prep.sources.inventory import Notes
 from data_prep.sources.labels import SPLIT_OF, Label, label_of, name_and_wnid, provisional, resolve
 
 NAMES = ("classnames.txt", "classes.txt", "labels.txt")
@@ -77,31 +77,31 @@ def _has_labels(shard: Path) -> bool:
 
 def read(src: Path) -> Source:
     """RequestError if a shard is damaged, or an image has no label beside it."""
-    seen, shards = Seen(src), _shards(src)
+    notes, shards = Notes(src), _shards(src)
     keys, names = _class_names(src, shards)
     for paths in shards.values():
         inventory.refuse_missing_parts(paths)
     listed: dict[str, Listing] = {
-        split: Listing(_images(shards[split], seen)) for split in ("train", "val", "test") if split in shards
+        split: Listing(_images(shards[split], notes)) for split in ("train", "val", "test") if split in shards
     }
     splits, class_names, left_out = resolve(listed, keys)
     return Source(
         "shards in the WebDataset convention", src, splits,
-        class_names if names is None else names, left_out=[*left_out, *seen.left_out()], notes=seen.notes(),
+        class_names if names is None else names, left_out=[*left_out, *notes.left_out()], notes=notes.taken(),
         no_val="no shards of val (their names, or their folder's, say val or validation)",
     )  # fmt: skip
 
 
-def _images(shards: list[Path], seen: Seen) -> Iterator[SourceImage]:
+def _images(shards: list[Path], notes: Notes) -> Iterator[SourceImage]:
     with progress_bar(sum(path.stat().st_size for path in shards), "list the shards", unit="B", stays=False) as bar:
         for path in shards:
             with path.open("rb") as file:
-                yield from _of_shard(file, path, seen)
+                yield from _of_shard(file, path, notes)
             bar.update(path.stat().st_size)
 
 
-def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
-    """The members of one key lie side by side, in any order."""
+def _of_shard(file: BinaryIO, path: Path, notes: Notes) -> Iterator[SourceImage]:
+    """The images of a shard, each with its label: the members of one key lie side by side, in any order."""
     key, image, label = "", None, None
 
     def finished() -> Iterator[SourceImage]:
@@ -114,7 +114,7 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
 
     for member in tars.members(file, path):
         if inventory.is_system_path(member.name):
-            seen.pass_over(inventory.HIDDEN, f"{path.name}: {member.name}")
+            notes.pass_over(inventory.HIDDEN, f"{path.name}: {member.name}")
             continue
         stem, _, ending = member.name.rpartition("/")[2].partition(".")
         here = f"{member.name.rpartition('/')[0]}/{stem}"
@@ -133,7 +133,7 @@ def _of_shard(file: BinaryIO, path: Path, seen: Seen) -> Iterator[SourceImage]:
                 raise RequestError(f"{path}: {one} and {other} are images of one key; make the shard with one of them")
             image = member
         else:
-            seen.pass_over(inventory.NO_IMAGES, f"{path.name}: {member.name}")
+            notes.pass_over(inventory.NO_IMAGES, f"{path.name}: {member.name}")
     yield from finished()
 
 

@@ -25,8 +25,8 @@ from conftest import independent_reading, prepare_config
 from PIL import Image
 from test_photographs import reference
 
-from data_prep import drawing, sample
 from data_prep import prepare as prepare_module
+from data_prep import sample, sample_images
 from data_prep.common.errors import RequestError, RunError
 from data_prep.common.files import write_atomically
 from data_prep.format import Manifest
@@ -64,7 +64,7 @@ def test_labels_and_pixels_are_those_of_the_archives(archives: Path, tmp_path: P
 
 def test_the_sample_has_the_odd_files_of_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank images instead of drawn ones: what kind of file an image becomes does not depend on what it shows."""
-    monkeypatch.setattr(drawing, "draw", lambda wnid, rng, width, height: Image.new("RGB", (width, height)))
+    monkeypatch.setattr(sample_images, "draw", lambda wnid, rng, width, height: Image.new("RGB", (width, height)))
     images = (Image.open(io.BytesIO(image_file("n11939491", (9, i)))) for i in range(250))
     kinds = {(image.format, image.mode) for image in images}
     assert kinds >= {("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")}

@@ -37,8 +37,8 @@ DRAWN: dict[str, list[Callable[[Path, Images, Images], object]]] = {
 }
 
 
-def picture(folder: Path) -> str:
-    """The first file of every kind: names that differ in numbers only are of one."""
+def tree(folder: Path) -> str:
+    """The tree of a folder: the first file of every kind, names that differ in numbers only being of one."""
     kinds: dict[str, list[str]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -50,9 +50,9 @@ def picture(folder: Path) -> str:
 def test_the_page_shows_what_is_drawn(layout: str, archives: Path, tmp_path: Path) -> None:
     for number, draw in enumerate(DRAWN[layout]):
         draw(tmp_path / str(number), *independent_reading(archives))
-        assert f"\n{picture(tmp_path / str(number))}" in PAGE.read_text(encoding="utf-8")
+        assert f"\n{tree(tmp_path / str(number))}" in PAGE.read_text(encoding="utf-8")
 
 
-def test_every_layout_has_a_picture() -> None:
+def test_every_layout_has_a_tree() -> None:
     assert set(LAYOUTS) == set(DRAWN)
     assert all(f"`{name}`" in PAGE.read_text(encoding="utf-8") for name in LAYOUTS)
