@@ -8,8 +8,8 @@ import numpy as np
 
 # What a damaged batch makes `unpickled` raise.
 DAMAGE = (
-    pickle.UnpicklingError, struct.error, OSError, EOFError, RecursionError,
-    AttributeError, IndexError, KeyError, TypeError, ValueError,
+    pickle.UnpicklingError, struct.error, OSError, EOFError, RecursionError, AttributeError, LookupError, TypeError,
+    ValueError,
 )  # fmt: skip
 
 _NEEDED_BY_BATCHES = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}

@@ -225,6 +225,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         (pickle.dumps(Malicious()), r"it asks for \w+\.system, which no batch of images needs"),
         (pickle.dumps([1]), "data_batch_3: holds a list"),
         (pickle.dumps({"data": 3}), "cannot be read as CIFAR-10"),
+        (pickle.dumps({"data": b"\xe9"}, protocol=2).replace(b"latin1", b"latjn1"), "unknown encoding: latjn1"),
         (b"", "cannot be read as CIFAR-10"),
     ):
         (batches / "data_batch_3").write_bytes(content)
