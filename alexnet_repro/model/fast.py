@@ -208,7 +208,7 @@ class FastNetwork:
             return x.relu() if config.activation == "relu" else x.tanh()
         if step == "dropout":
             if masks is None:
-                return x if config.dropout_rescaled else x * (1 - config.dropout)
+                return self.model.dropouts[0].at_test(x)  # all of a network are alike
             return x * torch.cat([masks[layer.name][column] for column in columns], 1)
         if step == "same_map_norm":
             assert config.same_map_norm is not None
