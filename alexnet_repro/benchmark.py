@@ -49,7 +49,8 @@ def benchmark(config: BenchmarkConfig) -> None:
 
     with torch.device("meta"):
         conv1 = AlexNet(config.model, _CLASSES).conv1
-    shape = (config.batch_size, conv1.map_shape[0] * len(conv1.names), *conv1.map_shape[1:])  # as if in one column
+    maps, *places = conv1.map_shape
+    shape = (config.batch_size, maps * len(conv1.column_names), *places)  # as if in one column
     print(f"\nresponse normalisation of {'x'.join(map(str, shape))} on {devices[0]}, forward and backward")
     report(medians(_norms(config, shape, devices[0]), config.steps, devices), config.batch_size)
 

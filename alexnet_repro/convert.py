@@ -220,7 +220,7 @@ def _table(model: AlexNet, found: Found, weights: Mapping[str, Tensor]) -> list[
     """What was read: a line a layer."""
     lines = []
     for name, layer in model.layers().items():
-        own = [weights[f"{name}.{column}.weight"] for column in layer.names]
+        own = [weights[f"{name}.{column}.weight"] for column in layer.column_names]
         shape = "x".join(map(str, (sum(len(part) for part in own), *own[0].shape[1:])))
         std = float(torch.cat([part.flatten() for part in own]).std())
         columns = f"{len(own)} column{'s' * (len(own) > 1)}"

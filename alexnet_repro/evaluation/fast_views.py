@@ -26,7 +26,7 @@ class FastViews:
             for device in self.network.devices
         ]
         layout, conv1 = self.network.layout, model.conv1
-        maps = len(conv1.names) * math.prod(conv1.map_shape) * _COPIES  # numbers, for one view
+        maps = len(conv1.column_names) * math.prod(conv1.map_shape) * _COPIES  # numbers, for one view
         self.at_once = min(_AT_ONCE, self.network.most_images)
         if all(device.type == "cuda" for device in self.network.devices):
             free = min(torch.cuda.mem_get_info(device)[0] for device in self.network.devices)

@@ -47,8 +47,8 @@ class Layer(nn.Module):
         `seam_elements`: what the normalisation reads of a neighbouring column.
         """
         super().__init__()
-        self.names = COLUMN_NAMES[: len(parts)]
-        for name, part in zip(self.names, parts, strict=True):
+        self.column_names = COLUMN_NAMES[: len(parts)]
+        for name, part in zip(self.column_names, parts, strict=True):
             self.add_module(name, part)
         self.then = nn.ModuleList(then)
         self.reads = reads
@@ -58,7 +58,7 @@ class Layer(nn.Module):
 
     def parts(self) -> list[Part]:
         """The weights, column by column."""
-        return [cast(Part, self.get_submodule(name)) for name in self.names]
+        return [cast(Part, self.get_submodule(name)) for name in self.column_names]
 
     def forward(self, columns: list[Tensor]) -> list[Tensor]:
         parts = self.parts()

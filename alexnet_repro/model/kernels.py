@@ -34,7 +34,7 @@ def colourfulness(model: AlexNet) -> dict[str, tuple[float, float]]:
     Random weights have 2/3.
     """
     result = {}
-    for name, part in zip(model.conv1.names, model.conv1.parts(), strict=True):
+    for name, part in zip(model.conv1.column_names, model.conv1.parts(), strict=True):
         kernels = part.weight.detach().cpu().double()  # [kernels, colours, 11, 11]
         colour = kernels - kernels.mean(dim=1, keepdim=True)
         shares = (colour**2).sum((1, 2, 3)) / (kernels**2).sum((1, 2, 3)).clamp(min=1e-300)

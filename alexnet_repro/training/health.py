@@ -27,7 +27,7 @@ def norms(model: AlexNet, optimiser: Optimiser) -> dict[str, float]:
     norm = partial(torch.linalg.vector_norm, dtype=exact_dtype(device))
     found: dict[str, Tensor] = {}
     for name, layer in model.layers().items():
-        for column, part in zip(layer.names, layer.parts(), strict=True):
+        for column, part in zip(layer.column_names, layer.parts(), strict=True):
             # One velocity at a time: all at once would take the memory of a second network.
             velocity = optimiser.velocity(part.weight)
             found[f"weight_norm/{name}.{column}"] = norm(part.weight)
@@ -72,7 +72,7 @@ class DeadUnits:
         self._widths = {  # the maps or units there, where there are ReLUs
             f"{name}.{column}": layer.map_shape[0]
             for name, layer in model.layers().items()
-            for column, then in zip(layer.names, layer.then, strict=True)
+            for column, then in zip(layer.column_names, layer.then, strict=True)
             if any(isinstance(module, nn.ReLU) for module in then.modules())
         }
 
@@ -80,7 +80,7 @@ class DeadUnits:
         """The outputs of a layer, column by column. Maps may have been normalised and pooled since the ReLU, which
         leaves those that are 0 everywhere so, and no others.
         """
-        for column, output in zip(self._model.layers()[layer].names, columns, strict=True):
+        for column, output in zip(self._model.layers()[layer].column_names, columns, strict=True):
             if (name := f"{layer}.{column}") in self._widths:
                 # [N, maps, H, W] or [N, units] -> [maps]. The largest value is one pass over the maps and needs no
                 # second tensor of their size. NaN is not 0: a broken map is not a dead one.

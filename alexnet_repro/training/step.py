@@ -111,7 +111,7 @@ def largest_activations(model: AlexNet, columns: list[Tensor]) -> str:
     found: dict[str, float] = {}
 
     def note(name: str, outputs: list[Tensor]) -> None:
-        for column, output in zip(model.layers()[name].names, outputs, strict=True):
+        for column, output in zip(model.layers()[name].column_names, outputs, strict=True):
             largest = output.detach().abs().max().item()
             found[f"{name}.{column}"] = math.inf if math.isnan(largest) else largest
 

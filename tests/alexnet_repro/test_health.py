@@ -54,7 +54,7 @@ def test_dead_units_are_those_that_a_count_by_hand_finds(variant: str) -> None:
     expected = {
         f"dead_relu/{name}.{column}": recorded.dead_share()
         for name, layer in by_hand.layers().items()
-        for column, then in zip(layer.names, layer.then, strict=True)
+        for column, then in zip(layer.column_names, layer.then, strict=True)
         for recorded in then
         if isinstance(recorded, Recorded)
     }
