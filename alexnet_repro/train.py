@@ -160,7 +160,7 @@ def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, flo
         last = load_checkpoint(folder.checkpoint_path(LAST), on_disk=True)
     except RequestError:  # damaged; the run may continue from the one before
         return None
-    same = last.data["plan"] == data.identity()["plan"]
+    same = last.data_fingerprint == data.fingerprint
     return last.history if same and phase_after(config.schedule, last.history).finished else None
 
 

@@ -51,9 +51,14 @@ class PreparedData:
         counts = ", ".join(f"{info.images:,} {split}" for split, info in self.manifest.splits.items())
         return f"{self.manifest.name} ({len(self.classes)} classes; {counts} images; {self.manifest.source['layout']})"
 
+    @property
+    def fingerprint(self) -> str:
+        """Two data sets with the same one have the same images."""
+        return str(self.manifest.preparation["plan"])
+
     def identity(self) -> dict[str, str]:
-        """What a checkpoint remembers of its data: two data sets with the same plan have the same images."""
-        return {"name": self.manifest.name, "description": self.describe(), "plan": self.manifest.preparation["plan"]}
+        """What a checkpoint remembers of its data."""
+        return {"name": self.manifest.name, "description": self.describe(), "plan": self.fingerprint}
 
     def whole_release(self) -> str | None:
         """ILSVRC-2010 or ILSVRC-2012, if these are all of it: only on them were the paper's tables measured."""

@@ -52,7 +52,7 @@ def run_pass(
     weights = fingerprint(trained.checkpoint)
     follows_from = {  # all that the probabilities depend on: parts of another pass are not taken up
         "run": weights,
-        "data": data.identity()["plan"],
+        "data": data.fingerprint,
         "split": config.split,
         "views": config.views,
         "batch_size": config.batch_size,

@@ -130,7 +130,7 @@ class TrainingState:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """RequestError if it was trained on other data, by another optimiser, or is of a network of other shapes."""
-        if checkpoint.data["plan"] != self.data.identity()["plan"]:
+        if checkpoint.data_fingerprint != self.data.fingerprint:
             raise RequestError(
                 f"{self.config.folder}: was begun on {checkpoint.data['description']}, and {self.data.folder} is "
                 "another data set; choose another run=NAME"
