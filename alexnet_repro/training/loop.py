@@ -128,7 +128,7 @@ class Trainer:
             done = self._submitted.popleft()
             result = done.pending.read()
             if not math.isfinite(result.loss):
-                columns = self.stepper.columns(done.batch_on, state.step, done.noise)
+                columns = self.stepper.prepare(done.batch_on, state.step, done.noise)
                 raise RunError(
                     f"step {state.step + 1}: the loss is {result.loss}; stopped before the update. Largest "
                     f"activations: {largest_activations(state.model, columns)}. {_REMEDY}"
