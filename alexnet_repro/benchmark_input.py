@@ -149,7 +149,7 @@ class SideBySide:
 
     def our_inputs(self, data: PreparedData) -> Iterator[Tensor]:
         for b in self.our_patches(data):
-            yield self.transform(b.images, b.drawn(colour_noise=True))
+            yield self.transform(b.images, b.drawn(with_noise=True))
 
     def their_images(self, floats: bool) -> Iterator[Tensor]:
         for i in self.order:

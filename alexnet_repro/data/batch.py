@@ -52,10 +52,10 @@ class Batch:
         """Images of the global batch, over all ranks."""
         return self.counted + self.elsewhere
 
-    def drawn(self, colour_noise: bool) -> Draws:
+    def drawn(self, with_noise: bool) -> Draws:
         """The draws of a training batch, with their colour noise or without."""
         assert self.draws is not None
-        return self.draws if colour_noise else replace(self.draws, colour=None)
+        return self.draws if with_noise else replace(self.draws, colour=None)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same on `device`; itself if it is there already."""

@@ -45,7 +45,7 @@ class _Submitted:
 
     pending: PendingResult
     batch_on: Mapping[torch.device, Batch]
-    noise: bool
+    with_noise: bool
 
 
 class Trainer:
@@ -95,7 +95,7 @@ class Trainer:
         state, progress = self.state, self.state.progress
         self.batches.load()
         state.model.train()
-        noise = self._enter(phase)
+        with_noise = self._enter(phase)
         changes = changes_within(self.config.schedule, state.epoch)
         if self.watch:
             self.watch.epoch_begins(self.batches.train_images)
@@ -103,9 +103,9 @@ class Trainer:
         for batch_on in self.batches.training(state.epoch, progress.batch):
             progress.waited += time.perf_counter() - asked
             if (submitted := progress.batch + len(self._submitted)) in changes:  # schedule=log146_ilsvrc2012 does so
-                noise = self._enter(state.phase(submitted))
-            pending = self.stepper(batch_on, state.step + len(self._submitted), noise, bool(self.stop))
-            self._submitted.append(_Submitted(pending, batch_on, noise))
+                with_noise = self._enter(state.phase(submitted))
+            pending = self.stepper(batch_on, state.step + len(self._submitted), with_noise, bool(self.stop))
+            self._submitted.append(_Submitted(pending, batch_on, with_noise))
             now = time.perf_counter()
             progress.seconds, counted = progress.seconds + now - counted, now
             self._read_results(self._lag)
@@ -128,7 +128,7 @@ class Trainer:
             done = self._submitted.popleft()
             result = done.pending.read()
             if not math.isfinite(result.loss):
-                columns = self.stepper.prepare(done.batch_on, state.step, done.noise)
+                columns = self.stepper.prepare(done.batch_on, state.step, done.with_noise)
                 raise RunError(
                     f"step {state.step + 1}: the loss is {result.loss}; stopped before the update. Largest "
                     f"activations: {largest_activations(state.model, columns)}. {_REMEDY}"
@@ -139,7 +139,7 @@ class Trainer:
                 self._last_step = state.step + self._lag
             if self.watch:
                 if state.progress.batch == 1:
-                    self.watch.batch(self.stepper.inputs.of_batch(done.batch_on, done.noise)[0])
+                    self.watch.batch(self.stepper.inputs.of_batch(done.batch_on, done.with_noise)[0])
                 self.watch.step(result.loss)
 
     def _validate(self) -> tuple[dict[str, float], dict[str, float]]:
