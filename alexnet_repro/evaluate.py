@@ -43,15 +43,15 @@ _SHOWN, _SHOWN_SEED = 8, 0  # images of Figure 4, left; `figures` draws others
 def evaluate(config: EvaluateConfig) -> None:
     members = config.members()
     configs = [RunFolder(member.folder).config() for member in members]
-    data, part, reader, ids = _inputs(config)
+    data, subset, reader, ids = _inputs(config)
     out = _out(config)
     with ExitStack() as locks:
-        for folder in sorted({out, *(_parts(config, member).parent for member in members)}):
+        for folder in sorted({out, *(_pass_folder(config, member).parent for member in members)}):
             make_writable(folder)
             locks.enter_context(exclusive(folder / ".lock", str(folder)))
         print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}"
-              + (f"; {part}" if part else ""))  # fmt: skip
-        evaluation = Evaluation(config, data, reader, part, configs)
+              + (f"; {subset}" if subset else ""))  # fmt: skip
+        evaluation = Evaluation(config, data, reader, subset, configs)
         kept = evaluation.run(members)
         kept.save(out / FILE)
         report = evaluation.report(kept)
@@ -80,11 +80,11 @@ class Evaluation:
         config: EvaluateConfig,
         data: PreparedData,
         reader: SplitReader,
-        part: ClassSubset | None,
+        subset: ClassSubset | None,
         configs: list[TrainConfig],
     ) -> None:
-        """`reader`: the images; `part`: of the classes, None for all; `configs`: what each member was trained with."""
-        self.config, self.data, self.reader, self.part, self.configs = config, data, reader, part, configs
+        """`reader`: the images; `subset`: of the classes, or None; `configs`: what each member was trained with."""
+        self.config, self.data, self.reader, self.subset, self.configs = config, data, reader, subset, configs
         weights = config.weights or [1.0] * len(configs)
         self.shares = [weight / sum(weights) for weight in weights]  # of the members in the mean
         self.checkpoints: list[Checkpoint] = []  # without their weights
@@ -105,11 +105,11 @@ class Evaluation:
             "data": self.data.identity(),
             "split": self.config.split,
             "views": self.config.views,
-            **({"part": str(self.part)} if self.part else {}),
+            **({"part": str(self.subset)} if self.subset else {}),
         }
         classes, class_names = self.data.classes, self.data.words
-        if self.part:
-            classes, class_names = self.part.outputs, self.part.names(self.checkpoints[0].words)
+        if self.subset:
+            classes, class_names = self.subset.outputs, self.subset.names(self.checkpoints[0].words)
         keep = self.config.keep or len(classes)
         by_views = {1: mean.centre, self.config.views: mean.average}
         views = {number: KeptView.of(probabilities, mean.labels, keep) for number, probabilities in by_views.items()}
@@ -118,11 +118,11 @@ class Evaluation:
     def _predict(self, member: RunConfig, config: TrainConfig, share: float) -> Predictions:
         self.trained = None  # makes room on the device
         trained = self.trained = load_trained(member, self.config.checkpoint)
-        trained.check_data(self.data, member.run, any_classes=self.part is not None)
-        if self.part and trained.checkpoint.classes != self.part.known:
+        trained.check_data(self.data, member.run, any_classes=self.subset is not None)
+        if self.subset and trained.checkpoint.classes != self.subset.known:
             raise RequestError(f"runs: {member.run} was trained on other classes than {self.config.names()[0]}")
-        done = run_pass(trained, self.data, self.reader, self.config, _parts(self.config, member))
-        predictions = self.part.restricted(done.predictions) if self.part else done.predictions
+        done = run_pass(trained, self.data, self.reader, self.config, _pass_folder(self.config, member))
+        predictions = self.subset.restricted(done.predictions) if self.subset else done.predictions
         if not np.isfinite(predictions.average).all():
             forget(done.folder)
             raise RunError(f"{member.folder}: checkpoint {self.config.checkpoint} gives probabilities that are not "
@@ -145,8 +145,8 @@ class Evaluation:
         comparison, paper_rows = results.comparison_with_paper(
             self.configs, self.checkpoints, self.data, self.config.split
         )
-        if self.part:
-            lines = [f"evaluated on: {self.part} (paper: all classes)", *comparison["differs_from_paper"]]
+        if self.subset:
+            lines = [f"evaluated on: {self.subset} (paper: all classes)", *comparison["differs_from_paper"]]
             comparison |= {"comparable": False, "differs_from_paper": lines}
             paper_rows = {}
         return {
@@ -190,9 +190,9 @@ def _inputs(config: EvaluateConfig) -> tuple[PreparedData, ClassSubset | None, S
     RequestError if one of them cannot be had.
     """
     data = prepared_for(config.members()[0].folder, config.data_path)
-    part = _class_subset(config)
-    reader = part.reader(data, config.split) if part else data.split(config.split)
-    return data, part, reader, _submission_ids(config, data)
+    subset = _class_subset(config)
+    reader = subset.reader(data, config.split) if subset else data.split(config.split)
+    return data, subset, reader, _submission_ids(config, data)
 
 
 def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
@@ -219,7 +219,7 @@ def _out(config: EvaluateConfig) -> Path:
     return Path(config.out) if config.out else _report_folder(Path(config.runs_dir) / name, config)
 
 
-def _parts(config: EvaluateConfig, member: RunConfig) -> Path:
+def _pass_folder(config: EvaluateConfig, member: RunConfig) -> Path:
     """Where a member's pass writes what it has computed: its run's report, or `out`, as runs may be read-only."""
     if config.out:
         return Path(config.out) / f"{UNFINISHED}-{member.run}"
