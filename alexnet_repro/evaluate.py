@@ -11,6 +11,7 @@ if __name__ == "__main__":
     jobs = command_line("evaluate", EvaluateConfig)  # first, as the imports below take seconds
 
 import re
+import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +24,7 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import ClassSubset, read_classes
 from alexnet_repro.evaluation.inference import Predictions, add_member
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
-from alexnet_repro.evaluation.split_pass import UNFINISHED, forget, run_pass
+from alexnet_repro.evaluation.split_pass import UNFINISHED, run_pass
 from alexnet_repro.evaluation.submission import read_ids, write_submission
 from alexnet_repro.report import illustrations, results
 from alexnet_repro.report.environment import environment
@@ -57,8 +58,8 @@ def evaluate(config: EvaluateConfig) -> None:
         report = evaluation.report(kept)
         evaluation.add_figures(kept, FigureStore(out, report["fingerprint"]))
         page = write_report(out, report)
-        for folder in evaluation.unfinished:
-            forget(folder)
+        for member in members:
+            shutil.rmtree(_pass_folder(config, member), ignore_errors=True)
     for row in report["results"]:
         print(f"{row['views']:>2} view{'s' * (row['views'] > 1)}: top-1 error {percent(row['top1_error'])} "
               f"({percent_interval(row['top1_interval'])}), top-5 error {percent(row['top5_error'])} "
@@ -89,7 +90,6 @@ class Evaluation:
         self.shares = [weight / sum(weights) for weight in weights]  # of the members in the mean
         self.checkpoints: list[Checkpoint] = []  # without their weights
         self.descriptions: list[dict[str, Any]] = []
-        self.unfinished: list[Path] = []  # what each member's pass has written, in case it is interrupted
         self.seconds, self.computed = 0.0, 0  # spent by this process, on so many images
         self.trained: TrainedModel | None = None  # the last member
         self.started = time.monotonic()
@@ -124,10 +124,9 @@ class Evaluation:
         done = run_pass(trained, self.data, self.reader, self.config, _pass_folder(self.config, member))
         predictions = self.subset.restricted(done.predictions) if self.subset else done.predictions
         if not np.isfinite(predictions.average).all():
-            forget(done.folder)
+            shutil.rmtree(_pass_folder(self.config, member), ignore_errors=True)
             raise RunError(f"{member.folder}: checkpoint {self.config.checkpoint} gives probabilities that are not "
                            "numbers; evaluate another with checkpoint=...")  # fmt: skip
-        self.unfinished.append(done.folder)
         self.seconds += done.seconds
         self.computed += done.computed
         self.checkpoints.append(replace(trained.checkpoint, weights={}, buffers={}))  # those of seven take 3 GB

@@ -34,20 +34,16 @@ _SECONDS = 20.0  # between two writes: what an interruption costs at most, give 
 class SplitPass:
     predictions: Predictions
     fingerprint: str  # of the weights
-    folder: Path  # of the parts that were written; to be removed, with `forget`, once the report is written
     seconds: float  # spent by this process
     computed: int  # images, by this process
 
 
-def forget(folder: Path) -> None:
-    """Removes the parts of a pass, and those of all others beside it."""
-    shutil.rmtree(folder.parent, ignore_errors=True)
-
-
 def run_pass(
-    trained: TrainedModel, data: PreparedData, reader: SplitReader, config: EvaluateConfig, parts_folder: Path
+    trained: TrainedModel, data: PreparedData, reader: SplitReader, config: EvaluateConfig, pass_folder: Path
 ) -> SplitPass:
-    """Predictions for `reader`, the split of `data` or a part of it. The parts are written beneath `parts_folder`."""
+    """Predictions for `reader`, the split of `data` or a part of it. Its parts are written beneath `pass_folder`,
+    for the caller to remove.
+    """
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
     weights = fingerprint(trained.checkpoint)
     follows_from = {  # all that the probabilities depend on: parts of another pass are not taken up
@@ -63,7 +59,7 @@ def run_pass(
     }
     if config.classes is not None:
         follows_from["images"] = hashlib.sha256(reader.index.tobytes() + reader.labels.tobytes()).hexdigest()
-    folder = parts_folder / hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
+    folder = pass_folder / hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():  # only the pass that was asked for last can be continued
         if other != folder:
@@ -89,7 +85,7 @@ def run_pass(
                     _write_part(folder, done - len(part.labels), part)
                     parts.append(part)
                     unwritten, written = [], time.monotonic()
-    return SplitPass(Predictions.joined(parts), weights, folder, time.monotonic() - started, len(rest))
+    return SplitPass(Predictions.joined(parts), weights, time.monotonic() - started, len(rest))
 
 
 def _write_part(folder: Path, first: int, part: Predictions) -> None:
