@@ -14,7 +14,7 @@ from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Batch, ColumnInputs, View, views_of, whole_images
 from alexnet_repro.data.loader import loading_for
 from alexnet_repro.evaluation.metrics import GUESSES, TOP_K, label_probabilities, label_ranks, losses, wrong
-from alexnet_repro.model import AlexNet, ReluObserver
+from alexnet_repro.model import AlexNet, LayerObserver
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.reader import SplitReader
 
@@ -33,9 +33,9 @@ class Predictions:
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
 
-Forward = Callable[[Batch, list[View], ReluObserver | None], tuple[Tensor, Tensor]]
+Forward = Callable[[Batch, list[View], LayerObserver | None], tuple[Tensor, Tensor]]
 """From a batch of whole images to the probabilities for the first view, and their mean over all views, float32 [N, K]
-each; in test mode. The plain form calls the observer for every layer, the fast form for those with ReLUs."""
+each; in test mode."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
@@ -45,7 +45,7 @@ def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, pro
 
         return FastViews(model, inputs.rule, config.precision)
 
-    def forward(batch: Batch, views: list[View], observe: ReluObserver | None) -> tuple[Tensor, Tensor]:
+    def forward(batch: Batch, views: list[View], observe: LayerObserver | None) -> tuple[Tensor, Tensor]:
         with model.observed(observe) if observe else nullcontext():
             return view_by_view(model, batch, views, inputs, config.precision)
 
@@ -58,7 +58,7 @@ def predict(forward: Forward, batches: Iterable[Batch], views: list[View]) -> Pr
 
 
 def predict_batches(
-    forward: Forward, batches: Iterable[Batch], views: list[View], observe: ReluObserver | None = None
+    forward: Forward, batches: Iterable[Batch], views: list[View], observe: LayerObserver | None = None
 ) -> Iterator[Predictions]:
     """The same, batch by batch."""
     for batch in batches:
@@ -67,7 +67,7 @@ def predict_batches(
         yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), labels)
 
 
-def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, observe: ReluObserver) -> Tensor:
+def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, observe: LayerObserver) -> Tensor:
     """For validation during training, float64 [4]: the number of images, the sum of their log-losses in nats, top-1
     errors, top-5 errors, all of the centre patch. Sums, so that ranks may add theirs up.
     """

@@ -27,8 +27,8 @@ from data_prep.common.errors import RequestError
 COLUMN_NAMES = "abcdefgh"
 
 Part = nn.Conv2d | nn.Linear | LocalConv2d
-# Called with a layer's name and what each of its columns passes on; by the fast form for layers with ReLUs alone.
-ReluObserver = Callable[[str, list[Tensor]], None]
+LayerObserver = Callable[[str, list[Tensor]], None]
+"""Called with a layer's name and what each of its columns passes on (by the fast form not for fc8)."""
 
 
 class Layer(nn.Module):
@@ -147,7 +147,7 @@ class AlexNet(nn.Module):
         return exchange.gather(columns, [columns[0].device])[0]
 
     @contextmanager
-    def observed(self, observe: ReluObserver) -> Iterator[None]:
+    def observed(self, observe: LayerObserver) -> Iterator[None]:
         """Within it, `observe` is called for every layer that is computed."""
         with ExitStack() as hooks:
             for name, layer in self.layers().items():

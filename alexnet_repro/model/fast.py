@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import POOLS, ModelConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.alexnet import AlexNet, Layer, Part, ReluObserver
+from alexnet_repro.model.alexnet import AlexNet, Layer, LayerObserver, Part
 from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WINDOWS, after_conv
 from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import LocalConv2d, pooling
@@ -86,11 +86,11 @@ class FastNetwork:
         self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
     def __call__(
-        self, images: Sequence[Tensor], masks: Masks | None = None, observe: ReluObserver | None = None
+        self, images: Sequence[Tensor], masks: Masks | None = None, observe: LayerObserver | None = None
     ) -> Tensor:
         """Images on each device, laid out as `layout` says -> logits [N, classes] on the first device.
 
-        `masks`: of the dropout in training; None is test mode. `observe`: see ReluObserver.
+        `masks`: of the dropout in training; None is test mode. `observe`: see LayerObserver.
         """
         *hidden, fc8 = self._layers
         maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
@@ -99,7 +99,7 @@ class FastNetwork:
                 self._layer(layer, columns, inputs, masks)
                 for columns, inputs in zip(self._columns, self._inputs(layer, maps), strict=True)
             ]
-            if observe is not None and "activation" in layer.config.then and self.model.config.activation == "relu":
+            if observe is not None:
                 count = len(self._columns[0])
                 observe(layer.name, [part for here in maps for x in here for part in x.chunk(count // len(here), 1)])
         return self._linear(self._inputs(fc8, maps)[0][0], fc8.parts)
