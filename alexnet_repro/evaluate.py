@@ -22,7 +22,7 @@ import numpy as np
 
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import ClassSubset, read_classes
-from alexnet_repro.evaluation.inference import Predictions, add_member
+from alexnet_repro.evaluation.inference import Probabilities, add_member
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
 from alexnet_repro.evaluation.split_pass import UNFINISHED, run_pass
 from alexnet_repro.evaluation.submission import read_ids, write_submission
@@ -95,7 +95,7 @@ class Evaluation:
         self.started = time.monotonic()
 
     def run(self, members: list[RunConfig]) -> KeptPredictions:
-        mean: Predictions | None = None
+        mean: Probabilities | None = None
         for member, config, share in zip(members, self.configs, self.shares, strict=True):
             mean = add_member(mean, self._predict(member, config, share), share)
         assert mean is not None
@@ -115,15 +115,15 @@ class Evaluation:
         views = {number: KeptView.of(probabilities, mean.labels, keep) for number, probabilities in by_views.items()}
         return KeptPredictions(about, self.reader.names(), mean.labels, classes, class_names, views)
 
-    def _predict(self, member: RunConfig, config: TrainConfig, share: float) -> Predictions:
+    def _predict(self, member: RunConfig, config: TrainConfig, share: float) -> Probabilities:
         self.trained = None  # makes room on the device
         trained = self.trained = load_trained(member, self.config.checkpoint)
         trained.check_data(self.data, member.run, any_classes=self.subset is not None)
         if self.subset and trained.checkpoint.classes != self.subset.known:
             raise RequestError(f"runs: {member.run} was trained on other classes than {self.config.names()[0]}")
         done = run_pass(trained, self.data, self.reader, self.config, _pass_folder(self.config, member))
-        predictions = self.subset.restricted(done.predictions) if self.subset else done.predictions
-        if not np.isfinite(predictions.average).all():
+        probabilities = self.subset.restricted(done.probabilities) if self.subset else done.probabilities
+        if not np.isfinite(probabilities.average).all():
             shutil.rmtree(_pass_folder(self.config, member), ignore_errors=True)
             raise RunError(f"{member.folder}: checkpoint {self.config.checkpoint} gives probabilities that are not "
                            "numbers; evaluate another with checkpoint=...")  # fmt: skip
@@ -133,10 +133,10 @@ class Evaluation:
         description = results.member_description(
             config, trained.checkpoint, self.config.checkpoint, done.fingerprint, share
         )
-        several, labelled = len(self.configs) > 1, bool((predictions.labels >= 0).all())
-        errors = KeptView.of(predictions.average, predictions.labels, 1).errors() if several and labelled else None
+        several, labelled = len(self.configs) > 1, bool((probabilities.labels >= 0).all())
+        errors = KeptView.of(probabilities.average, probabilities.labels, 1).errors() if several and labelled else None
         self.descriptions.append({**description, "errors": errors})
-        return predictions
+        return probabilities
 
     def report(self, kept: KeptPredictions) -> dict[str, Any]:
         """The content of report.json."""

@@ -20,7 +20,7 @@ from data_prep.reader import SplitReader
 
 
 @dataclass
-class Predictions:
+class Probabilities:
     """float32 [N, K] each; rows sum to 1."""
 
     centre: np.ndarray  # the centre patch
@@ -28,7 +28,7 @@ class Predictions:
     labels: np.ndarray  # int64 [N]
 
     @classmethod
-    def joined(cls, parts: Iterable["Predictions"]) -> "Predictions":
+    def joined(cls, parts: Iterable["Probabilities"]) -> "Probabilities":
         columns = zip(*((p.centre, p.average, p.labels) for p in parts), strict=True)
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
@@ -52,19 +52,19 @@ def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, pro
     return forward
 
 
-def predict(forward: Forward, batches: Iterable[Batch], views: list[View]) -> Predictions:
+def predict(forward: Forward, batches: Iterable[Batch], views: list[View]) -> Probabilities:
     """`batches` of whole images; views[0] is the centre patch."""
-    return Predictions.joined(predict_batches(forward, batches, views))
+    return Probabilities.joined(predict_batches(forward, batches, views))
 
 
 def predict_batches(
     forward: Forward, batches: Iterable[Batch], views: list[View], observe: LayerObserver | None = None
-) -> Iterator[Predictions]:
+) -> Iterator[Probabilities]:
     """The same, batch by batch."""
     for batch in batches:
         centre, average = forward(batch, views, observe)
         labels = batch.labels.cpu().numpy().copy()  # these are kept, and the batch should not be
-        yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), labels)
+        yield Probabilities(centre.cpu().numpy(), average.cpu().numpy(), labels)
 
 
 def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, observe: LayerObserver) -> Tensor:
@@ -108,7 +108,7 @@ def most_probable(
     return [{"wnid": classes[i], "words": words[i], "probability": float(probabilities[i])} for i in top]
 
 
-def add_member(total: Predictions | None, member: Predictions, share: float) -> Predictions:
+def add_member(total: Probabilities | None, member: Probabilities, share: float) -> Probabilities:
     """The weighted mean of an ensemble, added up one by one, so that only the sum and one member are in memory: `total`
     (None before the first) and `share` times `member`. The shares of all members sum to 1.
     """
@@ -116,7 +116,7 @@ def add_member(total: Predictions | None, member: Predictions, share: float) -> 
     if total is not None:
         centre += total.centre
         average += total.average
-    return Predictions(centre, average, member.labels)
+    return Probabilities(centre, average, member.labels)
 
 
 def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int) -> Iterator[np.ndarray]:

@@ -76,8 +76,8 @@ def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView
     loading = loading_for(trained.runtime, trained.inputs.use_gpu)
     batches = whole_images(images, trained.image_size, len(images), loading)
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
-    predictions = predict(forward, batches, views_of(views, trained.inputs.rule.margin))
-    return KeptView.of(predictions.average, predictions.labels, GUESSES)
+    probabilities = predict(forward, batches, views_of(views, trained.inputs.rule.margin))
+    return KeptView.of(probabilities.average, probabilities.labels, GUESSES)
 
 
 def add_labels(store: FigureStore, words: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
