@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from alexnet_repro.config.commands import Differences
+from alexnet_repro.config.commands import ComparisonConfig
 from alexnet_repro.evaluation.comparison import (
     EvaluatedRun,
     NotEvaluated,
@@ -95,7 +95,7 @@ def _write(path: Path, text: str) -> None:
         raise RequestError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _what_is_compared(config: Differences, run: EvaluatedRun) -> dict[str, Any]:
+def _what_is_compared(config: ComparisonConfig, run: EvaluatedRun) -> dict[str, Any]:
     """`run`: any one of them, since all were evaluated on the same images."""
     return {
         "data": run.kept.about["data"], "split": config.split, "views": config.views, "images": len(run.kept.labels),

@@ -143,7 +143,7 @@ class FiguresConfig(RunConfig):
 
 
 @dataclass
-class Differences:
+class ComparisonConfig:
     """What the commands share that set runs beside each other; `resamples` and `seed` are of the bootstrap."""
 
     runs_dir: str
@@ -159,7 +159,7 @@ class Differences:
 
 
 @dataclass
-class CompareConfig(Differences):
+class CompareConfig(ComparisonConfig):
     """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same images."""
 
     runs: list[str]
@@ -174,7 +174,7 @@ class CompareConfig(Differences):
 
 
 @dataclass
-class AblationsConfig(Differences):
+class AblationsConfig(ComparisonConfig):
     """All runs of a folder, those together that differ in the seed alone, against the group `baseline`."""
 
     baseline: str
