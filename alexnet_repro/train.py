@@ -121,7 +121,7 @@ def train(config: TrainConfig) -> int | None:
             f"note: schedule.epochs={schedule.epochs} ended it after {divisions} of {schedule.divisions} divisions of "
             "the rate; the same command with 'allow_changes=[schedule.epochs]' schedule.epochs=N goes on"
         )
-    return STOPPED if stop else None  # asked when there was nothing left to stop, but perhaps another job
+    return STOPPED if stop.asked else None  # asked when there was nothing left to stop, but perhaps another job
 
 
 def run(folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks, stop: StopRequest) -> None:

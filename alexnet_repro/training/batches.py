@@ -69,7 +69,7 @@ class Batches:
         """`devices`: of the columns. RequestError if a split is missing, or does not fit into the device's memory."""
         self._config, self._data, self._devices, self._ranks, self._stop = config, data, devices, ranks, stop
         use_gpu = any(device.type == "cuda" for device in devices)
-        self._loading = loading_for(config.runtime, use_gpu, ranks.local_size, lambda: bool(stop))
+        self._loading = loading_for(config.runtime, use_gpu, ranks.local_size, lambda: stop.asked)
         train, val = data.split("train"), data.split("val")
         self.train_images, self.val_images = len(train), len(val)
         self._splits: dict[str, SplitReader | ResidentSplit] = {"training": train, "validation": val}
@@ -103,7 +103,7 @@ class Batches:
 
     def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            if self._stop and self._ranks.size == 1:
+            if self._stop.asked and self._ranks.size == 1:
                 raise Stopped
             yield batch
 

@@ -117,7 +117,7 @@ def test_a_run_asked_to_stop_while_it_reads_stops(
 ) -> None:
     config = small_config(prepared, tmp_path, "runtime.data_on_gpu=true")
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "__bool__", lambda stop: True)
+        patch.setattr(StopRequest, "asked", True)
         train(config)
     assert "after 0 epochs, step 0; all is saved" in capsys.readouterr().out
     train(config)
