@@ -152,7 +152,7 @@ class Trainer:
         (centre,) = views_of(1, self.stepper.inputs.rule.margin)
         dead = DeadUnits(self.state.model)
         sums = validation_sums(self.forward, batches, centre, dead.note)
-        dead_units = dead.shares()
+        dead_units = dead.shares(self.ranks)
         device = self.stepper.inputs.devices[0]
         errors = validation_errors(self.ranks.all_reduce(sums.to(device, exact_dtype(device))))
         if not math.isfinite(errors["val_loss"]):

@@ -306,7 +306,7 @@ def test_views_and_dead_units_are_the_plain_ones(views: int) -> None:
     found = []
     for forward in (forward_for(model, inputs, config), FastViews(model, inputs.rule, "fp32")):
         dead = DeadUnits(model)
-        found.append((*forward(batch, views_of(views, 8), dead.note), dead.shares()))
+        found.append((*forward(batch, views_of(views, 8), dead.note), dead.shares(Ranks())))
     plain, fast = found
     torch.testing.assert_close(fast[:2], plain[:2], rtol=1e-4, atol=1e-6)
     assert fast[2] == plain[2]
