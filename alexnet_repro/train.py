@@ -45,14 +45,23 @@ def check(config: TrainConfig) -> None:
     if ranks.size > 1:
         raise RequestError("--multirun: not under torchrun; start torchrun once for each job")
     data = PreparedData(config.data.path)
-    refuse_misfit(config, data, ranks)
-    for split in ("train", "val"):
-        data.split(split)  # as what follows, for its RequestError alone
-    devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
-    runtime.fast_form(config.runtime, config.model, devices)
+    _devices(config, data, ranks)
     with torch.device("meta"):  # where a network takes no memory
         TrainingState(config, data, AlexNet(config.model, len(data.classes), data.channels))
     RunFolder(config.folder).refuse_changes(config)
+
+
+def _devices(config: TrainConfig, data: PreparedData, ranks: Ranks) -> tuple[list[torch.device], str | None]:
+    """The columns' devices and a warning, as choose_devices. RequestError for all that can be wrong without the network
+    and the run's folder.
+    """
+    refuse_misfit(config, data, ranks)
+    for split in ("train", "val"):
+        data.split(split)  # for its RequestError alone, as fast_form below
+    of_rank = ranks.local_rank, ranks.local_size
+    devices, warning = choose_devices(config.model.columns, config.gpus, config.devices, *of_rank)
+    runtime.fast_form(config.runtime, config.model, devices, ranks.size)
+    return devices, warning
 
 
 def train(config: TrainConfig) -> int | None:
@@ -63,11 +72,7 @@ def train(config: TrainConfig) -> int | None:
     if ranks.size == 1 and (history := _finished(config, data)):
         print(f"finished before: {_result(config, history)}")
         return None
-    devices, warning = choose_devices(
-        config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
-    )
-    runtime.fast_form(config.runtime, config.model, devices, ranks.size)  # refuses runtime.fast=true where it must
-    refuse_misfit(config, data, ranks)
+    devices, warning = _devices(config, data, ranks)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
     taken = take_weights(config, data, model, folder)
