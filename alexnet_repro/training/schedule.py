@@ -16,7 +16,7 @@ class Phase:
     finished: bool
     weights: float = 1.0
     biases: float = 1.0
-    # The rate of the weights of a layer with its own; 0 freezes its biases too.
+    # By layer, the weights' rate where it has its own; 0 freezes its biases too.
     layers: dict[str, float] = field(default_factory=dict)
     colour_noise: bool = True
 
@@ -111,7 +111,9 @@ def _recorded(config: ScheduleConfig, epochs_done: int, batches: int) -> Phase:
     layers: dict[str, float] = {}
     for change in config.changes:
         if _position(config, change) > (epochs_done, batches):
-            continue  # the next may have come: stretching can put it before this one, and it still has the last word
+            # Not break: stretched, a change may come before one listed ahead of it (batches are not stretched). Of
+            # those that have come, the last in the list counts.
+            continue
         weights = weights if change.weights is None else change.weights
         biases = biases if change.biases is None else change.biases
         own = layers | (change.layers or {})
