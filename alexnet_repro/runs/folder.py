@@ -108,8 +108,8 @@ class RunFolder:
         before = BEFORE_ADDED | flat(self._raw_config())
         if beginning := differences(before, now, only=BEGINNING):
             raise RequestError(
-                f"{self.path}: was started with another beginning ({_listed(beginning)}), which is past; choose "
-                "another run=NAME, or give the same setting to continue it"
+                f"{self.path}: began with other weights ({_listed(beginning)}), which cannot change afterwards; give "
+                "the same setting to continue it, or choose another run=NAME"
             )
         added = [key for key in ADDED_LATER if key not in before]
         allowed = (*MAY_CHANGE, *BEGINNING, *added, *config.allow_changes)
