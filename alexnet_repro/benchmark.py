@@ -111,7 +111,7 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
 
 
 def fast_stepper(model: AlexNet, batch_size: int, precision: str) -> "FastStepper":
-    """With a mean image of _MARGIN pixels more than a patch, and colour noise."""
+    """One that has a mean image of _MARGIN pixels more than a patch, and colour noise."""
     from alexnet_repro.training.fast_step import FastStepper  # needs Triton
 
     size, devices = model.config.input_size, model.column_devices()

@@ -166,7 +166,7 @@ class Evaluation:
         }
 
     def add_figures(self, kept: KeptPredictions, store: FigureStore) -> None:
-        """Those that need no further pass. An ensemble has no kernels and no curves of its own."""
+        """Adds the figures that need no further pass. An ensemble has no kernels and no curves of its own."""
         if len(self.configs) == 1 and self.trained:
             (member,) = self.config.members()
             illustrations.add_curves(store, RunFolder(member.folder), member.run)
@@ -208,7 +208,7 @@ def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
 
 
 def _report_folder(folder: Path, config: EvaluateConfig) -> Path:
-    """Of the run or ensemble in `folder`; a part of the classes has one of its own."""
+    """The folder for the report of the run or ensemble in `folder`; a part of the classes has one of its own."""
     whole = report_folder(folder, config.split)
     return whole if config.classes is None else whole.with_name(f"{whole.name}-{Path(config.classes).stem}")
 

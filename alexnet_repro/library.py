@@ -84,7 +84,7 @@ class Transform:
 
 
 def transform(path: str | Path, size: int = 224, train: bool = False, augment: str = "paper") -> Transform:
-    """For a network that is trained on the prepared data set at `path`, with inputs of `size` pixels.
+    """The Transform for a network that is trained on the prepared data set at `path`, with inputs of `size` pixels.
 
     `train`: patches, mirror images and colour noise are drawn; otherwise it is the centre patch. `augment`: how, and
     how the mean is subtracted: a file of conf/augment/.

@@ -237,7 +237,7 @@ class TrainConfig(RunConfig):
 
     @property
     def source_folder(self) -> Path | None:
-        """Of the run whose weights this one begins with: named like runs in runs_dir, or by a path."""
+        """The folder of the run that `init_from` names, in runs_dir or by a path."""
         if self.init_from is None:
             return None
         return Path(self.init_from) if "/" in self.init_from else Path(self.runs_dir) / self.init_from

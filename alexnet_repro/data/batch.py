@@ -69,6 +69,6 @@ class Batch:
         return replace(self, images=change(self.images), labels=change(self.labels), draws=draws)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, those of the draws among them."""
+        """The tensors by name, those of the draws among them."""
         fields = {**vars(self), **(vars(self.draws) if self.draws else {})}
         return {name: value for name, value in fields.items() if isinstance(value, Tensor)}

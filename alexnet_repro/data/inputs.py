@@ -132,7 +132,7 @@ class ColumnInputs:
         self._transforms = {device: InputTransform(rule, noise, device, channels_last) for device in set(devices)}
 
     def of_batch(self, batch_on: Mapping[torch.device, Batch], with_noise: bool) -> list[Tensor]:
-        """From a copy of a training batch on each device: one float32 [N, C, size, size] a column."""
+        """The network's input, float32 [N, C, size, size] a column, from a copy of a training batch on each device."""
         made = {d: t(batch_on[d].images, batch_on[d].drawn(with_noise)) for d, t in self._transforms.items()}
         return [made[device] for device in self.devices]
 

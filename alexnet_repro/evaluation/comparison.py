@@ -93,8 +93,8 @@ Group = dict[int, EvaluatedRun]  # by seed: runs that differ in it alone
 
 
 def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
-    """By the runs' names without -SEED. RequestError if two of one name have the same seed, or differ in more than
-    that.
+    """The runs grouped by name without -SEED. RequestError if two of a group have the same seed, or differ in more
+    than that.
     """
     groups: dict[str, Group] = {}
     for run in runs:

@@ -39,7 +39,7 @@ each; in test mode."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
-    """For `model` on its devices, in its fast form where `config` has it."""
+    """The Forward of `model` on its devices, in its fast form where `config` has it."""
     if runtime.fast_form(config, model.config, inputs.devices, processes):
         from alexnet_repro.evaluation.fast_views import FastViews  # needs Triton
 
@@ -68,8 +68,8 @@ def predict_batches(
 
 
 def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, observe: LayerObserver) -> Tensor:
-    """For validation during training, float64 [4]: the number of images, the sum of their log-losses in nats, top-1
-    errors, top-5 errors, all of the centre patch. Sums, so that ranks may add theirs up.
+    """The sums of validation during training, float64 [4]: images, their log-losses in nats, top-1 errors, top-5
+    errors, all of the centre patch. Ranks may add theirs up.
     """
     sums = torch.zeros(2 + len(TOP_K), dtype=torch.float64)
     for part in predict_batches(forward, batches, [centre], observe):

@@ -171,7 +171,7 @@ class AlexNet(nn.Module):
 
 
 def _padded(columns: list[Tensor], pad: int) -> list[Tensor]:
-    """With `pad` rows and columns of zeros, below and to the right. Columns that share their images still do."""
+    """The images with `pad` rows and columns of zeros below and to the right. Columns that share theirs still do."""
     distinct = {id(images): images for images in columns}
     padded = {key: F.pad(images, (0, pad, 0, pad)) for key, images in distinct.items()}
     return [padded[id(images)] for images in columns]

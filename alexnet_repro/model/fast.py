@@ -115,7 +115,9 @@ class FastNetwork:
         return [[x] for x in (whole if self.together else exchange.gather(whole, readers))]
 
     def _layer(self, layer: _FastLayer, columns: list[int], inputs: list[Tensor], masks: Masks | None) -> list[Tensor]:
-        """The columns of a layer on one device, from the maps of all of them or of each."""
+        """Computes this device's `columns` of a layer. `inputs` and the result: one tensor for all these columns, with
+        their maps side by side, or one a column.
+        """
         sets = [columns]  # of columns that are computed as one
         if layer.config.reads == "own" and layer.name != "conv1":  # conv1's columns read the same image
             sets = [[column] for column in columns]
@@ -202,7 +204,7 @@ class FastNetwork:
         return kernel
 
     def _apply_step(self, layer: _FastLayer, step: str, columns: list[int], x: Tensor, masks: Masks | None) -> Tensor:
-        """One that is no part of a kernel."""
+        """A step that is no part of a kernel."""
         config = self.model.config
         if step == "activation":
             return x.relu() if config.activation == "relu" else x.tanh()

@@ -27,7 +27,7 @@ def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
 
 
 def colourfulness(model: AlexNet) -> dict[str, tuple[float, float]]:
-    """Of conv1's kernels in each column, by its name: the mean and the standard deviation over its kernels.
+    """How colourful conv1's kernels are: for each column, by its name, the mean and the standard deviation.
 
     A kernel's colourfulness is the share of its squared weights that is left once each place has lost its mean over
     red, green and blue: 0 for a kernel that sees brightness alone, 1 for one that sees only differences of colours.

@@ -53,7 +53,7 @@ def add_curves(store: FigureStore, folder: RunFolder, run: str) -> Path:
 
 
 def kernels_can_be_shown(trained: TrainedModel) -> bool:
-    """As colours, or as grey."""
+    """Whether they are of three channels, shown as colours, or of one, shown as grey."""
     return trained.checkpoint.mean_image.shape[-1] in (1, 3)
 
 

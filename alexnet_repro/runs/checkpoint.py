@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def data_fingerprint(self) -> str:
-        """Of the data set that it was trained on."""
+        """The fingerprint of the data set that it was trained on."""
         return self.data["plan"]
 
     def save(self, path: Path) -> None:

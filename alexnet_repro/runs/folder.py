@@ -65,7 +65,7 @@ class RunFolder:
         return self.path.is_dir() and all(e.name in ours or e.suffix == ".partial" for e in self.path.iterdir())
 
     def write_config(self, config: TrainConfig) -> None:
-        """For a folder that is locked, and after `refuse_changes`."""
+        """Call it with the folder locked, and after `refuse_changes`."""
         text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
         try:
             write_atomically(self._config, lambda file: file.write(text.encode()))

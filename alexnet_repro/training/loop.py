@@ -69,7 +69,7 @@ class Trainer:
         self._last_step: int | None = None  # after which all ranks leave, once one is asked to stop
 
     def run(self) -> None:
-        """Until the schedule ends the run. Stopped if it was asked to stop before; RunError if it cannot go on."""
+        """Trains until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""
         state = self.state
         while not (phase := state.phase()).finished:
             try:
@@ -96,13 +96,13 @@ class Trainer:
         self.batches.load()
         state.model.train()
         with_noise = self._enter(phase)
-        changes = changes_within(self.config.schedule, state.epoch)
+        changes = changes_within(self.config.schedule, state.epoch)  # as schedule=log146_ilsvrc2012 has some
         if self.watch:
             self.watch.epoch_begins(self.batches.train_images)
         counted = asked = time.perf_counter()  # up to when `seconds` are counted; when the next batch was asked for
         for batch_on in self.batches.training(state.epoch, progress.batch):
             progress.waited += time.perf_counter() - asked
-            if (submitted := progress.batch + len(self._submitted)) in changes:  # schedule=log146_ilsvrc2012 does so
+            if (submitted := progress.batch + len(self._submitted)) in changes:
                 with_noise = self._enter(state.phase(submitted))
             pending = self.stepper(batch_on, state.step + len(self._submitted), with_noise, self.stop.asked)
             self._submitted.append(_Submitted(pending, batch_on, with_noise))

@@ -21,7 +21,7 @@ class Phase:
     colour_noise: bool = True
 
     def rate(self, layer: str, bias: bool) -> float:
-        """Of the weights or biases of `layer`, as a multiple of their first rate."""
+        """The rate of the weights or biases of `layer`, as a multiple of their first rate."""
         own = self.layers.get(layer)
         if bias:
             return 0.0 if own == 0 else self.biases
@@ -35,7 +35,7 @@ def next_phase(
     not_counted: int = 0,
     batches: int = 0,
 ) -> Phase:
-    """By the plateau rule if `config` has a patience, else by its recorded changes.
+    """The phase by the plateau rule if `config` has a patience, else by its recorded changes.
 
     `val_errors`, `train_errors`: top-1, as fractions, of each epoch so far. The first `not_counted` epochs are part of
     no plateau. `batches` of the next epoch are done.
