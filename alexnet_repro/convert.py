@@ -28,7 +28,7 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import read_classes
 from alexnet_repro.model.alexnet import AlexNet, model_config
 from alexnet_repro.runs.checkpoint import Checkpoint
-from alexnet_repro.runs.folder import LAST, RunFolder
+from alexnet_repro.runs.folder import LAST, RunFolder, runs_dir_option
 from alexnet_repro.runs.settings import GROUP_NAMES, OF_INITIALISATION, differences
 from alexnet_repro.weights.caffe import read_caffemodel, read_mean
 from alexnet_repro.weights.onnx_graph import read_onnx
@@ -102,8 +102,8 @@ def convert(config: ConvertConfig) -> None:
     print("\n".join(_table(model, found, weights)))
     print(f"{folder.path}: {found.model.name}, {len(classes)} classes, input {found.model.input_size}, "
           f"mean {', '.join(f'{x:.2f}' for x in mean_image.mean((0, 1), dtype=np.float64))} (RGB)")  # fmt: skip
-    where = f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else ""
-    print(f"next: python -m alexnet_repro.predict run={config.run}{where} images=[photo.jpg]")
+    where = f"run={config.run}{runs_dir_option(config.runs_dir)}"
+    print(f"next: python -m alexnet_repro.predict {where} images=[photo.jpg]")
 
 
 def _of_operations(config: ConvertConfig, operations: list[Operation], input_size: int | None) -> Found:

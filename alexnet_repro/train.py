@@ -23,7 +23,7 @@ from alexnet_repro.data.loader import note_on_workers
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.checkpoint import load_checkpoint
-from alexnet_repro.runs.folder import LAST, RunFolder
+from alexnet_repro.runs.folder import LAST, RunFolder, runs_dir_option
 from alexnet_repro.training.background import Background
 from alexnet_repro.training.batches import Batches, note_on_patches, refuse_misfit
 from alexnet_repro.training.loop import Trainer
@@ -174,8 +174,7 @@ def _result(config: TrainConfig, history: Sequence[dict[str, float]], took: str 
     return (
         f"{len(history)} epochs, {history[-1]['step']} steps{took}; "
         f"best val top-1 error {percent(best['val_top1_error'])} (centre patch) after epoch {best['epoch']}\n"
-        f"next: python -m alexnet_repro.evaluate run={config.run}"
-        + (f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else "")
+        f"next: python -m alexnet_repro.evaluate run={config.run}{runs_dir_option(config.runs_dir)}"
     )
 
 

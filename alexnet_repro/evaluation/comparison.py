@@ -15,7 +15,7 @@ from alexnet_repro.evaluation.metrics import TOP_K, wrong
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions
 from alexnet_repro.paper.comparable import ROUNDING
 from alexnet_repro.paper.pairs import pair_for
-from alexnet_repro.runs.folder import RunFolder, report_folder
+from alexnet_repro.runs.folder import RunFolder, report_folder, runs_dir_option
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.settings import OF_A_GROUP, differences, without_seed
 from data_prep.common.errors import RequestError
@@ -71,8 +71,7 @@ def evaluate_command(names: Sequence[str], runs_dir: str, split: str, views: int
         which = f"'runs=[{names[0].replace('+', ',')}]'"
     else:
         which = f"run={names[0]}"
-    where = f" runs_dir={runs_dir}" if runs_dir != "runs" else ""
-    return f"python -m alexnet_repro.evaluate {which}{where} split={split} views={views}"
+    return f"python -m alexnet_repro.evaluate {which}{runs_dir_option(runs_dir)} split={split} views={views}"
 
 
 def refuse_other_images(runs: Sequence[EvaluatedRun]) -> None:

@@ -155,6 +155,11 @@ def _listed(changes: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{key} was {before}, now {now}" for key, (before, now) in changes.items())
 
 
+def runs_dir_option(runs_dir: str) -> str:
+    """What a command about a run needs besides its name, ` runs_dir=DIR`; empty for the usual one."""
+    return f" runs_dir={runs_dir}" if runs_dir != "runs" else ""
+
+
 def report_folder(folder: Path, split: str) -> Path:
     """Where `evaluate` and `figures` write about the run or ensemble in `folder`."""
     return folder / ("report" if split == "val" else f"report-{split}")
