@@ -26,7 +26,7 @@ from alexnet_repro.evaluation.inference import Probabilities, add_member
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
 from alexnet_repro.evaluation.split_pass import UNFINISHED, run_pass
 from alexnet_repro.evaluation.submission import read_ids, write_submission
-from alexnet_repro.report import illustrations, results
+from alexnet_repro.report import results, run_figures
 from alexnet_repro.report.environment import environment
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.report.report import write_report
@@ -169,12 +169,12 @@ class Evaluation:
         """Adds the figures that need no further pass. An ensemble has no kernels and no curves of its own."""
         if len(self.configs) == 1 and self.trained:
             (member,) = self.config.members()
-            illustrations.add_curves(store, RunFolder(member.folder), member.run)
-            if illustrations.kernels_can_be_shown(self.trained):
-                illustrations.add_kernels(store, self.trained)
-        numbers = illustrations.choose(kept.labels, _SHOWN, _SHOWN_SEED)
+            run_figures.add_curves(store, RunFolder(member.folder), member.run)
+            if run_figures.kernels_can_be_shown(self.trained):
+                run_figures.add_kernels(store, self.trained)
+        numbers = run_figures.choose(kept.labels, _SHOWN, _SHOWN_SEED)
         images = self.reader.subset(numbers)
-        illustrations.add_labels(store, kept.class_names, images, kept.most_views.subset(numbers))
+        run_figures.add_labels(store, kept.class_names, images, kept.most_views.subset(numbers))
 
 
 def check(config: EvaluateConfig) -> None:

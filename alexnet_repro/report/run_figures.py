@@ -17,9 +17,9 @@ from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.evaluation.predictions import KeptView
 from alexnet_repro.evaluation.retrieval import Nearest
 from alexnet_repro.model.kernels import colourfulness
-from alexnet_repro.report import drawings
-from alexnet_repro.report.drawings import LabelledImage
+from alexnet_repro.report import plots
 from alexnet_repro.report.figure_store import FigureStore
+from alexnet_repro.report.plots import LabelledImage
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import TrainedModel
@@ -49,7 +49,7 @@ def add_curves(store: FigureStore, folder: RunFolder, run: str) -> Path:
         "beside it."
     )
     history, steps = (read_metrics(folder.metrics, kind) for kind in ("epoch", "steps"))
-    return store.add("curves", "Learning curves", caption, drawings.draw_curves(history, steps, run))
+    return store.add("curves", "Learning curves", caption, plots.draw_curves(history, steps, run))
 
 
 def kernels_can_be_shown(trained: TrainedModel) -> bool:
@@ -68,7 +68,7 @@ def add_kernels(store: FigureStore, trained: TrainedModel) -> Path:
         "itself. Colourfulness (share of a kernel's squared weights off the grey axis; 0 is colour-blind, random "
         f"weights have 0.67), mean and standard deviation over the kernels: {measured}."
     )
-    return store.add("kernels", "Figure 3: the first layer's kernels", caption, drawings.draw_kernels(trained.model))
+    return store.add("kernels", "Figure 3: the first layer's kernels", caption, plots.draw_kernels(trained.model))
 
 
 def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView:
@@ -91,7 +91,7 @@ def add_labels(store: FigureStore, words: Sequence[str], images: SplitReader, ke
         f"{len(shown)} {images.folder.name} images, drawn at random, of different classes as far as there are; "
         "the right label above, the five most probable below, the right one in orange."
     )
-    figure = drawings.draw_labels(shown, guesses)
+    figure = plots.draw_labels(shown, guesses)
     return store.add("labels", "Figure 4, left: the most probable labels", caption, figure, rows)
 
 
@@ -125,7 +125,7 @@ def add_neighbours(
         "its own in blue."
     )
     return store.add(
-        "neighbours", "Figure 4, right: the nearest training images", caption, drawings.draw_neighbours(shown), rows
+        "neighbours", "Figure 4, right: the nearest training images", caption, plots.draw_neighbours(shown), rows
     )
 
 
