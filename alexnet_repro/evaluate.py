@@ -107,7 +107,7 @@ class Evaluation:
             "views": self.config.views,
             **({"part": str(self.subset)} if self.subset else {}),
         }
-        classes, class_names = self.data.classes, self.data.words
+        classes, class_names = self.data.classes, self.data.class_names
         if self.subset:
             classes, class_names = self.subset.outputs, self.subset.names(self.checkpoints[0].words)
         keep = self.config.keep or len(classes)

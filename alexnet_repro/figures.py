@@ -72,7 +72,7 @@ class _Run:
 def _labels(run: _Run) -> Path:
     images = run.chosen(run.config.pictures)
     kept = run_figures.classify(run.trained, images, run.config.views)
-    return run_figures.add_labels(run.store, run.data.words, images, kept)
+    return run_figures.add_labels(run.store, run.data.class_names, images, kept)
 
 
 def _neighbours(run: _Run) -> Path:

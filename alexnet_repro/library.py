@@ -105,7 +105,7 @@ class PreparedDataset(Dataset[tuple[Any, int]]):
         self, path: str | Path, split: str = "train", transform: Callable[[Image.Image], Any] | None = None
     ) -> None:
         data = PreparedData(path)
-        self.classes, self.words = data.classes, data.words
+        self.classes, self.words = data.classes, data.class_names
         self.transform = transform
         self._reader = data.split(split)
         self.targets: list[int] = self._reader.labels.tolist()

@@ -23,7 +23,7 @@ class PreparedData:
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
         self.classes = [info.wnid for info in self.manifest.classes]  # or folder names; in label order
-        self.words = [info.words for info in self.manifest.classes]  # their names
+        self.class_names = [info.words for info in self.manifest.classes]
         self.image_size = self.manifest.image_size
         self.channels = self.manifest.channels
         try:

@@ -67,9 +67,9 @@ class ClassSubset:
         part.labels = new_label[part.labels]
         return part
 
-    def names(self, words: Sequence[str]) -> list[str]:
-        """`words`: the names of all `known` classes -> those of `outputs`."""
-        return [words[self.known.index(name)] for name in self.outputs]
+    def names(self, class_names: Sequence[str]) -> list[str]:
+        """The names of all `known` classes -> those of `outputs`."""
+        return [class_names[self.known.index(name)] for name in self.outputs]
 
     def restricted(self, probabilities: Probabilities) -> Probabilities:
         """From probabilities of all `known` classes, those of `outputs`; rows sum to 1."""

@@ -98,14 +98,14 @@ def view_by_view(
 
 
 def most_probable(
-    probabilities: np.ndarray, classes: Sequence[str], words: Sequence[str], count: int = GUESSES
+    probabilities: np.ndarray, classes: Sequence[str], class_names: Sequence[str], count: int = GUESSES
 ) -> list[dict[str, Any]]:
     """The `count` most probable classes of an image, most probable first, as wnid, words and probability.
 
     probabilities: float [K]. Of equals the lower label comes first.
     """
     top = np.argsort(-probabilities, kind="stable")[:count]
-    return [{"wnid": classes[i], "words": words[i], "probability": float(probabilities[i])} for i in top]
+    return [{"wnid": classes[i], "words": class_names[i], "probability": float(probabilities[i])} for i in top]
 
 
 def add_member(total: Probabilities | None, member: Probabilities, share: float) -> Probabilities:

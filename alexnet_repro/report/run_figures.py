@@ -80,12 +80,12 @@ def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView
     return KeptView.of(probabilities.average, probabilities.labels, GUESSES)
 
 
-def add_labels(store: FigureStore, words: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
-    """Figure 4, left; `words`: the classes' names in label order; `kept` has a row for each of `images`."""
-    shown, guesses = _labelled_images(words, images), []
+def add_labels(store: FigureStore, class_names: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
+    """Figure 4, left; `class_names`: in label order; `kept` has a row for each of `images`."""
+    shown, guesses = _labelled_images(class_names, images), []
     for label, top, probabilities in zip(images.labels, kept.top, kept.probabilities, strict=True):
         best = zip(top[:GUESSES], probabilities[:GUESSES], strict=True)
-        guesses.append([{"label": words[i], "probability": float(p), "right": bool(i == label)} for i, p in best])
+        guesses.append([{"label": class_names[i], "probability": float(p), "right": bool(i == label)} for i, p in best])
     rows = [{**_described(store, image), "guesses": best} for image, best in zip(shown, guesses, strict=True)]
     caption = (
         f"{len(shown)} {images.folder.name} images, drawn at random, of different classes as far as there are; "
@@ -110,9 +110,9 @@ def add_neighbours(
     shown: list[list[LabelledImage]] = []
     rows: list[dict[str, Any]] = []
     for query, numbers, distances in zip(
-        _labelled_images(data.words, queries), nearest.numbers, nearest.distances, strict=True
+        _labelled_images(data.class_names, queries), nearest.numbers, nearest.distances, strict=True
     ):
-        neighbours = _labelled_images(data.words, train.subset(numbers))
+        neighbours = _labelled_images(data.class_names, train.subset(numbers))
         shown.append([query, *neighbours])
         described = [
             {**_described(store, other), "distance": float(distance), "same": other.label == query.label}
@@ -136,7 +136,7 @@ def write_embedding(
     from torch.utils.tensorboard import SummaryWriter
 
     features = np.concatenate(list(last_hidden(trained, images, batch_size)))
-    labelled = _labelled_images(data.words, images)
+    labelled = _labelled_images(data.class_names, images)
     side = min(_THUMBNAIL, _SPRITE // int(np.ceil(np.sqrt(len(labelled)))))
     small = [np.asarray(as_image(one.pixels).convert("RGB").resize((side, side))) for one in labelled]
     thumbnails = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
@@ -148,11 +148,11 @@ def write_embedding(
     return folder
 
 
-def _labelled_images(words: Sequence[str], images: SplitReader) -> list[LabelledImage]:
+def _labelled_images(class_names: Sequence[str], images: SplitReader) -> list[LabelledImage]:
     shown = []
     for number, name in enumerate(images.names()):
         pixels, label = images[number]
-        shown.append(LabelledImage(str(name), pixels, words[label] if label >= 0 else "unknown"))
+        shown.append(LabelledImage(str(name), pixels, class_names[label] if label >= 0 else "unknown"))
     return shown
 
 

@@ -120,7 +120,7 @@ class TrainingState:
             **buffers_of(self.model, self.optimiser),
             history=self.history,
             classes=self.data.classes,
-            words=self.data.words,
+            words=self.data.class_names,
             data=self.data.identity(),
             mean_image=torch.from_numpy(self.data.mean_image),
             inputs={"mean": self.config.augment.mean, "scale": self.config.augment.input_scale},
