@@ -51,7 +51,8 @@ def benchmark(config: BenchmarkConfig) -> None:
 
     with torch.device("meta"):
         conv1 = AlexNet(config.model, _CLASSES).conv1
-    shape = (config.batch_size, conv1.map_shape[0] * len(conv1.names), *conv1.map_shape[1:])  # as if in one column
+    maps, *places = conv1.map_shape
+    shape = (config.batch_size, maps * len(conv1.column_names), *places)  # as if in one column
     print(f"\nresponse normalisation of {'x'.join(map(str, shape))} on {devices[0]}, forward and backward")
     report(medians(_norms(config, shape, devices[0]), config.steps, devices), config.batch_size)
 
@@ -112,7 +113,7 @@ def _steps(config: BenchmarkConfig, devices: Sequence[torch.device], layout: tor
 
 
 def fast_stepper(model: AlexNet, batch_size: int, precision: str) -> "FastStepper":
-    """With a mean image of _MARGIN pixels more than a patch, and colour noise."""
+    """One that has a mean image of _MARGIN pixels more than a patch, and colour noise."""
     from alexnet_repro.training.fast_step import FastStepper  # needs Triton
 
     size, devices = model.config.input_size, model.column_devices()

@@ -149,7 +149,7 @@ class SideBySide:
 
     def our_inputs(self, data: PreparedData) -> Iterator[Tensor]:
         for b in self.our_patches(data):
-            yield self.transform(b.images, b.drawn(colour_noise=True))
+            yield self.transform(b.images, b.drawn(with_noise=True))
 
     def their_images(self, floats: bool) -> Iterator[Tensor]:
         for i in self.order:
@@ -197,7 +197,7 @@ def _pictures(config: InputBenchmarkConfig) -> list[Path]:
 
 
 def _link(pictures: list[Path], src: Path) -> None:
-    """As folders of one class; the validation image is there because a data set needs one."""
+    """Links the images into folders of one class; the validation image is there because a data set needs one."""
     for split, chosen in (("train", pictures), ("val", pictures[:1])):
         folder = src / split / "pictures"
         folder.mkdir(parents=True)

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from alexnet_repro.config.commands import Differences
+from alexnet_repro.config.commands import ComparisonConfig
 from alexnet_repro.evaluation.comparison import (
     EvaluatedRun,
     NotEvaluated,
@@ -95,7 +95,7 @@ def _write(path: Path, text: str) -> None:
         raise RequestError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _what_is_compared(config: Differences, run: EvaluatedRun) -> dict[str, Any]:
+def _what_is_compared(config: ComparisonConfig, run: EvaluatedRun) -> dict[str, Any]:
     """`run`: any one of them, since all were evaluated on the same images."""
     return {
         "data": run.kept.about["data"], "split": config.split, "views": config.views, "images": len(run.kept.labels),
@@ -257,18 +257,18 @@ def _measured_on(facts: dict[str, Any]) -> str:
 
 
 def _error(fraction: float, ends: Interval) -> str:
-    """In percent, with the ends of an interval or a range."""
+    """An error in percent, with the ends of an interval or a range."""
     return f"{100 * fraction:.1f} ({percent_interval(ends)})"
 
 
 def _difference(fraction: float, interval: Interval) -> str:
-    """In percentage points."""
+    """A difference in percentage points, with the ends of its interval."""
     low, high = interval
     return f"{points(fraction)} ({points(low)} to {points(high)})"
 
 
 def _table(rows: list[list[str]]) -> str:
-    """In Markdown, with aligned columns; the first row is the head."""
+    """A table in Markdown, with aligned columns; the first row is the head."""
     widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

@@ -28,7 +28,7 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import read_classes
 from alexnet_repro.model.alexnet import AlexNet, model_config
 from alexnet_repro.runs.checkpoint import Checkpoint
-from alexnet_repro.runs.folder import LAST, RunFolder
+from alexnet_repro.runs.folder import LAST, RunFolder, runs_dir_option
 from alexnet_repro.runs.settings import GROUP_NAMES, OF_INITIALISATION, differences
 from alexnet_repro.weights.caffe import read_caffemodel, read_mean
 from alexnet_repro.weights.onnx_graph import read_onnx
@@ -53,7 +53,7 @@ class Found:
     mean_image: np.ndarray | None  # float32 [S, S, 3], 0..255, RGB; None: as the settings say
     inputs: dict[str, Any]  # as in Checkpoint
     classes: list[str] | None = None
-    words: list[str] | None = None
+    class_names: list[str] | None = None
 
 
 def convert(config: ConvertConfig) -> None:
@@ -87,13 +87,13 @@ def convert(config: ConvertConfig) -> None:
     mean_image = _mean_image(config) if found.mean_image is None else found.mean_image
     if found.model.input_size > len(mean_image):
         raise RequestError(f"image_size={config.image_size}: must be at least the input, {found.model.input_size}")
-    classes, words, path = _classes(config, found, outputs)
-    plan = hashlib.sha256(content).hexdigest()
+    classes, class_names, path = _classes(config, found, outputs)
+    trained_on = {"name": src.name, "description": f"what {printable(src.name)} was trained on"}
     train = replace(load("train", TrainConfig), run=config.run, runs_dir=config.runs_dir, model=found.model)
     train = replace(train, data=DataConfig(path or train.data.path))
     checkpoint = Checkpoint(
         epoch=0, step=0, within={}, weights=weights, buffers={}, buffer_rates={}, history=[], classes=classes,
-        words=words, data={"name": src.name, "description": f"what {printable(src.name)} was trained on", "plan": plan},
+        words=class_names, data={**trained_on, "plan": hashlib.sha256(content).hexdigest()},
         mean_image=torch.from_numpy(mean_image), inputs=found.inputs, model=asdict(found.model),
     )  # fmt: skip
     with folder.locked():
@@ -102,8 +102,8 @@ def convert(config: ConvertConfig) -> None:
     print("\n".join(_table(model, found, weights)))
     print(f"{folder.path}: {found.model.name}, {len(classes)} classes, input {found.model.input_size}, "
           f"mean {', '.join(f'{x:.2f}' for x in mean_image.mean((0, 1), dtype=np.float64))} (RGB)")  # fmt: skip
-    where = f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else ""
-    print(f"next: python -m alexnet_repro.predict run={config.run}{where} images=[photo.jpg]")
+    where = f"run={config.run}{runs_dir_option(config.runs_dir)}"
+    print(f"next: python -m alexnet_repro.predict {where} images=[photo.jpg]")
 
 
 def _of_operations(config: ConvertConfig, operations: list[Operation], input_size: int | None) -> Found:
@@ -162,8 +162,8 @@ def _read_safetensors(config: ConvertConfig, content: bytes) -> Found:
     model = checked(OmegaConf.create(json.loads(about["configuration"])), ModelConfig)
     mean_image = state.pop("mean_image").numpy()
     layers, weights = (torchvision_layers(state), None) if grouped else (None, state)
-    classes, words = json.loads(about["classes"]), json.loads(about["words"])
-    return Found(model, layers, weights, mean_image, json.loads(about["inputs"]), classes, words)
+    classes, class_names = json.loads(about["classes"]), json.loads(about["words"])
+    return Found(model, layers, weights, mean_image, json.loads(about["inputs"]), classes, class_names)
 
 
 _READERS: dict[str, Callable[[ConvertConfig, bytes], Found]] = {
@@ -199,28 +199,28 @@ def _outputs(found: Found) -> int:
 def _classes(config: ConvertConfig, found: Found, outputs: int) -> tuple[list[str], list[str], str | None]:
     """Classes, their names, and the data set that knew them if it did."""
     if config.classes is None:
-        if found.classes and found.words:
-            return found.classes, found.words, None
+        if found.classes and found.class_names:
+            return found.classes, found.class_names, None
         categories = AlexNet_Weights.IMAGENET1K_V1.meta["categories"]
         classes = [f"class{number:04d}" for number in range(outputs)]
         return classes, list(categories) if len(categories) == outputs else classes, None
     path = Path(config.classes)
     if path.is_dir():
         data = PreparedData(path)
-        classes, words = data.classes, data.words
+        classes, class_names = data.classes, data.class_names
     else:
         named = read_classes(path)
-        classes, words = list(named), list(named.values())
+        classes, class_names = list(named), list(named.values())
     if len(classes) != outputs:
         raise RequestError(f"classes={config.classes}: has {len(classes)} classes, and the network {outputs} outputs")
-    return classes, words, str(path) if path.is_dir() else None
+    return classes, class_names, str(path) if path.is_dir() else None
 
 
 def _table(model: AlexNet, found: Found, weights: Mapping[str, Tensor]) -> list[str]:
     """What was read: a line a layer."""
     lines = []
     for name, layer in model.layers().items():
-        own = [weights[f"{name}.{column}.weight"] for column in layer.names]
+        own = [weights[f"{name}.{column}.weight"] for column in layer.column_names]
         shape = "x".join(map(str, (sum(len(part) for part in own), *own[0].shape[1:])))
         std = float(torch.cat([part.flatten() for part in own]).std())
         columns = f"{len(own)} column{'s' * (len(own) > 1)}"

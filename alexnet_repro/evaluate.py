@@ -11,6 +11,7 @@ if __name__ == "__main__":
     jobs = command_line("evaluate", EvaluateConfig)  # first, as the imports below take seconds
 
 import re
+import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,11 +22,11 @@ import numpy as np
 
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import ClassSubset, read_classes
-from alexnet_repro.evaluation.inference import Predictions, add_member
+from alexnet_repro.evaluation.inference import Probabilities, add_member
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
-from alexnet_repro.evaluation.split_pass import UNFINISHED, forget, run_pass
+from alexnet_repro.evaluation.split_pass import UNFINISHED, run_pass
 from alexnet_repro.evaluation.submission import read_ids, write_submission
-from alexnet_repro.report import illustrations, results
+from alexnet_repro.report import results, run_figures
 from alexnet_repro.report.environment import environment
 from alexnet_repro.report.figure_store import FigureStore
 from alexnet_repro.report.report import write_report
@@ -43,22 +44,22 @@ _SHOWN, _SHOWN_SEED = 8, 0  # images of Figure 4, left; `figures` draws others
 def evaluate(config: EvaluateConfig) -> None:
     members = config.members()
     configs = [RunFolder(member.folder).config() for member in members]
-    data, part, reader, ids = _inputs(config)
+    data, subset, reader, ids = _inputs(config)
     out = _out(config)
     with ExitStack() as locks:
-        for folder in sorted({out, *(_parts(config, member).parent for member in members)}):
+        for folder in sorted({out, *(_pass_folder(config, member).parent for member in members)}):
             make_writable(folder)
             locks.enter_context(exclusive(folder / ".lock", str(folder)))
         print(f"data: {data.describe()}; split {config.split}, {config.views} view{'s' * (config.views > 1)}"
-              + (f"; {part}" if part else ""))  # fmt: skip
-        evaluation = Evaluation(config, data, reader, part, configs)
+              + (f"; {subset}" if subset else ""))  # fmt: skip
+        evaluation = Evaluation(config, data, reader, subset, configs)
         kept = evaluation.run(members)
         kept.save(out / FILE)
         report = evaluation.report(kept)
         evaluation.add_figures(kept, FigureStore(out, report["fingerprint"]))
         page = write_report(out, report)
-        for folder in evaluation.unfinished:
-            forget(folder)
+        for member in members:
+            shutil.rmtree(_pass_folder(config, member), ignore_errors=True)
     for row in report["results"]:
         print(f"{row['views']:>2} view{'s' * (row['views'] > 1)}: top-1 error {percent(row['top1_error'])} "
               f"({percent_interval(row['top1_interval'])}), top-5 error {percent(row['top5_error'])} "
@@ -80,22 +81,21 @@ class Evaluation:
         config: EvaluateConfig,
         data: PreparedData,
         reader: SplitReader,
-        part: ClassSubset | None,
+        subset: ClassSubset | None,
         configs: list[TrainConfig],
     ) -> None:
-        """`reader`: the images; `part`: of the classes, None for all; `configs`: what each member was trained with."""
-        self.config, self.data, self.reader, self.part, self.configs = config, data, reader, part, configs
+        """`reader`: the images; `subset`: of the classes, or None; `configs`: what each member was trained with."""
+        self.config, self.data, self.reader, self.subset, self.configs = config, data, reader, subset, configs
         weights = config.weights or [1.0] * len(configs)
         self.shares = [weight / sum(weights) for weight in weights]  # of the members in the mean
         self.checkpoints: list[Checkpoint] = []  # without their weights
         self.descriptions: list[dict[str, Any]] = []
-        self.unfinished: list[Path] = []  # what each member's pass has written, in case it is interrupted
         self.seconds, self.computed = 0.0, 0  # spent by this process, on so many images
         self.trained: TrainedModel | None = None  # the last member
         self.started = time.monotonic()
 
     def run(self, members: list[RunConfig]) -> KeptPredictions:
-        mean: Predictions | None = None
+        mean: Probabilities | None = None
         for member, config, share in zip(members, self.configs, self.shares, strict=True):
             mean = add_member(mean, self._predict(member, config, share), share)
         assert mean is not None
@@ -105,39 +105,38 @@ class Evaluation:
             "data": self.data.identity(),
             "split": self.config.split,
             "views": self.config.views,
-            **({"part": str(self.part)} if self.part else {}),
+            **({"part": str(self.subset)} if self.subset else {}),
         }
-        classes, class_names = self.data.classes, self.data.words
-        if self.part:
-            classes, class_names = self.part.outputs, self.part.names(self.checkpoints[0].words)
+        classes, class_names = self.data.classes, self.data.class_names
+        if self.subset:
+            classes, class_names = self.subset.outputs, self.subset.names(self.checkpoints[0].words)
         keep = self.config.keep or len(classes)
         by_views = {1: mean.centre, self.config.views: mean.average}
         views = {number: KeptView.of(probabilities, mean.labels, keep) for number, probabilities in by_views.items()}
         return KeptPredictions(about, self.reader.names(), mean.labels, classes, class_names, views)
 
-    def _predict(self, member: RunConfig, config: TrainConfig, share: float) -> Predictions:
+    def _predict(self, member: RunConfig, config: TrainConfig, share: float) -> Probabilities:
         self.trained = None  # makes room on the device
         trained = self.trained = load_trained(member, self.config.checkpoint)
-        trained.check_data(self.data, member.run, any_classes=self.part is not None)
-        if self.part and trained.checkpoint.classes != self.part.known:
+        trained.check_data(self.data, member.run, any_classes=self.subset is not None)
+        if self.subset and trained.checkpoint.classes != self.subset.known:
             raise RequestError(f"runs: {member.run} was trained on other classes than {self.config.names()[0]}")
-        done = run_pass(trained, self.data, self.reader, self.config, _parts(self.config, member))
-        predictions = self.part.restricted(done.predictions) if self.part else done.predictions
-        if not np.isfinite(predictions.average).all():
-            forget(done.folder)
+        done = run_pass(trained, self.data, self.reader, self.config, _pass_folder(self.config, member))
+        probabilities = self.subset.restricted(done.probabilities) if self.subset else done.probabilities
+        if not np.isfinite(probabilities.average).all():
+            shutil.rmtree(_pass_folder(self.config, member), ignore_errors=True)
             raise RunError(f"{member.folder}: checkpoint {self.config.checkpoint} gives probabilities that are not "
                            "numbers; evaluate another with checkpoint=...")  # fmt: skip
-        self.unfinished.append(done.folder)
         self.seconds += done.seconds
         self.computed += done.computed
         self.checkpoints.append(replace(trained.checkpoint, weights={}, buffers={}))  # those of seven take 3 GB
         description = results.member_description(
             config, trained.checkpoint, self.config.checkpoint, done.fingerprint, share
         )
-        several, labelled = len(self.configs) > 1, bool((predictions.labels >= 0).all())
-        errors = KeptView.of(predictions.average, predictions.labels, 1).errors() if several and labelled else None
+        several, labelled = len(self.configs) > 1, bool((probabilities.labels >= 0).all())
+        errors = KeptView.of(probabilities.average, probabilities.labels, 1).errors() if several and labelled else None
         self.descriptions.append({**description, "errors": errors})
-        return predictions
+        return probabilities
 
     def report(self, kept: KeptPredictions) -> dict[str, Any]:
         """The content of report.json."""
@@ -145,8 +144,8 @@ class Evaluation:
         comparison, paper_rows = results.comparison_with_paper(
             self.configs, self.checkpoints, self.data, self.config.split
         )
-        if self.part:
-            lines = [f"evaluated on: {self.part} (paper: all classes)", *comparison["differs_from_paper"]]
+        if self.subset:
+            lines = [f"evaluated on: {self.subset} (paper: all classes)", *comparison["differs_from_paper"]]
             comparison |= {"comparable": False, "differs_from_paper": lines}
             paper_rows = {}
         return {
@@ -167,15 +166,15 @@ class Evaluation:
         }
 
     def add_figures(self, kept: KeptPredictions, store: FigureStore) -> None:
-        """Those that need no further pass. An ensemble has no kernels and no curves of its own."""
+        """Adds the figures that need no further pass. An ensemble has no kernels and no curves of its own."""
         if len(self.configs) == 1 and self.trained:
             (member,) = self.config.members()
-            illustrations.add_curves(store, RunFolder(member.folder), member.run)
-            if illustrations.kernels_can_be_shown(self.trained):
-                illustrations.add_kernels(store, self.trained)
-        numbers = illustrations.choose(kept.labels, _SHOWN, _SHOWN_SEED)
+            run_figures.add_curves(store, RunFolder(member.folder), member.run)
+            if run_figures.kernels_can_be_shown(self.trained):
+                run_figures.add_kernels(store, self.trained)
+        numbers = run_figures.choose(kept.labels, _SHOWN, _SHOWN_SEED)
         images = self.reader.subset(numbers)
-        illustrations.add_labels(store, kept.class_names, images, kept.most_views.subset(numbers))
+        run_figures.add_labels(store, kept.class_names, images, kept.most_views.subset(numbers))
 
 
 def check(config: EvaluateConfig) -> None:
@@ -190,9 +189,9 @@ def _inputs(config: EvaluateConfig) -> tuple[PreparedData, ClassSubset | None, S
     RequestError if one of them cannot be had.
     """
     data = prepared_for(config.members()[0].folder, config.data_path)
-    part = _class_subset(config)
-    reader = part.reader(data, config.split) if part else data.split(config.split)
-    return data, part, reader, _submission_ids(config, data)
+    subset = _class_subset(config)
+    reader = subset.reader(data, config.split) if subset else data.split(config.split)
+    return data, subset, reader, _submission_ids(config, data)
 
 
 def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
@@ -209,7 +208,7 @@ def _class_subset(config: EvaluateConfig) -> ClassSubset | None:
 
 
 def _report_folder(folder: Path, config: EvaluateConfig) -> Path:
-    """Of the run or ensemble in `folder`; a part of the classes has one of its own."""
+    """The folder for the report of the run or ensemble in `folder`; a part of the classes has one of its own."""
     whole = report_folder(folder, config.split)
     return whole if config.classes is None else whole.with_name(f"{whole.name}-{Path(config.classes).stem}")
 
@@ -219,7 +218,7 @@ def _out(config: EvaluateConfig) -> Path:
     return Path(config.out) if config.out else _report_folder(Path(config.runs_dir) / name, config)
 
 
-def _parts(config: EvaluateConfig, member: RunConfig) -> Path:
+def _pass_folder(config: EvaluateConfig, member: RunConfig) -> Path:
     """Where a member's pass writes what it has computed: its run's report, or `out`, as runs may be read-only."""
     if config.out:
         return Path(config.out) / f"{UNFINISHED}-{member.run}"

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from alexnet_repro.config.commands import VIEWS
 from alexnet_repro.data import InputRule, View, views_of
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runs.checkpoint import Checkpoint
@@ -162,12 +163,10 @@ def _about(config: ExportConfig, checkpoint: Checkpoint, network: AlexNet) -> di
         result = f"logits, float32 [N, {classes}]"
     else:
         given = f"images, uint8 [N, {size}, {size}, {channels}]"
-        view = {
-            1: view,
-            9: f"nine {side}x{side} patches (three by three positions)",
-            10: f"ten {side}x{side} patches (corners, centre, and their mirror images)",
-        }[config.views]
-        averaged = "" if config.views == 1 else ", softmax outputs averaged"
+        averaged = ""
+        if config.views > 1:
+            view = f"{config.views} patches of {side}x{side} ({VIEWS[config.views]})"
+            averaged = ", softmax outputs averaged"
         inside = f"inside the graph: {_centred('the mean image', view, checkpoint)}{averaged}"
         result = f"probabilities, float32 [N, {classes}]"
     return {

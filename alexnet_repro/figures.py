@@ -18,9 +18,9 @@ import numpy as np
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.comparison import epochs_until
 from alexnet_repro.evaluation.intervals import seed_interval
-from alexnet_repro.report import illustrations
-from alexnet_repro.report.drawings import draw_training_errors, save
+from alexnet_repro.report import run_figures
 from alexnet_repro.report.figure_store import FigureStore
+from alexnet_repro.report.plots import draw_training_errors, save
 from alexnet_repro.report.report import REPORT, read_report, render
 from alexnet_repro.runs.checkpoint import fingerprint
 from alexnet_repro.runs.folder import RunFolder, make_writable, report_folder
@@ -54,7 +54,7 @@ class _Run:
         self.folder = RunFolder(config.folder)
         out = Path(config.out) if config.out else report_folder(config.folder, config.split)
         self.trained = load_trained(config, config.checkpoint)
-        if "kernels" in config.figures and not illustrations.kernels_can_be_shown(self.trained):
+        if "kernels" in config.figures and not run_figures.kernels_can_be_shown(self.trained):
             channels = self.trained.checkpoint.mean_image.shape[-1]
             raise RequestError(f"figures: kernels of {channels} channels cannot be shown as colours; leave kernels out")
         if _NEED_DATA & set(config.figures):
@@ -66,30 +66,30 @@ class _Run:
 
     def chosen(self, count: int) -> SplitReader:
         """Images of the split, drawn by config.seed."""
-        return self.split.subset(illustrations.choose(self.split.labels, count, self.config.seed))
+        return self.split.subset(run_figures.choose(self.split.labels, count, self.config.seed))
 
 
 def _labels(run: _Run) -> Path:
     images = run.chosen(run.config.pictures)
-    kept = illustrations.classify(run.trained, images, run.config.views)
-    return illustrations.add_labels(run.store, run.data.words, images, kept)
+    kept = run_figures.classify(run.trained, images, run.config.views)
+    return run_figures.add_labels(run.store, run.data.class_names, images, kept)
 
 
 def _neighbours(run: _Run) -> Path:
     queries, count, size = run.chosen(run.config.queries), run.config.neighbours, run.config.batch_size
-    return illustrations.add_neighbours(run.store, run.trained, run.data, queries, count, size)
+    return run_figures.add_neighbours(run.store, run.trained, run.data, queries, count, size)
 
 
 def _embedding(run: _Run) -> str:
     images = run.chosen(run.config.embedded)
     tensorboard = Path(run.config.out) / run.folder.tensorboard.name if run.config.out else run.folder.tensorboard
-    path = illustrations.write_embedding(tensorboard, run.trained, run.data, images, run.config.batch_size)
+    path = run_figures.write_embedding(tensorboard, run.trained, run.data, images, run.config.batch_size)
     return f"{path}: see it with make tensorboard, under Projector"
 
 
 _DRAW: dict[str, Callable[[_Run], Path | str]] = {  # each returns where to look
-    "kernels": lambda run: illustrations.add_kernels(run.store, run.trained),
-    "curves": lambda run: illustrations.add_curves(run.store, run.folder, run.config.run),
+    "kernels": lambda run: run_figures.add_kernels(run.store, run.trained),
+    "curves": lambda run: run_figures.add_curves(run.store, run.folder, run.config.run),
     "labels": _labels,
     "neighbours": _neighbours,
     "embedding": _embedding,

@@ -84,7 +84,7 @@ class Transform:
 
 
 def transform(path: str | Path, size: int = 224, train: bool = False, augment: str = "paper") -> Transform:
-    """For a network that is trained on the prepared data set at `path`, with inputs of `size` pixels.
+    """The Transform for a network that is trained on the prepared data set at `path`, with inputs of `size` pixels.
 
     `train`: patches, mirror images and colour noise are drawn; otherwise it is the centre patch. `augment`: how, and
     how the mean is subtracted: a file of conf/augment/.
@@ -105,7 +105,7 @@ class PreparedDataset(Dataset[tuple[Any, int]]):
         self, path: str | Path, split: str = "train", transform: Callable[[Image.Image], Any] | None = None
     ) -> None:
         data = PreparedData(path)
-        self.classes, self.words = data.classes, data.words
+        self.classes, self.words = data.classes, data.class_names
         self.transform = transform
         self._reader = data.split(split)
         self.targets: list[int] = self._reader.labels.tolist()
@@ -139,13 +139,12 @@ class TrainedAlexNet(AlexNet):
         return super().forward(images, joined)
 
     def probabilities(self, images: AnyImage | Sequence[AnyImage], views: int = 10) -> Tensor:
-        """Softmax outputs averaged over the centre patch (views=1) or the ten views of section 4.1, in test mode:
-        float32 [N, classes] on the CPU; of one image [classes].
+        """Softmax outputs averaged over the ten views of section 4.1, the centre patch (views=1) or nine positions
+        (views=9), in test mode: float32 [N, classes] on the CPU; of one image [classes]. ValueError for other `views`.
 
         `images`: Pillow images, files or uint8 tensors [C, H, W], one or a sequence; or uint8 [N, C, H, W].
         """
-        if views not in (1, 10):
-            raise ValueError(f"views={views}: must be 1 (centre) or 10 (corners, centre, and their mirrors)")
+        chosen = views_of(views, self.transform.rule.margin)
         single = isinstance(images, Image.Image | str | Path) or (isinstance(images, Tensor) and images.dim() == 3)
         several = [images] if single else list(images)  # type: ignore[arg-type]
         if not several:
@@ -155,7 +154,7 @@ class TrainedAlexNet(AlexNet):
         batch = Batch(whole, torch.zeros(len(whole), dtype=torch.int64))
         was_training = self.training
         try:
-            _, average = view_by_view(self, batch, views_of(views, self.transform.rule.margin), inputs, "fp32")
+            _, average = view_by_view(self, batch, chosen, inputs, "fp32")
         finally:
             self.train(was_training)
         return average.cpu().clone()[0 if single else slice(None)]  # out of inference mode: an ordinary tensor

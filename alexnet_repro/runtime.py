@@ -39,27 +39,27 @@ def exact_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def fast_form(config: RuntimeConfig, model: ModelConfig, columns: Sequence[torch.device], processes: int = 1) -> bool:
-    """Whether a network with its columns on these devices is computed in its fast form (model/fast.py). RequestError if
+def fast_form(config: RuntimeConfig, model: ModelConfig, devices: Sequence[torch.device], processes: int = 1) -> bool:
+    """Whether a network with its columns on `devices` is computed in its fast form (model/fast.py). RequestError if
     that was asked for and does not apply.
     """
-    apart = len(set(columns)) > 1
+    apart = len(set(devices)) > 1
     if config.fast is False or (config.fast is None and apart):  # between two GPUs nobody has run it yet
         return False
-    obstacle = _obstacle(model, columns, processes)
+    obstacle = _obstacle(model, devices, processes)
     if config.fast and obstacle:
         raise RequestError(f"runtime.fast=true: {obstacle}; leave it out, or give runtime.fast=false")
     return obstacle is None
 
 
-def _obstacle(model: ModelConfig, columns: Sequence[torch.device], processes: int) -> str | None:
-    devices = list(dict.fromkeys(columns))
-    if others := [str(device) for device in devices if device.type != "cuda"]:
+def _obstacle(model: ModelConfig, devices: Sequence[torch.device], processes: int) -> str | None:
+    distinct = list(dict.fromkeys(devices))
+    if others := [str(device) for device in distinct if device.type != "cuda"]:
         return f"needs every column on a GPU, and one is on {others[0]}"
-    if old := [device for device in devices if torch.cuda.get_device_capability(device) < (8, 0)]:
+    if old := [device for device in distinct if torch.cuda.get_device_capability(device) < (8, 0)]:
         major, minor = torch.cuda.get_device_capability(old[0])
         return f"needs GPUs of compute capability 8.0 or newer, and {old[0]} has {major}.{minor}"
-    if 1 < len(devices) < len(columns):
+    if 1 < len(distinct) < len(devices):
         return "needs all columns on one GPU, or each on its own"
     convolutions = [name for name in LAYERS if name.startswith("conv") and getattr(model, name) is not None]
     if dropped := [name for name in convolutions if "dropout" in getattr(model, name).then]:

@@ -37,7 +37,7 @@ def _print_costs(model: AlexNet, devices: Sequence[torch.device]) -> None:
     print(f"{'layer':<{wide}}{'device':<9}{heads}")
     totals = [0, 0, 0]
     for name, layer in model.layers().items():
-        for index, (column, part, device) in enumerate(zip(layer.names, layer.parts(), devices, strict=False)):
+        for index, (column, part, device) in enumerate(zip(layer.column_names, layer.parts(), devices, strict=False)):
             costs = _costs(layer, part, index, model.config.columns)
             totals = [total + cost for total, cost in zip(totals, costs, strict=True)]
             shapes = part.weight.shape, (_maps(part), *layer.map_shape[1:])

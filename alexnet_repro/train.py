@@ -23,7 +23,7 @@ from alexnet_repro.data.loader import note_on_workers
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, choose_devices, initialise, place
 from alexnet_repro.runs.checkpoint import load_checkpoint
-from alexnet_repro.runs.folder import LAST, RunFolder
+from alexnet_repro.runs.folder import LAST, RunFolder, runs_dir_option
 from alexnet_repro.training.background import Background
 from alexnet_repro.training.batches import Batches, note_on_patches, refuse_misfit
 from alexnet_repro.training.loop import Trainer
@@ -45,14 +45,23 @@ def check(config: TrainConfig) -> None:
     if ranks.size > 1:
         raise RequestError("--multirun: not under torchrun; start torchrun once for each job")
     data = PreparedData(config.data.path)
-    refuse_misfit(config, data, ranks)
-    for split in ("train", "val"):
-        data.split(split)  # as what follows, for its RequestError alone
-    devices, _ = choose_devices(config.model.columns, config.gpus, config.devices)
-    runtime.fast_form(config.runtime, config.model, devices)
+    _devices(config, data, ranks)
     with torch.device("meta"):  # where a network takes no memory
         TrainingState(config, data, AlexNet(config.model, len(data.classes), data.channels))
     RunFolder(config.folder).refuse_changes(config)
+
+
+def _devices(config: TrainConfig, data: PreparedData, ranks: Ranks) -> tuple[list[torch.device], str | None]:
+    """The columns' devices and a warning, as choose_devices. RequestError for all that can be wrong without the network
+    and the run's folder.
+    """
+    refuse_misfit(config, data, ranks)
+    for split in ("train", "val"):
+        data.split(split)  # for its RequestError alone, as fast_form below
+    of_rank = ranks.local_rank, ranks.local_size
+    devices, warning = choose_devices(config.model.columns, config.gpus, config.devices, *of_rank)
+    runtime.fast_form(config.runtime, config.model, devices, ranks.size)
+    return devices, warning
 
 
 def train(config: TrainConfig) -> int | None:
@@ -63,11 +72,7 @@ def train(config: TrainConfig) -> int | None:
     if ranks.size == 1 and (history := _finished(config, data)):
         print(f"finished before: {_result(config, history)}")
         return None
-    devices, warning = choose_devices(
-        config.model.columns, config.gpus, config.devices, ranks.local_rank, ranks.local_size
-    )
-    runtime.fast_form(config.runtime, config.model, devices, ranks.size)  # refuses runtime.fast=true where it must
-    refuse_misfit(config, data, ranks)
+    devices, warning = _devices(config, data, ranks)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
     taken = take_weights(config, data, model, folder)
@@ -121,7 +126,7 @@ def train(config: TrainConfig) -> int | None:
             f"note: schedule.epochs={schedule.epochs} ended it after {divisions} of {schedule.divisions} divisions of "
             "the rate; the same command with 'allow_changes=[schedule.epochs]' schedule.epochs=N goes on"
         )
-    return STOPPED if stop else None  # asked when there was nothing left to stop, but perhaps another job
+    return STOPPED if stop.asked else None  # asked when there was nothing left to stop, but perhaps another job
 
 
 def run(folder: RunFolder, state: TrainingState, batches: Batches, ranks: Ranks, stop: StopRequest) -> None:
@@ -160,7 +165,7 @@ def _finished(config: TrainConfig, data: PreparedData) -> Sequence[dict[str, flo
         last = load_checkpoint(folder.checkpoint_path(LAST), on_disk=True)
     except RequestError:  # damaged; the run may continue from the one before
         return None
-    same = last.data["plan"] == data.identity()["plan"]
+    same = last.data_fingerprint == data.fingerprint
     return last.history if same and phase_after(config.schedule, last.history).finished else None
 
 
@@ -169,8 +174,7 @@ def _result(config: TrainConfig, history: Sequence[dict[str, float]], took: str 
     return (
         f"{len(history)} epochs, {history[-1]['step']} steps{took}; "
         f"best val top-1 error {percent(best['val_top1_error'])} (centre patch) after epoch {best['epoch']}\n"
-        f"next: python -m alexnet_repro.evaluate run={config.run}"
-        + (f" runs_dir={config.runs_dir}" if config.runs_dir != "runs" else "")
+        f"next: python -m alexnet_repro.evaluate run={config.run}{runs_dir_option(config.runs_dir)}"
     )
 
 

@@ -8,6 +8,17 @@ from alexnet_repro.config.training import AugmentConfig, RunConfig, RunReference
 from data_prep.common.errors import require, require_one_of
 
 FIGURES = ("kernels", "curves", "labels", "neighbours", "embedding")
+VIEWS = {  # the numbers of test views that there are
+    1: "the centre patch",
+    9: "three by three positions, no mirrors, as run in 2011 on CIFAR-10",
+    10: "corners, centre, and their mirrors, as in section 4.1",
+}
+
+
+def check_views(views: int) -> None:
+    """RequestError unless it is one of VIEWS."""
+    known = ", ".join(f"{number} ({what})" for number, what in VIEWS.items())
+    require(views in VIEWS, "views", views, f"one of {known}")
 
 
 def check_shared(config: object) -> None:
@@ -15,10 +26,8 @@ def check_shared(config: object) -> None:
     whose value makes no sense.
     """
     keys = vars(config)
-    views = keys.get("views", 1)
     require_one_of("split", keys.get("split", "val"), ("val", "test"))
-    known = "1 (centre), 9 (three by three positions, no mirrors) or 10 (corners, centre, and their mirrors)"
-    require(views in (1, 9, 10), "views", views, known)
+    check_views(keys.get("views", 1))
     for key, least in (("batch_size", 1), ("steps", 1), ("seed", 0)):
         require(keys.get(key, least) >= least, key, keys.get(key), f"{least} or more")
 
@@ -134,7 +143,7 @@ class FiguresConfig(RunConfig):
 
 
 @dataclass
-class Differences:
+class ComparisonConfig:
     """What the commands share that set runs beside each other; `resamples` and `seed` are of the bootstrap."""
 
     runs_dir: str
@@ -150,7 +159,7 @@ class Differences:
 
 
 @dataclass
-class CompareConfig(Differences):
+class CompareConfig(ComparisonConfig):
     """Runs, or ensembles by the name of their folder (a+b), that were evaluated on the same images."""
 
     runs: list[str]
@@ -165,7 +174,7 @@ class CompareConfig(Differences):
 
 
 @dataclass
-class AblationsConfig(Differences):
+class AblationsConfig(ComparisonConfig):
     """All runs of a folder, those together that differ in the seed alone, against the group `baseline`."""
 
     baseline: str

@@ -110,9 +110,9 @@ class ChangeConfig:
 @dataclass
 class ScheduleConfig:
     """The learning rate is divided by `divide_by` each time the validation error has not improved by `min_improvement`
-    (a fraction) in `patience` epochs, `divisions` times; the next plateau, or `epochs`, ends the training. Epochs count
-    once one has had a mean training loss below `counts_once_loss_below` times ln(classes).
-    With patience null: `changes` after fixed epochs, whatever the error; of a run of `recorded_epochs`, where given.
+    (a fraction) in `patience` epochs, `divisions` times; the next plateau, or `epochs`, ends the training. No
+    plateau is counted before an epoch with a mean training loss below `counts_once_loss_below` times ln(classes).
+    With patience null: `changes` come after fixed epochs, counted in a run of `recorded_epochs` where that is given.
     `until_train_error`: the training ends with the first epoch whose training error is no higher (a fraction).
     """
 
@@ -237,7 +237,7 @@ class TrainConfig(RunConfig):
 
     @property
     def source_folder(self) -> Path | None:
-        """Of the run whose weights this one begins with: named like runs in runs_dir, or by a path."""
+        """The folder of the run that `init_from` names, in runs_dir or by a path."""
         if self.init_from is None:
             return None
         return Path(self.init_from) if "/" in self.init_from else Path(self.runs_dir) / self.init_from

@@ -52,10 +52,10 @@ class Batch:
         """Images of the global batch, over all ranks."""
         return self.counted + self.elsewhere
 
-    def drawn(self, colour_noise: bool) -> Draws:
+    def drawn(self, with_noise: bool) -> Draws:
         """The draws of a training batch, with their colour noise or without."""
         assert self.draws is not None
-        return self.draws if colour_noise else replace(self.draws, colour=None)
+        return self.draws if with_noise else replace(self.draws, colour=None)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same on `device`; itself if it is there already."""
@@ -69,6 +69,6 @@ class Batch:
         return replace(self, images=change(self.images), labels=change(self.labels), draws=draws)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, those of the draws among them."""
+        """The tensors by name, those of the draws among them."""
         fields = {**vars(self), **(vars(self.draws) if self.draws else {})}
         return {name: value for name, value in fields.items() if isinstance(value, Tensor)}

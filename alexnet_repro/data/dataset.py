@@ -23,7 +23,7 @@ class PreparedData:
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
         self.classes = [info.wnid for info in self.manifest.classes]  # or folder names; in label order
-        self.words = [info.words for info in self.manifest.classes]  # their names
+        self.class_names = [info.words for info in self.manifest.classes]
         self.image_size = self.manifest.image_size
         self.channels = self.manifest.channels
         try:
@@ -51,9 +51,14 @@ class PreparedData:
         counts = ", ".join(f"{info.images:,} {split}" for split, info in self.manifest.splits.items())
         return f"{self.manifest.name} ({len(self.classes)} classes; {counts} images; {self.manifest.source['layout']})"
 
+    @property
+    def fingerprint(self) -> str:
+        """Two data sets with the same one have the same images."""
+        return str(self.manifest.preparation["plan"])
+
     def identity(self) -> dict[str, str]:
-        """What a checkpoint remembers of its data: two data sets with the same plan have the same images."""
-        return {"name": self.manifest.name, "description": self.describe(), "plan": self.manifest.preparation["plan"]}
+        """What a checkpoint remembers of its data."""
+        return {"name": self.manifest.name, "description": self.describe(), "plan": self.fingerprint}
 
     def whole_release(self) -> str | None:
         """ILSVRC-2010 or ILSVRC-2012, if these are all of it: only on them were the paper's tables measured."""

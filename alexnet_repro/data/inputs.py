@@ -131,9 +131,9 @@ class ColumnInputs:
         self.devices = list(devices)
         self._transforms = {device: InputTransform(rule, noise, device, channels_last) for device in set(devices)}
 
-    def of_batch(self, batch_on: Mapping[torch.device, Batch], noise: bool) -> list[Tensor]:
-        """From a copy of a training batch on each device: one float32 [N, C, size, size] a column."""
-        made = {d: transform(batch_on[d].images, batch_on[d].drawn(noise)) for d, transform in self._transforms.items()}
+    def of_batch(self, batch_on: Mapping[torch.device, Batch], with_noise: bool) -> list[Tensor]:
+        """The network's input, float32 [N, C, size, size] a column, from a copy of a training batch on each device."""
+        made = {d: t(batch_on[d].images, batch_on[d].drawn(with_noise)) for d, t in self._transforms.items()}
         return [made[device] for device in self.devices]
 
     def of_view(self, images: Mapping[torch.device, Tensor], view: View) -> list[Tensor]:

@@ -112,7 +112,7 @@ def _batches(
     if isinstance(loading, Workers):
         return loading.read(requests)
     largest = max((part.chosen.stop - part.chosen.start for part in parts), default=0)
-    of_their_own = replace(loading, workers=min(loading.workers, len(parts)))
+    of_their_own = replace(loading, workers=min(loading.workers, len(parts)))  # no more processes than batches
     return _read_alone(Workers([reader.shards], largest, side, of_their_own), requests)
 
 

@@ -78,5 +78,5 @@ def on_devices(batches: Iterator[Batch], devices: Sequence[torch.device]) -> Ite
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all epochs: the memory of copies stays with their stream."""
+    """One stream for all epochs: the memory of copies stays with their stream."""
     return torch.cuda.Stream(device)

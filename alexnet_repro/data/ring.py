@@ -105,7 +105,9 @@ class Ring:
         return slot
 
     def lend(self, slot: int, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        """These arrays of the slot, once. The slot is free again when nothing is left that shares their memory."""
+        """The `arrays` of a slot as tensors; call it once a slot. The slot is free again when nothing is left that
+        shares their memory.
+        """
         weakref.finalize(arrays["images"].base, self.free.append, slot).atexit = False
         return {name: torch.from_numpy(array) for name, array in arrays.items() if name != "rows"}
 

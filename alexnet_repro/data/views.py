@@ -1,5 +1,5 @@
 """The views of one test image (section 4.1): five 224x224 patches, the four corners and the centre, and the
-horizontal reflection of each. Or the nine of the CIFAR-10 nets of 2012, which have no reflections.
+horizontal reflection of each. Or another number of them, one of VIEWS.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alexnet_repro.config.commands import check_views
 from alexnet_repro.data.batch import Draws
 
 
@@ -28,11 +29,11 @@ def centre_of(margin: int) -> int:
 
 
 def views_of(views: int, margin: int) -> list[View]:
-    """The centre patch alone (views=1), the ten of the paper, or nine (three rows, three columns); the centre patch
-    first.
+    """As many views as asked for, one of VIEWS, else ValueError; the centre patch first.
 
     `margin`: image side minus patch side; the corners are (0, 0) ... (margin, margin).
     """
+    check_views(views)
     centre = centre_of(margin)
     if views == 1:
         return [View(centre, centre, False)]

@@ -65,12 +65,12 @@ class Request:
     rows: np.ndarray  # of the index, [N]
     numbers: np.ndarray  # int64 [N]: which images, for messages
     labels: np.ndarray  # int64 [N]
-    draws: Draws | None  # N of them, with colour noise or 0 of it, as draw_epoch has them; None: whole images
+    draws: Draws | None  # what is drawn for the N images (colour all 0 without noise); None: whole images
     elsewhere: int = 0  # Batch's own fields
     stands_in: bool = False
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Under the names that Ring has for them, all that is known before the images are read."""
+        """All that is known before the images are read, under the names that Ring has for it."""
         if self.draws is None:
             draws = {"top": np.zeros_like(self.numbers), "left": np.zeros_like(self.numbers)}
         else:
@@ -208,7 +208,7 @@ class Workers:
             return batch if self._under_way or self._ring.free else batch.map(torch.clone)
 
     def _give_work(self) -> None:
-        """Gives the workers as much as they may have."""
+        """Gives the workers requests until each has as many as it may be ahead, or no slot is free."""
         ring, count = self._ring, len(self._processes)
         while self._streams and ring.free and len(self._under_way) < _AHEAD * count:
             stream, requests = self._streams[0]
@@ -228,7 +228,7 @@ class Workers:
                 self._connections[worker].send_bytes(_MESSAGE.pack(slot, images, request.side, source))
 
     def _answer(self, asked: _UnderWay) -> RunError | None:
-        """What the worker says: None, or why it could not."""
+        """What the worker answers: None once the images are there, or why they are not."""
         connection, poller = self._connections[asked.worker], self._pollers[asked.worker]
         loading, started = self._loading, time.monotonic()
         while True:
@@ -271,8 +271,8 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _work(connection: Connection, ring: Ring, worker: int, sources: Sequence[Shards]) -> None:
-    """Until the parent is gone. Ctrl-C, and torchrun's SIGTERM, reach every process of the group; the parent hears
-    them, finishes its step, and ends the workers.
+    """The loop of a worker process; ends with the parent. Ctrl-C, and torchrun's SIGTERM, reach every process of the
+    group and are ignored here: the parent hears them, finishes its step, and ends the workers.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

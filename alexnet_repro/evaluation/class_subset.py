@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_repro.data import PreparedData
-from alexnet_repro.evaluation.inference import Predictions
+from alexnet_repro.evaluation.inference import Probabilities
 from data_prep.common.errors import RequestError
 from data_prep.reader import SplitReader
 
@@ -67,19 +67,19 @@ class ClassSubset:
         part.labels = new_label[part.labels]
         return part
 
-    def names(self, words: Sequence[str]) -> list[str]:
-        """`words`: the names of all `known` classes -> those of `outputs`."""
-        return [words[self.known.index(name)] for name in self.outputs]
+    def names(self, class_names: Sequence[str]) -> list[str]:
+        """The names of all `known` classes -> those of `outputs`."""
+        return [class_names[self.known.index(name)] for name in self.outputs]
 
-    def restricted(self, predictions: Predictions) -> Predictions:
+    def restricted(self, probabilities: Probabilities) -> Probabilities:
         """From probabilities of all `known` classes, those of `outputs`; rows sum to 1."""
         if self.others == "kept":
-            return predictions
+            return probabilities
         columns = [self.known.index(name) for name in self.outputs]
-        parts = (full[:, columns] for full in (predictions.centre, predictions.average))
+        parts = (full[:, columns] for full in (probabilities.centre, probabilities.average))
         tiny = np.finfo(np.float32).tiny  # so that a row of zeros stays one
         centre, average = (part / np.maximum(part.sum(axis=1, keepdims=True), tiny) for part in parts)
-        return replace(predictions, centre=centre, average=average)
+        return replace(probabilities, centre=centre, average=average)
 
     def __str__(self) -> str:
         treated = "kept" if self.others == "kept" else "left out"

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from alexnet_repro.config import TrainConfig
-from alexnet_repro.config.commands import Differences
+from alexnet_repro.config.commands import ComparisonConfig
 from alexnet_repro.evaluation.intervals import paired_bootstrap, seed_interval
 from alexnet_repro.evaluation.metrics import TOP_K, wrong
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions
-from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.comparable import ROUNDING
-from alexnet_repro.runs.folder import RunFolder, report_folder
+from alexnet_repro.paper.pairs import pair_for
+from alexnet_repro.runs.folder import RunFolder, report_folder, runs_dir_option
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.settings import OF_A_GROUP, differences, without_seed
 from data_prep.common.errors import RequestError
@@ -71,8 +71,7 @@ def evaluate_command(names: Sequence[str], runs_dir: str, split: str, views: int
         which = f"'runs=[{names[0].replace('+', ',')}]'"
     else:
         which = f"run={names[0]}"
-    where = f" runs_dir={runs_dir}" if runs_dir != "runs" else ""
-    return f"python -m alexnet_repro.evaluate {which}{where} split={split} views={views}"
+    return f"python -m alexnet_repro.evaluate {which}{runs_dir_option(runs_dir)} split={split} views={views}"
 
 
 def refuse_other_images(runs: Sequence[EvaluatedRun]) -> None:
@@ -93,8 +92,8 @@ Group = dict[int, EvaluatedRun]  # by seed: runs that differ in it alone
 
 
 def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
-    """By the runs' names without -SEED. RequestError if two of one name have the same seed, or differ in more than
-    that.
+    """The runs grouped by name without -SEED. RequestError if two of a group have the same seed, or differ in more
+    than that.
     """
     groups: dict[str, Group] = {}
     for run in runs:
@@ -115,7 +114,7 @@ def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, Group]:
     return {name: dict(sorted(group.items())) for name, group in groups.items()}
 
 
-def difference_of_runs(first: EvaluatedRun, second: EvaluatedRun, config: Differences) -> dict[str, Any]:
+def difference_of_runs(first: EvaluatedRun, second: EvaluatedRun, config: ComparisonConfig) -> dict[str, Any]:
     """Errors of `second` minus those of `first`, as fractions, with paired intervals over images; and the
     difference in the paper and in the logs of 2012, if the two are an ablation of either.
     """
@@ -129,10 +128,10 @@ def difference_of_runs(first: EvaluatedRun, second: EvaluatedRun, config: Differ
 
 
 def _paper_difference(first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any] | None:
-    claim = claim_for(first.config, second.config) if first.config and second.config else None
-    if claim is None:
+    pair = pair_for(first.config, second.config) if first.config and second.config else None
+    if pair is None:
         return None
-    facts = claim.facts()
+    facts = pair.facts()
     if first.trained_on() != second.trained_on():
         facts["also_different"].append("the images that they were trained on")
     return facts
@@ -150,7 +149,7 @@ def errors_of_group(group: Group, views: int) -> dict[str, Any]:
     return facts
 
 
-def difference_of_groups(baseline: Group, group: Group, config: Differences) -> dict[str, Any]:
+def difference_of_groups(baseline: Group, group: Group, config: ComparisonConfig) -> dict[str, Any]:
     """Errors of `group` minus those of `baseline`, as fractions: the mean over the seeds that both have, of the
     differences between runs of one seed. With several seeds the interval is over seeds, with one over images.
     """

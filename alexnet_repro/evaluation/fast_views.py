@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alexnet_repro.data import Batch, InputRule, View, view_draws
 from alexnet_repro.data.fused_input import FusedInputTransform
-from alexnet_repro.model import AlexNet, ReluObserver
+from alexnet_repro.model import AlexNet, LayerObserver
 from alexnet_repro.model.fast import FastNetwork
 
 _AT_ONCE = 1280  # views in a pass at most: ten of a batch of 128
@@ -26,7 +26,7 @@ class FastViews:
             for device in self.network.devices
         ]
         layout, conv1 = self.network.layout, model.conv1
-        maps = len(conv1.names) * math.prod(conv1.map_shape) * _COPIES  # numbers, for one view
+        maps = len(conv1.column_names) * math.prod(conv1.map_shape) * _COPIES  # numbers, for one view
         self.at_once = min(_AT_ONCE, self.network.most_images)
         if all(device.type == "cuda" for device in self.network.devices):
             free = min(torch.cuda.mem_get_info(device)[0] for device in self.network.devices)
@@ -34,18 +34,18 @@ class FastViews:
             self.at_once = views_that_fit(free, each, self.at_once)
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch, views: list[View], observe: ReluObserver | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, views: list[View], observe: LayerObserver | None = None) -> tuple[Tensor, Tensor]:
         parts = [self._views(images, views, observe) for images in batch.images.split(self.at_once)]
         probabilities = torch.cat(parts, 1)  # [views, N, K]
         return probabilities[0], probabilities.mean(0)
 
-    def _views(self, images: Tensor, views: Sequence[View], observe: ReluObserver | None) -> Tensor:
+    def _views(self, images: Tensor, views: Sequence[View], observe: LayerObserver | None) -> Tensor:
         """[views, N, K], as many views in a pass as memory allows."""
         each = max(1, self.at_once // len(images))
         passes = [self._one_pass(images, views[first : first + each], observe) for first in range(0, len(views), each)]
         return torch.cat(passes).unflatten(0, (len(views), len(images)))
 
-    def _one_pass(self, images: Tensor, views: Sequence[View], observe: ReluObserver | None) -> Tensor:
+    def _one_pass(self, images: Tensor, views: Sequence[View], observe: LayerObserver | None) -> Tensor:
         """[views * N, K], one view of all images after the other."""
         inputs = []
         for device, transform in zip(self.network.devices, self._transforms, strict=True):

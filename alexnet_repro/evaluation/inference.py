@@ -14,13 +14,13 @@ from alexnet_repro.config import RuntimeConfig
 from alexnet_repro.data import Batch, ColumnInputs, View, views_of, whole_images
 from alexnet_repro.data.loader import loading_for
 from alexnet_repro.evaluation.metrics import GUESSES, TOP_K, label_probabilities, label_ranks, losses, wrong
-from alexnet_repro.model import AlexNet, ReluObserver
+from alexnet_repro.model import AlexNet, LayerObserver
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.reader import SplitReader
 
 
 @dataclass
-class Predictions:
+class Probabilities:
     """float32 [N, K] each; rows sum to 1."""
 
     centre: np.ndarray  # the centre patch
@@ -28,48 +28,48 @@ class Predictions:
     labels: np.ndarray  # int64 [N]
 
     @classmethod
-    def joined(cls, parts: Iterable["Predictions"]) -> "Predictions":
+    def joined(cls, parts: Iterable["Probabilities"]) -> "Probabilities":
         columns = zip(*((p.centre, p.average, p.labels) for p in parts), strict=True)
         return cls(*(np.concatenate(arrays) for arrays in columns))
 
 
-Forward = Callable[[Batch, list[View], ReluObserver | None], tuple[Tensor, Tensor]]
+Forward = Callable[[Batch, list[View], LayerObserver | None], tuple[Tensor, Tensor]]
 """From a batch of whole images to the probabilities for the first view, and their mean over all views, float32 [N, K]
-each; in test mode. The plain form calls the observer for every layer, the fast form for those with ReLUs."""
+each; in test mode."""
 
 
 def forward_for(model: AlexNet, inputs: ColumnInputs, config: RuntimeConfig, processes: int = 1) -> Forward:
-    """For `model` on its devices, in its fast form where `config` has it."""
+    """The Forward of `model` on its devices, in its fast form where `config` has it."""
     if runtime.fast_form(config, model.config, inputs.devices, processes):
         from alexnet_repro.evaluation.fast_views import FastViews  # needs Triton
 
         return FastViews(model, inputs.rule, config.precision)
 
-    def forward(batch: Batch, views: list[View], observe: ReluObserver | None) -> tuple[Tensor, Tensor]:
+    def forward(batch: Batch, views: list[View], observe: LayerObserver | None) -> tuple[Tensor, Tensor]:
         with model.observed(observe) if observe else nullcontext():
             return view_by_view(model, batch, views, inputs, config.precision)
 
     return forward
 
 
-def predict(forward: Forward, batches: Iterable[Batch], views: list[View]) -> Predictions:
+def predict(forward: Forward, batches: Iterable[Batch], views: list[View]) -> Probabilities:
     """`batches` of whole images; views[0] is the centre patch."""
-    return Predictions.joined(predict_batches(forward, batches, views))
+    return Probabilities.joined(predict_batches(forward, batches, views))
 
 
 def predict_batches(
-    forward: Forward, batches: Iterable[Batch], views: list[View], observe: ReluObserver | None = None
-) -> Iterator[Predictions]:
+    forward: Forward, batches: Iterable[Batch], views: list[View], observe: LayerObserver | None = None
+) -> Iterator[Probabilities]:
     """The same, batch by batch."""
     for batch in batches:
         centre, average = forward(batch, views, observe)
         labels = batch.labels.cpu().numpy().copy()  # these are kept, and the batch should not be
-        yield Predictions(centre.cpu().numpy(), average.cpu().numpy(), labels)
+        yield Probabilities(centre.cpu().numpy(), average.cpu().numpy(), labels)
 
 
-def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, observe: ReluObserver) -> Tensor:
-    """For validation during training, float64 [4]: the number of images, the sum of their log-losses in nats, top-1
-    errors, top-5 errors, all of the centre patch. Sums, so that ranks may add theirs up.
+def validation_sums(forward: Forward, batches: Iterable[Batch], centre: View, observe: LayerObserver) -> Tensor:
+    """The sums of validation during training, float64 [4]: images, their log-losses in nats, top-1 errors, top-5
+    errors, all of the centre patch. Ranks may add theirs up.
     """
     sums = torch.zeros(2 + len(TOP_K), dtype=torch.float64)
     for part in predict_batches(forward, batches, [centre], observe):
@@ -98,17 +98,17 @@ def view_by_view(
 
 
 def most_probable(
-    probabilities: np.ndarray, classes: Sequence[str], words: Sequence[str], count: int = GUESSES
+    probabilities: np.ndarray, classes: Sequence[str], class_names: Sequence[str], count: int = GUESSES
 ) -> list[dict[str, Any]]:
     """The `count` most probable classes of an image, most probable first, as wnid, words and probability.
 
     probabilities: float [K]. Of equals the lower label comes first.
     """
     top = np.argsort(-probabilities, kind="stable")[:count]
-    return [{"wnid": classes[i], "words": words[i], "probability": float(probabilities[i])} for i in top]
+    return [{"wnid": classes[i], "words": class_names[i], "probability": float(probabilities[i])} for i in top]
 
 
-def add_member(total: Predictions | None, member: Predictions, share: float) -> Predictions:
+def add_member(total: Probabilities | None, member: Probabilities, share: float) -> Probabilities:
     """The weighted mean of an ensemble, added up one by one, so that only the sum and one member are in memory: `total`
     (None before the first) and `share` times `member`. The shares of all members sum to 1.
     """
@@ -116,7 +116,7 @@ def add_member(total: Predictions | None, member: Predictions, share: float) -> 
     if total is not None:
         centre += total.centre
         average += total.average
-    return Predictions(centre, average, member.labels)
+    return Probabilities(centre, average, member.labels)
 
 
 def last_hidden(trained: TrainedModel, split: SplitReader, batch_size: int) -> Iterator[np.ndarray]:

@@ -26,7 +26,7 @@ def proportion_interval(wrong: int, images: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Of the mean of independent values, by the central limit theorem: float [N], N of 2 or more."""
+    """The interval of the mean of independent values, by the central limit theorem: float [N], N of 2 or more."""
     from scipy import stats
 
     return _around_mean(values, stats.norm.ppf(0.975))
@@ -50,7 +50,7 @@ def _around_mean(values: np.ndarray, standard_errors: float) -> Interval:
 
 
 def paired_bootstrap(first: np.ndarray, second: np.ndarray, resamples: int, seed: int) -> Interval:
-    """Of mean(second) - mean(first), both measured on the same images: bool [N] each (wrong or not).
+    """The interval of mean(second) - mean(first), both measured on the same images: bool [N] each (wrong or not).
 
     Images are drawn again with replacement, each with both its outcomes, `resamples` times; the interval is from the
     2.5th to the 97.5th percentile of the differences (Efron's percentile bootstrap). An image contributes -1, 0 or 1,

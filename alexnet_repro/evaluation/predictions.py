@@ -9,7 +9,7 @@
     viewsV.rank          int64 [N]: how many classes are more probable than the right one
     viewsV.own           float32 [N]: the probability of the right one
 
-V is 1 (the centre patch) and, if asked for, 9 or 10. With all classes kept, the rows are the whole softmax output.
+V is 1 and the number of views asked for, one of VIEWS. With all classes kept, the rows are the whole softmax output.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_repro.config.commands import VIEWS
 from alexnet_repro.evaluation.metrics import error_rates, label_probabilities, label_ranks
 from data_prep.common.errors import RequestError
 from data_prep.common.files import write_atomically
@@ -98,7 +99,7 @@ class KeptPredictions:
             about = json.loads(str(arrays["about"]))
             views = {
                 number: KeptView(**{name: arrays[f"views{number}.{key}"] for name, key in _KEYS.items()})
-                for number in (1, 9, 10)
+                for number in VIEWS
                 if f"views{number}.top" in arrays
             }
             classes, class_names = ([str(text) for text in arrays[key]] for key in ("classes", "words"))

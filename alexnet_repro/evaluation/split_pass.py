@@ -20,7 +20,7 @@ import torch
 from alexnet_repro.config import EvaluateConfig
 from alexnet_repro.data import PreparedData, views_of, whole_images
 from alexnet_repro.data.loader import loading_for, with_progress
-from alexnet_repro.evaluation.inference import Predictions, forward_for, predict_batches
+from alexnet_repro.evaluation.inference import Probabilities, forward_for, predict_batches
 from alexnet_repro.runs.checkpoint import fingerprint
 from alexnet_repro.runs.trained import TrainedModel
 from data_prep.common.files import write_atomically
@@ -32,27 +32,23 @@ _SECONDS = 20.0  # between two writes: what an interruption costs at most, give 
 
 @dataclass
 class SplitPass:
-    predictions: Predictions
+    probabilities: Probabilities
     fingerprint: str  # of the weights
-    folder: Path  # of the parts that were written; to be removed, with `forget`, once the report is written
     seconds: float  # spent by this process
     computed: int  # images, by this process
 
 
-def forget(folder: Path) -> None:
-    """Removes the parts of a pass, and those of all others beside it."""
-    shutil.rmtree(folder.parent, ignore_errors=True)
-
-
 def run_pass(
-    trained: TrainedModel, data: PreparedData, reader: SplitReader, config: EvaluateConfig, parts_folder: Path
+    trained: TrainedModel, data: PreparedData, reader: SplitReader, config: EvaluateConfig, pass_folder: Path
 ) -> SplitPass:
-    """Predictions for `reader`, the split of `data` or a part of it. The parts are written beneath `parts_folder`."""
+    """Probabilities for `reader`, the split of `data` or a part of it. Its parts are written beneath `pass_folder`,
+    for the caller to remove.
+    """
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
     weights = fingerprint(trained.checkpoint)
     follows_from = {  # all that the probabilities depend on: parts of another pass are not taken up
         "run": weights,
-        "data": data.identity()["plan"],
+        "data": data.fingerprint,
         "split": config.split,
         "views": config.views,
         "batch_size": config.batch_size,
@@ -63,7 +59,7 @@ def run_pass(
     }
     if config.classes is not None:
         follows_from["images"] = hashlib.sha256(reader.index.tobytes() + reader.labels.tobytes()).hexdigest()
-    folder = parts_folder / hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
+    folder = pass_folder / hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():  # only the pass that was asked for last can be continued
         if other != folder:
@@ -79,31 +75,31 @@ def run_pass(
         loading = loading_for(config.runtime, trained.inputs.use_gpu)
         batches = whole_images(rest, data.image_size, config.batch_size, loading)
         shown = with_progress(batches, len(rest), "evaluate")
-        unwritten: list[Predictions] = []
+        unwritten: list[Probabilities] = []
         with _deterministic_cudnn():
             for batch in predict_batches(forward, shown, views_of(config.views, trained.inputs.rule.margin)):
                 unwritten.append(batch)
                 done += len(batch.labels)
                 if done == len(reader) or time.monotonic() - written >= _SECONDS:
-                    part = Predictions.joined(unwritten)
+                    part = Probabilities.joined(unwritten)
                     _write_part(folder, done - len(part.labels), part)
                     parts.append(part)
                     unwritten, written = [], time.monotonic()
-    return SplitPass(Predictions.joined(parts), weights, folder, time.monotonic() - started, len(rest))
+    return SplitPass(Probabilities.joined(parts), weights, time.monotonic() - started, len(rest))
 
 
-def _write_part(folder: Path, first: int, part: Predictions) -> None:
+def _write_part(folder: Path, first: int, part: Probabilities) -> None:
     """`first`: the number of its first image in the split."""
     write_atomically(folder / f"from-{first:09d}.npz", lambda file: np.savez(file, **vars(part)))
 
 
-def _read_parts(folder: Path) -> list[Predictions]:
+def _read_parts(folder: Path) -> list[Probabilities]:
     """What an interrupted pass has written, up to the first gap."""
-    parts: list[Predictions] = []
+    parts: list[Probabilities] = []
     done = 0
     while (path := folder / f"from-{done:09d}.npz").is_file():
         with np.load(path, allow_pickle=False) as arrays:
-            parts.append(Predictions(arrays["centre"], arrays["average"], arrays["labels"]))
+            parts.append(Probabilities(arrays["centre"], arrays["average"], arrays["labels"]))
         done += len(parts[-1].labels)
     return parts
 

@@ -27,8 +27,8 @@ from data_prep.common.errors import RequestError
 COLUMN_NAMES = "abcdefgh"
 
 Part = nn.Conv2d | nn.Linear | LocalConv2d
-# Called with a layer's name and what each of its columns passes on; by the fast form for layers with ReLUs alone.
-ReluObserver = Callable[[str, list[Tensor]], None]
+LayerObserver = Callable[[str, list[Tensor]], None]
+"""Called with a layer's name and what each of its columns passes on (by the fast form not for fc8)."""
 
 
 class Layer(nn.Module):
@@ -47,8 +47,8 @@ class Layer(nn.Module):
         `seam_elements`: what the normalisation reads of a neighbouring column.
         """
         super().__init__()
-        self.names = COLUMN_NAMES[: len(parts)]
-        for name, part in zip(self.names, parts, strict=True):
+        self.column_names = COLUMN_NAMES[: len(parts)]
+        for name, part in zip(self.column_names, parts, strict=True):
             self.add_module(name, part)
         self.then = nn.ModuleList(then)
         self.reads = reads
@@ -58,7 +58,7 @@ class Layer(nn.Module):
 
     def parts(self) -> list[Part]:
         """The weights, column by column."""
-        return [cast(Part, self.get_submodule(name)) for name in self.names]
+        return [cast(Part, self.get_submodule(name)) for name in self.column_names]
 
     def forward(self, columns: list[Tensor]) -> list[Tensor]:
         parts = self.parts()
@@ -78,8 +78,8 @@ class Layer(nn.Module):
 class AlexNet(nn.Module):
     """Images to logits: float [N, channels, size, size] (0..255 minus the mean) -> [N, classes].
 
-    `images` may be one batch, or one batch a column, already on the columns' devices. Weights are uninitialised
-    until `initialise`; columns move with `place`.
+    `images`: one batch for all columns, or one a column; each is moved to its column's device. Weights are PyTorch's
+    default until `initialise`; `place` moves the columns.
     """
 
     def __init__(self, config: ModelConfig, classes: int, channels: int = 3) -> None:
@@ -110,13 +110,10 @@ class AlexNet(nn.Module):
 
     def hidden(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The last hidden layer with ReLUs (fc7), a tensor a column: the feature of Figure 4, right."""
-        # What a column reads of each layer (3.2), and makes. All layers here have ReLUs (3.1); fc6 and fc7 have
-        # dropout (4.2).
-        pad = self.config.pad_right_bottom
         x = exchange.spread(images, self.column_devices())  # [N, 3, 224, 224] in each column
-        distinct = {id(image): image for image in x}  # columns on one device share theirs
-        padded = {key: F.pad(image, (0, pad, 0, pad)) for key, image in distinct.items()}
-        x = [padded[id(image)] for image in x]  # [N, 3, 227, 227]
+        x = _padded(x, self.config.pad_right_bottom)  # [N, 3, 227, 227]
+        # Beside each layer: what it reads (3.2), and its maps in one column. In the paper all have ReLUs (3.1), and fc6
+        # and fc7 dropout (4.2).
         x = self.conv1(x)  # the image    48 x 55 x 55, normalised (3.3) and pooled (3.4) to 48 x 27 x 27
         x = self.conv2(x)  # own column   128 x 27 x 27, normalised and pooled to 128 x 13 x 13
         x = self.conv3(x)  # both columns 192 x 13 x 13
@@ -150,7 +147,7 @@ class AlexNet(nn.Module):
         return exchange.gather(columns, [columns[0].device])[0]
 
     @contextmanager
-    def observed(self, observe: ReluObserver) -> Iterator[None]:
+    def observed(self, observe: LayerObserver) -> Iterator[None]:
         """Within it, `observe` is called for every layer that is computed."""
         with ExitStack() as hooks:
             for name, layer in self.layers().items():
@@ -171,6 +168,13 @@ class AlexNet(nn.Module):
             words = [seed, step, index] + [rank] * (rank > 0)
             state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
             module.reseed(int(state) >> 1)
+
+
+def _padded(columns: list[Tensor], pad: int) -> list[Tensor]:
+    """The images with `pad` rows and columns of zeros below and to the right. Columns that share theirs still do."""
+    distinct = {id(images): images for images in columns}
+    padded = {key: F.pad(images, (0, pad, 0, pad)) for key, images in distinct.items()}
+    return [padded[id(images)] for images in columns]
 
 
 def model_config(name: str, settings: Mapping[str, Any] | None = None) -> ModelConfig:

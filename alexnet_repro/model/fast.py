@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import POOLS, ModelConfig
 from alexnet_repro.model import exchange
-from alexnet_repro.model.alexnet import AlexNet, Layer, Part, ReluObserver
+from alexnet_repro.model.alexnet import AlexNet, Layer, LayerObserver, Part
 from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WINDOWS, after_conv
 from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import LocalConv2d, pooling
@@ -86,11 +86,11 @@ class FastNetwork:
         self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
     def __call__(
-        self, images: Sequence[Tensor], masks: Masks | None = None, observe: ReluObserver | None = None
+        self, images: Sequence[Tensor], masks: Masks | None = None, observe: LayerObserver | None = None
     ) -> Tensor:
         """Images on each device, laid out as `layout` says -> logits [N, classes] on the first device.
 
-        `masks`: of the dropout in training; None is test mode. `observe`: see ReluObserver.
+        `masks`: of the dropout in training; None is test mode. `observe`: see LayerObserver.
         """
         *hidden, fc8 = self._layers
         maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
@@ -99,7 +99,7 @@ class FastNetwork:
                 self._layer(layer, columns, inputs, masks)
                 for columns, inputs in zip(self._columns, self._inputs(layer, maps), strict=True)
             ]
-            if observe is not None and "activation" in layer.config.then and self.model.config.activation == "relu":
+            if observe is not None:
                 count = len(self._columns[0])
                 observe(layer.name, [part for here in maps for x in here for part in x.chunk(count // len(here), 1)])
         return self._linear(self._inputs(fc8, maps)[0][0], fc8.parts)
@@ -115,7 +115,9 @@ class FastNetwork:
         return [[x] for x in (whole if self.together else exchange.gather(whole, readers))]
 
     def _layer(self, layer: _FastLayer, columns: list[int], inputs: list[Tensor], masks: Masks | None) -> list[Tensor]:
-        """The columns of a layer on one device, from the maps of all of them or of each."""
+        """Computes this device's `columns` of a layer. `inputs` and the result: one tensor for all these columns, with
+        their maps side by side, or one a column.
+        """
         sets = [columns]  # of columns that are computed as one
         if layer.config.reads == "own" and layer.name != "conv1":  # conv1's columns read the same image
             sets = [[column] for column in columns]
@@ -202,13 +204,13 @@ class FastNetwork:
         return kernel
 
     def _apply_step(self, layer: _FastLayer, step: str, columns: list[int], x: Tensor, masks: Masks | None) -> Tensor:
-        """One that is no part of a kernel."""
+        """A step that is no part of a kernel."""
         config = self.model.config
         if step == "activation":
             return x.relu() if config.activation == "relu" else x.tanh()
         if step == "dropout":
             if masks is None:
-                return x if config.dropout_rescaled else x * (1 - config.dropout)
+                return self.model.dropouts[0].at_test(x)  # all of a network are alike
             return x * torch.cat([masks[layer.name][column] for column in columns], 1)
         if step == "same_map_norm":
             assert config.same_map_norm is not None

@@ -27,14 +27,14 @@ def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
 
 
 def colourfulness(model: AlexNet) -> dict[str, tuple[float, float]]:
-    """Of conv1's kernels in each column, by its name: the mean and the standard deviation over its kernels.
+    """How colourful conv1's kernels are: for each column, by its name, the mean and the standard deviation.
 
     A kernel's colourfulness is the share of its squared weights that is left once each place has lost its mean over
     red, green and blue: 0 for a kernel that sees brightness alone, 1 for one that sees only differences of colours.
     Random weights have 2/3.
     """
     result = {}
-    for name, part in zip(model.conv1.names, model.conv1.parts(), strict=True):
+    for name, part in zip(model.conv1.column_names, model.conv1.parts(), strict=True):
         kernels = part.weight.detach().cpu().double()  # [kernels, colours, 11, 11]
         colour = kernels - kernels.mean(dim=1, keepdim=True)
         shares = (colour**2).sum((1, 2, 3)) / (kernels**2).sum((1, 2, 3)).clamp(min=1e-300)

@@ -67,9 +67,10 @@ class Dropout(nn.Module):
             self._generator.manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x if self.rescaled else x * (1 - self.p)
-        return x * self._mask(x)
+        return x * self._mask(x) if self.training else self.at_test(x)
+
+    def at_test(self, x: Tensor) -> Tensor:
+        return x if self.rescaled else x * (1 - self.p)
 
     @torch.compiler.disable  # a compiled graph would hold the seed
     def _mask(self, x: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def draw(config: ModelConfig, classes: int = 1000) -> str:
         left = drawn[-1].right + (_CROSSING if both else _GAP)
         pooled = after[name] if after[name] != layer.map_shape else None
         steps = getattr(own, "then", [])
-        drawn.append(Drawn(name, lines, layer.names, layer.map_shape, pooled, steps, both, left))
+        drawn.append(Drawn(name, lines, layer.column_names, layer.map_shape, pooled, steps, both, left))
 
     environment = templates(finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value)
     return environment.get_template("columns.svg.j2").render(layers=drawn, config=config, sheet_maps=_SHEET_MAPS)

@@ -19,7 +19,7 @@ def environment() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Of the checkout that this code runs from, if it is one; empty if it was installed."""
+    """The commit of the checkout that this code runs from; "" if it was installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # git itself would find a repository that merely lies around it
         return ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_repro.report import drawings
+from alexnet_repro.report import plots
 from data_prep.common.files import write_atomically
 from data_prep.format import as_image
 
@@ -43,7 +43,7 @@ class FigureStore:
     ) -> Path:
         """Saves a figure and its entry in figures.json, in place of one of the same name. Returns its path."""
         path = self.folder / f"{name}.png"
-        write_atomically(path, lambda file: drawings.save(figure, file))
+        write_atomically(path, lambda file: plots.save(figure, file))
         kept = [stored for stored in _read(self.folder) if stored.name != name]
         kept.append(StoredFigure(name, path.name, title, caption, self.drawn_from, rows or []))
         text = json.dumps([asdict(stored) for stored in kept], indent=1, ensure_ascii=False) + "\n"

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from alexnet_repro.config.commands import VIEWS
 from alexnet_repro.paper.numbers import IMAGENET_2009, TABLE_1, TABLE_2
 from alexnet_repro.report.figure_store import figures_of
 from data_prep.common.errors import RequestError
@@ -36,6 +37,7 @@ def render(folder: Path) -> Path:
     context = {
         "report": report,
         "figures": figures_of(folder, report["fingerprint"]),
+        "views": VIEWS,
         "tables": (*TABLE_2, *TABLE_1, *IMAGENET_2009),
     }
     for name in ("report.md", "report.html"):

@@ -81,8 +81,7 @@ def comparison_with_paper(
     configs: Sequence[TrainConfig], checkpoints: Sequence[Checkpoint], data: PreparedData, split: str
 ) -> tuple[dict[str, Any], dict[int, PaperRow | None]]:
     """Whether the paper's numbers may stand beside these, what differs from its setting; and its rows by views."""
-    plan = data.identity()["plan"]
-    same_data = all(checkpoint.data["plan"] == plan for checkpoint in checkpoints)
+    same_data = all(checkpoint.data_fingerprint == data.fingerprint for checkpoint in checkpoints)
     release = data.whole_release() if same_data else None
     sixth = [config.model.conv6 is not None for config in configs]
     # In the paper, the networks with a sixth layer, and no others, were trained on the Fall-2011 release before.

@@ -32,11 +32,16 @@ class Checkpoint:
     history: list[dict[str, float]]  # the numbers of each epoch done
     classes: list[str]  # wnids in label order
     words: list[str]  # class names in label order
-    data: dict[str, str]  # name, description and plan (a fingerprint) of the data set it was trained on
+    data: dict[str, str]  # name, description and fingerprint (as `plan`) of the data set it was trained on
     mean_image: Tensor  # float32 [S, S, C]
     inputs: dict[str, Any]  # how images become the network's input: `mean` and `scale` of InputRule
     model: dict[str, Any]  # the model's configuration: a checkpoint can be used without the data set
     init_from: dict[str, Any] | None = None  # the checkpoint whose weights training began with, if any
+
+    @property
+    def data_fingerprint(self) -> str:
+        """The fingerprint of the data set that it was trained on."""
+        return self.data["plan"]
 
     def save(self, path: Path) -> None:
         """Atomically: `path` holds a whole checkpoint at any moment. OSError if it cannot be written."""

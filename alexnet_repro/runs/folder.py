@@ -65,7 +65,7 @@ class RunFolder:
         return self.path.is_dir() and all(e.name in ours or e.suffix == ".partial" for e in self.path.iterdir())
 
     def write_config(self, config: TrainConfig) -> None:
-        """For a folder that is locked, and after `refuse_changes`."""
+        """Call it with the folder locked, and after `refuse_changes`."""
         text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
         try:
             write_atomically(self._config, lambda file: file.write(text.encode()))
@@ -108,8 +108,8 @@ class RunFolder:
         before = BEFORE_ADDED | flat(self._raw_config())
         if beginning := differences(before, now, only=BEGINNING):
             raise RequestError(
-                f"{self.path}: was started with another beginning ({_listed(beginning)}), which is past; choose "
-                "another run=NAME, or give the same setting to continue it"
+                f"{self.path}: began with other weights ({_listed(beginning)}), which cannot change afterwards; give "
+                "the same setting to continue it, or choose another run=NAME"
             )
         added = [key for key in ADDED_LATER if key not in before]
         allowed = (*MAY_CHANGE, *BEGINNING, *added, *config.allow_changes)
@@ -153,6 +153,11 @@ class RunFolder:
 
 def _listed(changes: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{key} was {before}, now {now}" for key, (before, now) in changes.items())
+
+
+def runs_dir_option(runs_dir: str) -> str:
+    """What a command about a run needs besides its name, ` runs_dir=DIR`; empty for the usual one."""
+    return f" runs_dir={runs_dir}" if runs_dir != "runs" else ""
 
 
 def report_folder(folder: Path, split: str) -> Path:

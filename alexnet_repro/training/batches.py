@@ -51,9 +51,10 @@ def note_on_patches(config: TrainConfig, data: PreparedData) -> str | None:
     )
 
 
-def validated_at_once(batch_size: int, image_size: int) -> int:
-    """Images in a batch of validation that lies on a GPU. Of images smaller than 256x256 as many pixels as 128 of those
-    have, and no more than 1,024 images: the GPU would wait for the host between batches of 128.
+def validation_batch_size(batch_size: int, image_size: int) -> int:
+    """Images in a batch of validation when the split lies on a GPU: `batch_size` for images of 256x256 or more; for
+    smaller ones, if that is more, as many as have the pixels of 128 such images, at most 1,024, or the GPU would wait
+    for the host between batches.
     """
     if image_size >= 256:
         return batch_size
@@ -69,12 +70,13 @@ class Batches:
         """`devices`: of the columns. RequestError if a split is missing, or does not fit into the device's memory."""
         self._config, self._data, self._devices, self._ranks, self._stop = config, data, devices, ranks, stop
         use_gpu = any(device.type == "cuda" for device in devices)
-        self._loading = loading_for(config.runtime, use_gpu, ranks.local_size, lambda: bool(stop))
+        self._loading = loading_for(config.runtime, use_gpu, ranks.local_size, lambda: stop.asked)
         train, val = data.split("train"), data.split("val")
         self.train_images, self.val_images = len(train), len(val)
-        self._splits: dict[str, SplitReader | ResidentSplit] = {"training": train, "validation": val}
+        self._splits: dict[str, SplitReader | ResidentSplit] = {"train": train, "val": val}
         size, most = config.optim.batch_size, max(self.train_images, self.val_images)
-        loading = replace(self._loading, workers=min(self._loading.workers, -(-most // size)))
+        workers = min(self._loading.workers, -(-most // size))  # no more processes than batches
+        loading = replace(self._loading, workers=workers)
         self._workers = Workers([train.shards, val.shards], min(size, most), data.image_size, loading)
         self._ahead: dict[_Pass, Iterator[Batch]] = {}  # the pass that should follow
         if config.runtime.data_on_gpu:
@@ -103,7 +105,7 @@ class Batches:
 
     def _until_stopped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            if self._stop and self._ranks.size == 1:
+            if self._stop.asked and self._ranks.size == 1:
                 raise Stopped
             yield batch
 
@@ -115,16 +117,16 @@ class Batches:
         """Whole images, each on one rank, after an epoch. `before_batch` is called before each batch that every rank
         has, so that ranks may act together there; the shares of some are a batch longer.
         """
-        on_every_rank = -(-(self.val_images // self._ranks.size) // self._validation_size())
+        on_every_rank = -(-(self.val_images // self._ranks.size) // self._validation_batch_size())
         for number, batch in enumerate(self._begin(epoch, None)):
             if number < on_every_rank:
                 before_batch()
             yield batch
 
-    def _validation_size(self) -> int:
-        size, split = self._config.optim.batch_size, self._splits["validation"]
+    def _validation_batch_size(self) -> int:
+        size, split = self._config.optim.batch_size, self._splits["val"]
         on_gpu = isinstance(split, ResidentSplit) and split.images.is_cuda
-        return validated_at_once(size, self._data.image_size) if on_gpu else size
+        return validation_batch_size(size, self._data.image_size) if on_gpu else size
 
     def _begin(self, epoch: int, first: int | None) -> Iterator[Batch]:
         """A pass over the training images; first=None: the validation after it. Workers that have read all of it go on
@@ -139,13 +141,13 @@ class Batches:
         config, data, ranks = self._config, self._data, self._ranks
         if first is None:
             return whole_images(
-                self._splits["validation"], data.image_size, self._validation_size(), self._workers,
+                self._splits["val"], data.image_size, self._validation_batch_size(), self._workers,
                 rank=ranks.rank, ranks=ranks.size,
             )  # fmt: skip
         order = shuffled(config.seed, epoch if config.optim.reshuffle else 0, self.train_images)
         margin, size = data.image_size - config.model.input_size, config.model.input_size
         draws = draw_epoch(config.augment, config.seed, epoch, self.train_images, margin, data.channels)
         return epoch_batches(
-            self._splits["training"], order, draws, size, config.optim.batch_size, self._workers,
+            self._splits["train"], order, draws, size, config.optim.batch_size, self._workers,
             first=first, rank=ranks.rank, ranks=ranks.size,
         )  # fmt: skip

@@ -11,10 +11,12 @@ from alexnet_repro.runs.settings import differences
 from data_prep.common.cli import load
 
 # Classes: the step at which the loss left ln(classes) by the rule of `step_that_left` (tests/benchmarks/
-# start_of_training.py), entries every 10 steps, with the text's network, inputs and rule to the last setting (in bf16,
-# one seed).
+# start_of_training.py), with log_every=10 and the text's network, inputs and rule to the last setting (in bf16, one
+# seed).
 MEASURED = {10: 80, 50: 240, 200: 1030}
-LEFT = 0.97  # of ln(classes): below, the network does more than guess
+# Of ln(classes): below, the network does more than guess. For means of tens of steps, which vary more than that of an
+# epoch, for which `schedule.counts_once_loss_below` is nearer to 1.
+LEFT = 0.97
 
 # Our choice: when to warn. After _TIMES_MEASURED times the expected step; where nothing was measured, after
 # _STEPS_A_CLASS steps for each class, but not before _AT_LEAST. (The slowest start seen, at a quarter of the width,

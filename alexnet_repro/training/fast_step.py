@@ -59,29 +59,31 @@ class FastStepper(Stepper):
         self._side: torch.cuda.Stream | None = None  # where it was captured
         self.captures_steps = self.fast.together and isinstance(self.optimiser, PaperSGD)
 
-    def __call__(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> PendingResult:
+    def __call__(
+        self, batch_on: Mapping[torch.device, Batch], step: int, with_noise: bool, stop: bool
+    ) -> PendingResult:
         batch = batch_on[self.fast.devices[0]]
         if len(batch.labels) != self._batch_size or self._batch_size > self.fast.most_images:
-            return super().__call__(batch_on, step, noise, stop)
+            return super().__call__(batch_on, step, with_noise, stop)
         self.model.seed_dropout(self.seed, step)
         for dropout, mask in zip(self.model.dropouts, chain(*self._masks.values()), strict=True):
             dropout.draw(mask)
         if not self.captures_steps:
-            return PendingResult(self._step(batch_on, noise), batch.total)
+            return PendingResult(self._step(batch_on, with_noise), batch.total)
         self._keep(batch)
-        if self._captured != self._constants(noise):
-            self._capture(noise)
-            self._captured = self._constants(noise)
+        if self._captured != self._constants(with_noise):
+            self._capture(with_noise)
+            self._captured = self._constants(with_noise)
         assert self._graph is not None and self._numbers is not None
         self._graph.replay()
         return PendingResult(self._numbers, batch.total)
 
-    def _constants(self, noise: bool) -> object:
+    def _constants(self, with_noise: bool) -> object:
         """What a graph holds as numbers, and the rates that velocities are scaled for, which a plain step changes."""
-        return noise, [(group["lr"], group["buffer_rate"]) for group in self.optimiser.param_groups]
+        return with_noise, [(group["lr"], group["buffer_rate"]) for group in self.optimiser.param_groups]
 
-    def _step(self, batch_on: Mapping[torch.device, Batch], noise: bool) -> Tensor:
-        images = [transform(batch_on[d].images, batch_on[d].drawn(noise)) for d, transform in self._transforms.items()]
+    def _step(self, batch_on: Mapping[torch.device, Batch], with_noise: bool) -> Tensor:
+        images = [t(batch_on[d].images, batch_on[d].drawn(with_noise)) for d, t in self._transforms.items()]
         logits = self.fast(images, self._masks)
         return self.learn([logits], batch_on[logits.device])
 
@@ -93,7 +95,7 @@ class FastStepper(Stepper):
         for kept, tensor in zip(self._batch.tensors().values(), batch.tensors().values(), strict=True):
             kept.copy_(tensor, non_blocking=True)
 
-    def _capture(self, noise: bool) -> None:
+    def _capture(self, with_noise: bool) -> None:
         """Changes nothing of the network: `found_inf` holds back the updates of the steps before the capture."""
         assert isinstance(self.optimiser, PaperSGD) and self._batch is not None
         found_inf = self.optimiser.found_inf
@@ -109,7 +111,7 @@ class FastStepper(Stepper):
         side.wait_stream(torch.cuda.current_stream(found_inf.device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                self._step(batch_on, noise)
+                self._step(batch_on, with_noise)
         torch.cuda.current_stream(found_inf.device).wait_stream(side)
         found_inf.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
@@ -117,5 +119,5 @@ class FastStepper(Stepper):
         # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: what other
         # threads ask of the GPU meanwhile does not end the capture.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            self._numbers = self._step(batch_on, noise)
+            self._numbers = self._step(batch_on, with_noise)
         self._graph = graph

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet_repro.model import AlexNet
 from alexnet_repro.runtime import exact_dtype
 from alexnet_repro.training.optimisers import Optimiser
+from alexnet_repro.training.ranks import Ranks
 
 _DEAD = 0.999  # of a layer's units, from which on it is called dead
 
@@ -27,7 +27,7 @@ def norms(model: AlexNet, optimiser: Optimiser) -> dict[str, float]:
     norm = partial(torch.linalg.vector_norm, dtype=exact_dtype(device))
     found: dict[str, Tensor] = {}
     for name, layer in model.layers().items():
-        for column, part in zip(layer.names, layer.parts(), strict=True):
+        for column, part in zip(layer.column_names, layer.parts(), strict=True):
             # One velocity at a time: all at once would take the memory of a second network.
             velocity = optimiser.velocity(part.weight)
             found[f"weight_norm/{name}.{column}"] = norm(part.weight)
@@ -72,7 +72,7 @@ class DeadUnits:
         self._widths = {  # the maps or units there, where there are ReLUs
             f"{name}.{column}": layer.map_shape[0]
             for name, layer in model.layers().items()
-            for column, then in zip(layer.names, layer.then, strict=True)
+            for column, then in zip(layer.column_names, layer.then, strict=True)
             if any(isinstance(module, nn.ReLU) for module in then.modules())
         }
 
@@ -80,7 +80,7 @@ class DeadUnits:
         """The outputs of a layer, column by column. Maps may have been normalised and pooled since the ReLU, which
         leaves those that are 0 everywhere so, and no others.
         """
-        for column, output in zip(self._model.layers()[layer].names, columns, strict=True):
+        for column, output in zip(self._model.layers()[layer].column_names, columns, strict=True):
             if (name := f"{layer}.{column}") in self._widths:
                 # [N, maps, H, W] or [N, units] -> [maps]. The largest value is one pass over the maps and needs no
                 # second tensor of their size. NaN is not 0: a broken map is not a dead one.
@@ -88,20 +88,17 @@ class DeadUnits:
                 seen = self._alive.get(name)
                 self._alive[name] = alive if seen is None else seen | alive
 
-    def shares(self) -> dict[str, float]:
-        """Dead maps or units of each layer and column as a share of all that it has there, 0 to 1.
-
-        With torch.distributed initialised, over the images of all ranks; every rank must then call it.
+    def shares(self, ranks: Ranks) -> dict[str, float]:
+        """Dead maps or units of each layer and column as a share of all that it has there, 0 to 1, over the images of
+        all `ranks`, each of which must call it.
         """
         if not self._widths:
             return {}
         device = self._model.column_devices()[0]
         # A rank may have had no images: none of its units is alive.
         alive = [self._alive.get(name, torch.zeros(width, dtype=torch.bool)) for name, width in self._widths.items()]
-        flags = torch.cat([part.to(device) for part in alive]).to(torch.uint8)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(flags, dist.ReduceOp.MAX)
-        lives = flags.cpu().split(list(self._widths.values()))
+        ranks_alive = ranks.all_reduce(torch.cat([part.to(device) for part in alive]).to(torch.int32))
+        lives = (ranks_alive > 0).cpu().split(list(self._widths.values()))
         dead = [1 - live.sum().item() / len(live) for live in lives]
         return {f"dead_relu/{name}": share for name, share in zip(self._widths, dead, strict=True)}
 

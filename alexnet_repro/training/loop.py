@@ -3,8 +3,8 @@
 The lag. On GPUs the host submits step n + 1 before it reads the result of step n, so that the GPUs never wait for it.
 On the CPU there is no lag.
 
-How a run stops. A signal (endings.STOP_SIGNALS, Ctrl-C among them) sets `stop` in one process, at any moment
-(stop.py); the run ends between two steps, saved. A single process looks at `stop` after each step that it has
+How a run stops. A signal (endings.STOP_SIGNALS, Ctrl-C among them) sets `stop.asked` in one process, at any moment
+(stop.py); the run ends between two steps, saved. A single process looks at it after each step that it has
 submitted. Several processes (ranks) must leave after the same step: with each step they add up how many of them are
 asked to stop (step.py), and if the result of step n says that some process is, all leave after step n + lag, the one
 that each has just submitted when it reads this. Before, within and after validation they ask each other. A stop
@@ -45,7 +45,7 @@ class _Submitted:
 
     pending: PendingResult
     batch_on: Mapping[torch.device, Batch]
-    noise: bool
+    with_noise: bool
 
 
 class Trainer:
@@ -69,7 +69,7 @@ class Trainer:
         self._last_step: int | None = None  # after which all ranks leave, once one is asked to stop
 
     def run(self) -> None:
-        """Until the schedule ends the run. Stopped if it was asked to stop before; RunError if it cannot go on."""
+        """Trains until the schedule ends it. Stopped if it was asked to stop before; RunError if it cannot go on."""
         state = self.state
         while not (phase := state.phase()).finished:
             try:
@@ -77,7 +77,7 @@ class Trainer:
                 self._stop_if_asked()
                 errors, dead_units = self._validate()
             except LoaderError:  # a disk that hangs must not keep a run that is asked to stop from saving its steps
-                if not self.stop or self.ranks.size > 1:
+                if not self.stop.asked or self.ranks.size > 1:
                     raise
                 self._leave()
             state.end_epoch(errors)
@@ -86,7 +86,7 @@ class Trainer:
             self._save(self._further_names())
             self._stop_if_asked(save=False)
         if self.ranks.first:
-            self.saver.finish(lambda: bool(self.stop))
+            self.saver.finish(lambda: self.stop.asked)
         if self.watch:
             self.watch.finish()
 
@@ -95,17 +95,17 @@ class Trainer:
         state, progress = self.state, self.state.progress
         self.batches.load()
         state.model.train()
-        noise = self._enter(phase)
-        changes = changes_within(self.config.schedule, state.epoch)
+        with_noise = self._enter(phase)
+        changes = changes_within(self.config.schedule, state.epoch)  # as schedule=log146_ilsvrc2012 has some
         if self.watch:
             self.watch.epoch_begins(self.batches.train_images)
         counted = asked = time.perf_counter()  # up to when `seconds` are counted; when the next batch was asked for
         for batch_on in self.batches.training(state.epoch, progress.batch):
             progress.waited += time.perf_counter() - asked
-            if (submitted := progress.batch + len(self._submitted)) in changes:  # schedule=log146_ilsvrc2012 does so
-                noise = self._enter(state.phase(submitted))
-            pending = self.stepper(batch_on, state.step + len(self._submitted), noise, bool(self.stop))
-            self._submitted.append(_Submitted(pending, batch_on, noise))
+            if (submitted := progress.batch + len(self._submitted)) in changes:
+                with_noise = self._enter(state.phase(submitted))
+            pending = self.stepper(batch_on, state.step + len(self._submitted), with_noise, self.stop.asked)
+            self._submitted.append(_Submitted(pending, batch_on, with_noise))
             now = time.perf_counter()
             progress.seconds, counted = progress.seconds + now - counted, now
             self._read_results(self._lag)
@@ -128,7 +128,7 @@ class Trainer:
             done = self._submitted.popleft()
             result = done.pending.read()
             if not math.isfinite(result.loss):
-                columns = self.stepper.columns(done.batch_on, state.step, done.noise)
+                columns = self.stepper.prepare(done.batch_on, state.step, done.with_noise)
                 raise RunError(
                     f"step {state.step + 1}: the loss is {result.loss}; stopped before the update. Largest "
                     f"activations: {largest_activations(state.model, columns)}. {_REMEDY}"
@@ -139,7 +139,7 @@ class Trainer:
                 self._last_step = state.step + self._lag
             if self.watch:
                 if state.progress.batch == 1:
-                    self.watch.batch(self.stepper.inputs.of_batch(done.batch_on, done.noise)[0])
+                    self.watch.batch(self.stepper.inputs.of_batch(done.batch_on, done.with_noise)[0])
                 self.watch.step(result.loss)
 
     def _validate(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -152,7 +152,7 @@ class Trainer:
         (centre,) = views_of(1, self.stepper.inputs.rule.margin)
         dead = DeadUnits(self.state.model)
         sums = validation_sums(self.forward, batches, centre, dead.note)
-        dead_units = dead.shares()
+        dead_units = dead.shares(self.ranks)
         device = self.stepper.inputs.devices[0]
         errors = validation_errors(self.ranks.all_reduce(sums.to(device, exact_dtype(device))))
         if not math.isfinite(errors["val_loss"]):
@@ -185,13 +185,13 @@ class Trainer:
     def _last_step_submitted(self) -> bool:
         """Whether the step submitted last is the one after which to leave."""
         if self.ranks.size == 1:
-            return bool(self.stop)
+            return self.stop.asked
         # Not as soon as a result says so: before a save, the first rank reads results earlier than the others do.
         return self._last_step is not None and self.state.step + len(self._submitted) >= self._last_step
 
     def _stop_if_asked(self, save: bool = True) -> None:
         """Leaves if any rank is asked to stop. All ranks must call it, and get the same answer."""
-        if self.ranks.any(bool(self.stop), self.stepper.inputs.devices[0]):
+        if self.ranks.any(self.stop.asked, self.stepper.inputs.devices[0]):
             self._leave(save)
 
     def _leave(self, save: bool = True) -> NoReturn:

@@ -69,7 +69,7 @@ class Ranks:
         return torch.equal(of_first, numbers)
 
     def wait(self, device: torch.device) -> None:
-        """Until all ranks are here. `device`: of the rank's first column."""
+        """Waits until all ranks are here. `device`: of the rank's first column."""
         self.all_reduce(torch.zeros(1, device=device)).item()
 
     @contextmanager

@@ -46,7 +46,7 @@ class Saver:
         return bool(self._pending)
 
     def save(self, checkpoint: Checkpoint, also: Sequence[str] = ()) -> None:
-        """As `last`, and under the names `also`, after all that was submitted to the background before."""
+        """Writes it as `last`, and under the names `also`, after all that was submitted to the background before."""
         self._wait()
         self._tried = time.monotonic()
         self._writing = self._background.submit(self._write_all, checkpoint.copied(self._memory), [*also, LAST])
@@ -105,7 +105,7 @@ class Saver:
         return True
 
     def _write(self, checkpoint: Checkpoint, names: list[str]) -> None:
-        """One file under all names. `last` comes last: it is what a killed run continues from."""
+        """Writes one file under all names. `last` comes last: it is what a killed run continues from."""
         new = self._folder.checkpoint_path("new")
         checkpoint.save(new)
         for name in names:

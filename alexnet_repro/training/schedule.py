@@ -16,12 +16,12 @@ class Phase:
     finished: bool
     weights: float = 1.0
     biases: float = 1.0
-    # The rate of the weights of a layer with its own; 0 freezes its biases too.
+    # By layer, the weights' rate where it has its own; 0 freezes its biases too.
     layers: dict[str, float] = field(default_factory=dict)
     colour_noise: bool = True
 
     def rate(self, layer: str, bias: bool) -> float:
-        """Of the weights or biases of `layer`, as a multiple of their first rate."""
+        """The rate of the weights or biases of `layer`, as a multiple of their first rate."""
         own = self.layers.get(layer)
         if bias:
             return 0.0 if own == 0 else self.biases
@@ -35,7 +35,7 @@ def next_phase(
     not_counted: int = 0,
     batches: int = 0,
 ) -> Phase:
-    """By the plateau rule if `config` has a patience, else by its recorded changes.
+    """The phase by the plateau rule if `config` has a patience, else by its recorded changes.
 
     `val_errors`, `train_errors`: top-1, as fractions, of each epoch so far. The first `not_counted` epochs are part of
     no plateau. `batches` of the next epoch are done.
@@ -111,7 +111,9 @@ def _recorded(config: ScheduleConfig, epochs_done: int, batches: int) -> Phase:
     layers: dict[str, float] = {}
     for change in config.changes:
         if _position(config, change) > (epochs_done, batches):
-            continue  # the next may have come: stretching can put it before this one, and it still has the last word
+            # Not break: stretched, a change may come before one listed ahead of it (batches are not stretched). Of
+            # those that have come, the last in the list counts.
+            continue
         weights = weights if change.weights is None else change.weights
         biases = biases if change.biases is None else change.biases
         own = layers | (change.layers or {})

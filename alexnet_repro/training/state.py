@@ -120,7 +120,7 @@ class TrainingState:
             **buffers_of(self.model, self.optimiser),
             history=self.history,
             classes=self.data.classes,
-            words=self.data.words,
+            words=self.data.class_names,
             data=self.data.identity(),
             mean_image=torch.from_numpy(self.data.mean_image),
             inputs={"mean": self.config.augment.mean, "scale": self.config.augment.input_scale},
@@ -130,7 +130,7 @@ class TrainingState:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """RequestError if it was trained on other data, by another optimiser, or is of a network of other shapes."""
-        if checkpoint.data["plan"] != self.data.identity()["plan"]:
+        if checkpoint.data_fingerprint != self.data.fingerprint:
             raise RequestError(
                 f"{self.config.folder}: was begun on {checkpoint.data['description']}, and {self.data.folder} is "
                 "another data set; choose another run=NAME"

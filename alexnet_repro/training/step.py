@@ -65,16 +65,18 @@ class Stepper:
         self.network: nn.Module = DistributedDataParallel(model) if ranks.size > 1 else model
         optimiser.found_inf = torch.zeros((), device=model.fc8.parts()[0].weight.device)
 
-    def columns(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool) -> list[Tensor]:
-        """The network's input for a step, column by column. Seeds the dropout masks of the step as well."""
+    def prepare(self, batch_on: Mapping[torch.device, Batch], step: int, with_noise: bool) -> list[Tensor]:
+        """Seeds the step's dropout masks and makes the network's input, column by column."""
         self.model.seed_dropout(self.seed, step, self.ranks.rank)
-        return self.inputs.of_batch(batch_on, noise)
+        return self.inputs.of_batch(batch_on, with_noise)
 
-    def __call__(self, batch_on: Mapping[torch.device, Batch], step: int, noise: bool, stop: bool) -> PendingResult:
+    def __call__(
+        self, batch_on: Mapping[torch.device, Batch], step: int, with_noise: bool, stop: bool
+    ) -> PendingResult:
         """`batch_on`: this rank's share of the step's batch, on every device that has a column. `step`: counted from 0.
         `stop`: whether this rank was asked to stop; the outcome says whether any was.
         """
-        columns = self.columns(batch_on, step, noise)
+        columns = self.prepare(batch_on, step, with_noise)
         with autocast(self.precision, self.inputs.devices):
             shares: list[Tensor] = self.network(columns, joined=False)
         batch = batch_on[shares[0].device]
@@ -111,7 +113,7 @@ def largest_activations(model: AlexNet, columns: list[Tensor]) -> str:
     found: dict[str, float] = {}
 
     def note(name: str, outputs: list[Tensor]) -> None:
-        for column, output in zip(model.layers()[name].names, outputs, strict=True):
+        for column, output in zip(model.layers()[name].column_names, outputs, strict=True):
             largest = output.detach().abs().max().item()
             found[f"{name}.{column}"] = math.inf if math.isnan(largest) else largest
 

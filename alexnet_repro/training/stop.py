@@ -21,7 +21,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """True once a signal has asked the process to stop; `by` is its name. Listens while the context is open."""
+    """`asked` once a signal has asked the process to stop, `by` its name. Listens while the context is open."""
 
     def __init__(self, same_within: float = 0.0) -> None:
         """`same_within`: seconds in which a second signal counts as the first. torchrun passes on to its processes what
@@ -44,7 +44,8 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def __bool__(self) -> bool:
+    @property
+    def asked(self) -> bool:
         return self.by is not None
 
     def _heard(self, number: int, frame: FrameType | None) -> None:

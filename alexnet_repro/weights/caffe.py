@@ -135,7 +135,7 @@ def _number(fields: Fields, number: int, default: float) -> float:
 
 
 def _integers(entry: int | memoryview) -> Sequence[int]:
-    """One varint, or many packed."""
+    """The numbers of an entry: one varint, or many packed."""
     if isinstance(entry, int):
         return [entry]
     numbers, place = [], 0

@@ -92,7 +92,7 @@ def _operation(name: str, kind: str, settings: dict[str, Any]) -> Operation:
 
 
 def _one(name: str, what: str, sizes: list[int]) -> int:
-    """Of a square: the one size in all directions."""
+    """The one size that a square has in all directions."""
     if len(set(sizes)) != 1:
         raise RequestError(f"{name}: its {what} is not the same in all directions: {sizes}")
     return int(sizes[0])

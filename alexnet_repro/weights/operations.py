@@ -146,7 +146,7 @@ def column_weights(model: AlexNet, layers: Mapping[str, LayerWeights]) -> dict[s
             if whole.shape != wanted:
                 found, needed = ("x".join(map(str, sizes)) for sizes in (whole.shape, wanted))
                 raise RequestError(f"{own.name}: {layer}'s {key} is {found} in the file, the network needs {needed}")
-            for column, piece in zip(module.names, whole.chunk(len(parts)), strict=True):
+            for column, piece in zip(module.column_names, whole.chunk(len(parts)), strict=True):
                 state[f"{layer}.{column}.{key}"] = piece.float().clone()
     if more := sorted(layers.keys() - model.layers().keys()):
         raise RequestError(f"{layers[more[0]].name}: {more[0]} is in the file, and the network has none")
@@ -155,9 +155,8 @@ def column_weights(model: AlexNet, layers: Mapping[str, LayerWeights]) -> dict[s
 
 def joined_weights(model: AlexNet, state: Mapping[str, Tensor]) -> dict[str, LayerWeights]:
     """The way back: a state dict of `model` as the weights of whole layers."""
-    return {
-        layer: LayerWeights(
-            layer, *(torch.cat([state[f"{layer}.{name}.{key}"] for name in module.names]) for key in ("weight", "bias"))
-        )
-        for layer, module in model.layers().items()
-    }
+
+    def joined(layer: str, key: str) -> Tensor:
+        return torch.cat([state[f"{layer}.{column}.{key}"] for column in model.layers()[layer].column_names])
+
+    return {layer: LayerWeights(layer, joined(layer, "weight"), joined(layer, "bias")) for layer in model.layers()}

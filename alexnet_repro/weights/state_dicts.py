@@ -41,7 +41,7 @@ def read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def torchvision_layers(state: Mapping[str, Tensor]) -> dict[str, LayerWeights]:
-    """By our names. RequestError for a layer that is missing, or one too many."""
+    """The layers by our names. RequestError for a layer that is missing, or one too many."""
     for layer, theirs in TORCHVISION_NAMES.items():
         if f"{theirs}.weight" not in state or f"{theirs}.bias" not in state:
             raise RequestError(f"{theirs}: is not in the file; {layer} of torchvision's alexnet has this name")

@@ -66,7 +66,7 @@ def write_run(config: TrainConfig, model: AlexNet) -> None:
         run.write_config(config)
     Checkpoint(
         epoch=0, step=0, within={}, weights=dict(model.state_dict()), buffers={}, buffer_rates={}, history=[],
-        classes=data.classes, words=data.words, data=data.identity(),
+        classes=data.classes, words=data.class_names, data=data.identity(),
         mean_image=torch.from_numpy(data.mean_image), inputs={"mean": config.augment.mean, "scale": 1.0},
         model=asdict(config.model),
     ).save(run.checkpoint_path("last"))  # fmt: skip

@@ -33,7 +33,7 @@ def shapes(model: AlexNet, side: int, channels: int = 3) -> dict[str, tuple[int,
         return lambda _module, _inputs, output: found.update({key: tuple(output.shape[1:])})
 
     for name, layer in model.layers().items():
-        for column, part, then in zip(layer.names, layer.parts(), layer.then, strict=True):
+        for column, part, then in zip(layer.column_names, layer.parts(), layer.then, strict=True):
             part.register_forward_hook(note(f"{name}.{column}"))  # type: ignore[arg-type]
             then.register_forward_hook(note(f"{name}.{column} then"))  # type: ignore[arg-type]
     with torch.inference_mode():

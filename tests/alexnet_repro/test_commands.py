@@ -104,7 +104,7 @@ AS_TYPED = (["optim.learning_rat=1"], ["src=none"])  # in a process of their own
         ("alexnet_repro.evaluate", [], "run=None: must be given: run=NAME, or runs=[a,b,c] for an ensemble"),
         ("alexnet_repro.compare", ["runs=[a,b]"], "runs/a: no such run"),
         ("alexnet_repro.evaluate", ["run=none"], "runs/none: no such run"),
-        ("alexnet_repro.evaluate", ["run=none", "views=3"], "views=3: must be 1"),
+        ("alexnet_repro.evaluate", ["run=none", "views=3"], "views=3: must be one of 1 (the centre patch), 9"),
         ("data_prep.prepare", ["src=none", "out=o"], "src=none: does not exist"),
         ("data_prep.verify", ["none"], "none: no prepared data set here"),
     ],

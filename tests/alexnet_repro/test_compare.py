@@ -17,8 +17,8 @@ from alexnet_repro.config import CompareConfig, EvaluateConfig, TrainConfig
 from alexnet_repro.evaluate import evaluate
 from alexnet_repro.evaluation.comparison import EvaluatedRun, difference_of_runs, while_training
 from alexnet_repro.evaluation.intervals import paired_bootstrap
-from alexnet_repro.paper.ablations import claim_for
 from alexnet_repro.paper.numbers import ABLATIONS
+from alexnet_repro.paper.pairs import pair_for
 from alexnet_repro.runs.settings import differences, flat, without_seed
 from data_prep.common.cli import conf_folder, load
 from data_prep.common.errors import RequestError
@@ -94,31 +94,28 @@ def test_ablations_are_known_by_their_networks() -> None:
     def config(*overrides: str) -> TrainConfig:
         return load("train", TrainConfig, list(overrides))
 
-    claim = claim_for(config(), config("model=one_column"))
-    assert claim and (claim.ablation.top1, claim.ablation.top5, claim.sign) == (1.7, 1.2, 1)
-    assert not claim.also_different
-    claim = claim_for(config("model=no_lrn", "optim.momentum=0.8"), config())
-    assert claim and claim.sign == -1 and claim.also_different == ("optim.momentum",)
-    claim = claim_for(config("augment.colour_noise=0"), config())
-    assert claim and claim.ablation.section == "4.1" and claim.sign == -1 and not claim.also_different
-    assert claim_for(config(), config("seed=1")) is None
+    pair = pair_for(config(), config("model=one_column"))
+    assert pair and (pair.ablation.top1, pair.ablation.top5, pair.sign) == (1.7, 1.2, 1)
+    assert not pair.also_different
+    pair = pair_for(config("model=no_lrn", "optim.momentum=0.8"), config())
+    assert pair and pair.sign == -1 and pair.also_different == ("optim.momentum",)
+    pair = pair_for(config("augment.colour_noise=0"), config())
+    assert pair and pair.ablation.section == "4.1" and pair.sign == -1 and not pair.also_different
+    assert pair_for(config(), config("seed=1")) is None
     for setting, value in ("runtime.precision", "bf16"), ("init_from", "b"), ("init_layers", "[conv1]"):
-        claim = claim_for(config("init_from=a"), config("init_from=a", "model=no_lrn", f"{setting}={value}"))
-        assert claim and claim.also_different == (setting,)
-    assert claim_for(config(), config("model=one_column", "model.fc6.units=8")) is None  # no longer the paper's pair
+        pair = pair_for(config("init_from=a"), config("init_from=a", "model=no_lrn", f"{setting}={value}"))
+        assert pair and pair.also_different == (setting,)
+    assert pair_for(config(), config("model=one_column", "model.fc6.units=8")) is None  # no longer the paper's pair
     narrow = ["model.width=0.25", "model.input_size=112"]
-    claim = claim_for(config(*narrow), config("model=no_lrn", *narrow))
-    assert claim and claim.ablation.section == "3.3" and not claim.also_different
-    claim = claim_for(config(*narrow), config("model=no_lrn", narrow[0]))
-    assert claim and "model.input_size" in claim.also_different
+    pair = pair_for(config(*narrow), config("model=no_lrn", *narrow))
+    assert pair and pair.ablation.section == "3.3" and not pair.also_different
+    pair = pair_for(config(*narrow), config("model=no_lrn", narrow[0]))
+    assert pair and "model.input_size" in pair.also_different
     # At 112 net 145 ends in maps of 3x3 and net 147 in 2x2; at 120 both do in 3x3, as both do in 6x6 at 224.
     for side, apart in (("112", ("the size of the maps that the first dense layer reads",)), ("120", ())):
-        pair = (
-            config(f"model={name}", f"model.input_size={side}")
-            for name in ("code2012", "code2012_pool_non_overlapping")
-        )
-        claim = claim_for(*pair)
-        assert claim and claim.also_different == apart
+        names = "code2012", "code2012_pool_non_overlapping"
+        pair = pair_for(*(config(f"model={name}", f"model.input_size={side}") for name in names))
+        assert pair and pair.also_different == apart
     for ablation in ABLATIONS:
         for name in (ablation.better, ablation.worse):
             assert (conf_folder() / "model" / f"{name}.yaml").is_file()
@@ -152,11 +149,11 @@ LOGS = {
 def test_the_pairs_of_2012_are_known_with_what_their_logs_have() -> None:
     for variant, (top1, top5, data) in LOGS.items():
         baseline = {"one_column": "code2012_ilsvrc2010", "no_norm2": "code2012_fixed"}.get(variant, "code2012")
-        pair = [load("train", TrainConfig, [f"experiment={e}"]) for e in (f"code2012_{variant}", baseline)]
-        claim = claim_for(*pair)
-        assert claim and claim.sign == -1, variant  # the worse one came first
-        assert {setting.split(".")[0] for setting in claim.also_different} <= {"schedule"}, variant
-        facts = claim.facts()
+        configs = [load("train", TrainConfig, [f"experiment={e}"]) for e in (f"code2012_{variant}", baseline)]
+        pair = pair_for(*configs)
+        assert pair and pair.sign == -1, variant  # the worse one came first
+        assert {setting.split(".")[0] for setting in pair.also_different} <= {"schedule"}, variant
+        facts = pair.facts()
         if top1 is None:
             assert facts["recorded"] is None and facts["top1_difference"] is None
             continue
@@ -169,7 +166,7 @@ def test_the_pairs_of_2012_are_known_with_what_their_logs_have() -> None:
 def test_the_log_stands_beside_the_papers_difference_and_ours() -> None:
     """Of a pair that both have, and of one that only the log has; with the digits of the log."""
     lrn, exchange = (
-        claim_for(*(load("train", TrainConfig, [f"experiment={e}"]) for e in ("code2012", f"code2012_{variant}")))
+        pair_for(*(load("train", TrainConfig, [f"experiment={e}"]) for e in ("code2012", f"code2012_{variant}")))
         for variant in ("no_lrn", "no_exchange")
     )
     assert lrn and exchange
@@ -181,8 +178,8 @@ def test_the_log_stands_beside_the_papers_difference_and_ours() -> None:
     facts = {
         "data": {"name": "mine"}, "split": "val", "views": 10, "images": 100, "resamples": 100,
         "runs": [{"run": run, "model": run, **errors} for run in "abc"],
-        "differences": [{"first": "a", "second": run, **measured, "paper": claim.facts()}
-                        for run, claim in (("b", lrn), ("c", exchange))],
+        "differences": [{"first": "a", "second": run, **measured, "paper": pair.facts()}
+                        for run, pair in (("b", lrn), ("c", exchange))],
         "training": {"groups": []},
     }  # fmt: skip
     said = _runs_text(facts)

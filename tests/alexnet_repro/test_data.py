@@ -127,7 +127,7 @@ def test_both_columns_see_the_same_numbers(prepared: Path) -> None:
     batch = next(epoch_batches(data.split("train"), shuffled(0, 0, 60), draws, 67, 16, Loading(0)))
     devices = [torch.device("cpu"), torch.device("cpu", 0)]
     inputs = ColumnInputs(data.input_rule(PAPER, 67), devices, None, data.colour_noise(PAPER))
-    first, second = inputs.of_batch({device: batch for device in devices}, noise=True)
+    first, second = inputs.of_batch({device: batch for device in devices}, with_noise=True)
     assert first is not second and torch.equal(first, second)
 
 

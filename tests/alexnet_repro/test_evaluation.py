@@ -8,7 +8,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from alexnet_repro.config import TrainConfig
 from alexnet_repro.data import Batch, ColumnInputs, InputRule, views_of
-from alexnet_repro.evaluation.inference import Predictions, add_member, forward_for, predict, predict_batches
+from alexnet_repro.evaluation.inference import Probabilities, add_member, forward_for, predict, predict_batches
 from alexnet_repro.evaluation.metrics import (
     class_errors,
     confusion_matrix,
@@ -102,7 +102,7 @@ def test_confusions_that_are_equally_frequent_come_in_label_order() -> None:
 def test_an_ensemble_is_the_weighted_mean_and_of_one_the_run_itself() -> None:
     rng = np.random.default_rng(0)
     runs = [
-        Predictions(*(rng.dirichlet(np.ones(5), size=8).astype(np.float32) for _ in range(2)), np.zeros(8, np.int64))
+        Probabilities(*(rng.dirichlet(np.ones(5), size=8).astype(np.float32) for _ in range(2)), np.zeros(8, np.int64))
         for _ in range(3)
     ]
     alone = add_member(None, runs[0], 1.0)

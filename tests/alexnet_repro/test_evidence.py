@@ -19,7 +19,7 @@ from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.figures import figures
 from alexnet_repro.paper.comparable import beside
 from alexnet_repro.paper.numbers import paper_row
-from alexnet_repro.report.drawings import draw_curves
+from alexnet_repro.report.plots import draw_curves
 from alexnet_repro.report.report import write_report
 from data_prep.common.cli import load
 from data_prep.common.errors import RequestError

@@ -218,7 +218,7 @@ def test_after_a_plain_step_at_another_rate_a_graph_is_captured_anew(monkeypatch
         def replay(self) -> None:
             assert all(group["buffer_rate"] == group["lr"] for group in made.optimiser.param_groups)
 
-    def capture(stepper: FastStepper, noise: bool) -> None:
+    def capture(stepper: FastStepper, with_noise: bool) -> None:
         stepper.optimiser.prepare_capture()  # type: ignore[union-attr]
         stepper._graph, stepper._numbers = Graph(), torch.zeros(4)  # type: ignore[assignment]
         captured.append(step)
@@ -262,9 +262,9 @@ def test_rescaled_dropout_and_pooling_rounded_down() -> None:
     halved, _ = steppers([*overrides, "model.dropout_rescaled=false"])
     assert abs(halved({CPU: batch}, 0, True, False).read().loss - losses[0]) > 1e-2
     assert isinstance(fast, FastStepper)
-    image = fast._transforms[CPU](batch.images, batch.drawn(colour_noise=False))
+    image = fast._transforms[CPU](batch.images, batch.drawn(with_noise=False))
     with torch.no_grad():
-        expected = fast.model.eval()(fast.inputs.of_batch({CPU: batch}, noise=False))
+        expected = fast.model.eval()(fast.inputs.of_batch({CPU: batch}, with_noise=False))
         torch.testing.assert_close(fast.fast([image]), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -280,7 +280,7 @@ def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatc
     assert isinstance(together, FastStepper)
     apart = FastNetwork(together.model, "fp32", [(CPU, [0]), (torch.device("cpu", 0), [1])])
     batch = batches(67, 7, 1)[0]
-    image = together._transforms[CPU](batch.images, batch.drawn(colour_noise=False))
+    image = together._transforms[CPU](batch.images, batch.drawn(with_noise=False))
     expected = together.fast([image])
     torch.testing.assert_close(apart([image, image]), expected, rtol=1e-5, atol=1e-5)
     assert (expected - together.fast([image.flip(0)])).abs().max() > 1e-2
@@ -306,7 +306,7 @@ def test_views_and_dead_units_are_the_plain_ones(views: int) -> None:
     found = []
     for forward in (forward_for(model, inputs, config), FastViews(model, inputs.rule, "fp32")):
         dead = DeadUnits(model)
-        found.append((*forward(batch, views_of(views, 8), dead.note), dead.shares()))
+        found.append((*forward(batch, views_of(views, 8), dead.note), dead.shares(Ranks())))
     plain, fast = found
     torch.testing.assert_close(fast[:2], plain[:2], rtol=1e-4, atol=1e-6)
     assert fast[2] == plain[2]

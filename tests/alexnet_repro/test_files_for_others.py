@@ -67,7 +67,7 @@ def evaluated(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Evalu
         run.write_config(config)
     Checkpoint(
         epoch=0, step=0, within={}, weights=dict(sensitive(AlexNet(config.model, classes=10)).state_dict()), buffers={},
-        buffer_rates={}, history=[], classes=data.classes, words=data.words,
+        buffer_rates={}, history=[], classes=data.classes, words=data.class_names,
         data=data.identity(), mean_image=torch.from_numpy(data.mean_image),
         inputs={"mean": config.augment.mean, "scale": 1.0}, model=asdict(config.model),
     ).save(run.checkpoint_path("last"))  # fmt: skip

@@ -9,6 +9,7 @@ from networks import small
 from torch import Tensor, nn
 
 from alexnet_repro.training.health import DeadUnits, dead_layers, learning_rates, norms
+from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.sgd import PaperSGD
 
 
@@ -54,11 +55,11 @@ def test_dead_units_are_those_that_a_count_by_hand_finds(variant: str) -> None:
     expected = {
         f"dead_relu/{name}.{column}": recorded.dead_share()
         for name, layer in by_hand.layers().items()
-        for column, then in zip(layer.names, layer.then, strict=True)
+        for column, then in zip(layer.column_names, layer.then, strict=True)
         for recorded in then
         if isinstance(recorded, Recorded)
     }
-    assert dead.shares() == pytest.approx(expected)
+    assert dead.shares(Ranks()) == pytest.approx(expected)
     assert 0.2 < expected["dead_relu/conv1.a"] < 1 and 0 < expected["dead_relu/fc7.a"] < 1
 
 
@@ -67,7 +68,7 @@ def test_networks_without_relu_have_no_dead_ones() -> None:
     dead = DeadUnits(model)
     with model.observed(dead.note):
         model(torch.zeros(1, 3, 67, 67, dtype=torch.float64))
-    assert dead.shares() == {}
+    assert dead.shares(Ranks()) == {}
 
 
 def test_dead_on_all_ranks_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,21 +80,20 @@ def test_dead_on_all_ranks_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = DeadUnits(model)
     with model.observed(whole.note), torch.inference_mode():
         model(parts.flatten(0, 1))
-    expected = whole.shares()
+    expected = whole.shares(Ranks())
     sent: list[Tensor] = []
 
-    def all_reduce(flags: Tensor, _: object) -> None:
-        sent.append(flags.clone())
-        flags.copy_(torch.stack(sent).amax(0))
+    def all_reduce(numbers: Tensor) -> None:
+        sent.append(numbers.clone())
+        numbers.copy_(torch.stack(sent).sum(0))
 
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
-    for images in (*parts, None):
+    for rank, images in enumerate((*parts, None)):
         dead = DeadUnits(model)
         with model.observed(dead.note), torch.inference_mode():
             if images is not None:
                 model(images)
-        shares = dead.shares()
+        shares = dead.shares(Ranks(rank, 4))
     assert shares == expected
 
 

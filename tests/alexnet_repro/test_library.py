@@ -95,7 +95,7 @@ def test_predictions_are_those_of_evaluate(world: Path) -> None:
     net.train()
     net.predict(images[3])
     assert net.training and net.probabilities(images[3]).requires_grad is False
-    with pytest.raises(ValueError, match=r"views=3: must be 1 \(centre\) or 10"):
+    with pytest.raises(ValueError, match=r"views=3: must be one of 1 \(the centre patch\), 9"):
         net.predict(images[3], views=3)
     with pytest.raises(ValueError, match="images: none were given"):
         net.probabilities([])

@@ -24,7 +24,7 @@ from alexnet_repro.data import (
 from alexnet_repro.runs.checkpoint import Checkpoint
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.train import train
-from alexnet_repro.training.batches import Batches, validated_at_once
+from alexnet_repro.training.batches import Batches, validation_batch_size
 from alexnet_repro.training.ranks import Ranks
 from alexnet_repro.training.stop import StopRequest
 from data_prep.common.cli import load
@@ -117,7 +117,7 @@ def test_a_run_asked_to_stop_while_it_reads_stops(
 ) -> None:
     config = small_config(prepared, tmp_path, "runtime.data_on_gpu=true")
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "__bool__", lambda stop: True)
+        patch.setattr(StopRequest, "asked", True)
         train(config)
     assert "after 0 epochs, step 0; all is saved" in capsys.readouterr().out
     train(config)
@@ -164,9 +164,9 @@ def test_batches_of_a_gpu_are_handed_out_as_they_are(prepared: Path) -> None:
 
 def test_small_images_on_a_gpu_are_validated_many_at_a_time() -> None:
     sides = {32: 1024, 64: 1024, 136: 453, 255: 129, 256: 128, 512: 128}
-    assert {side: validated_at_once(128, side) for side in sides} == sides
-    assert [validated_at_once(size, 256) for size in (32, 2000)] == [32, 2000]
-    assert [validated_at_once(size, 32) for size in (32, 2000)] == [1024, 2000]
+    assert {side: validation_batch_size(128, side) for side in sides} == sides
+    assert [validation_batch_size(size, 256) for size in (32, 2000)] == [32, 2000]
+    assert [validation_batch_size(size, 32) for size in (32, 2000)] == [1024, 2000]
 
 
 @pytest.mark.parametrize(("name", "images"), [("cpu", [16, 14]), pytest.param("cuda:0", [30], marks=NEEDS_GPU)])

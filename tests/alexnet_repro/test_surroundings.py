@@ -227,11 +227,11 @@ def test_signals_of_schedulers_and_closed_terminals(number: signal.Signals, calm
     with StopRequest() as stop:
         signal.raise_signal(number)
         signal.raise_signal(number)
-        assert stop and stop.by == number.name
+        assert stop.asked and stop.by == number.name
     signal.signal(number, signal.SIG_IGN)
     with StopRequest() as stop:
         signal.raise_signal(number)
-        assert not stop
+        assert not stop.asked
 
 
 def test_a_terminal_that_is_gone_is_not_written_to() -> None:

@@ -108,7 +108,7 @@ def test_all_but_fc8_is_taken_to_the_bit_and_the_source_may_go(
     continued = RunFolder(runs / "after").checkpoint("last")
     assert continued.init_from == ours.init_from and continued.buffers["momentum_buffer"]
     for allowed in ("[]", "[init_from]"):
-        with pytest.raises(RequestError, match=r"another beginning \(init_from was before, now None\), which is past"):
+        with pytest.raises(RequestError, match=r"began with other weights \(init_from was before, now None\), which"):
             train(config_for(prepared, runs, "seed=3", *more[:2], f"allow_changes={allowed}"))
 
 

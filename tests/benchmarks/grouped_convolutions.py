@@ -24,7 +24,7 @@ class Trained(Grouped):
     """Grouped in training mode, with the project's normalisation over each half of the maps, nothing copied."""
 
     def __init__(self, network: AlexNet, map_side: int) -> None:
-        widths = {name: len(layer.names) * layer.map_shape[0] for name, layer in network.layers().items()}
+        widths = {name: len(layer.column_names) * layer.map_shape[0] for name, layer in network.layers().items()}
         super().__init__(widths, network.outputs, map_side)
         self.ours = ResponseNorm(network.config.norm)
         self.hidden = (widths["fc6"], widths["fc7"])

@@ -215,7 +215,7 @@ def test_copies_between_gpus_forced_on_one(monkeypatch: pytest.MonkeyPatch) -> N
     apart = FastNetwork(made.model, "fp32", [(GPU, [0]), (GPU, [1])])
     for number in range(10):
         b = batch(number)
-        image = made._transforms[GPU](b.images, b.drawn(colour_noise=False))
+        image = made._transforms[GPU](b.images, b.drawn(with_noise=False))
         gradients = []
         for network, images in ((made.fast, [image]), (apart, [image, image])):
             made.model.zero_grad()

@@ -17,9 +17,9 @@ from alexnet_repro.evaluation.metrics import GUESSES
 from alexnet_repro.evaluation.predictions import KeptView
 from alexnet_repro.evaluation.retrieval import Nearest
 from alexnet_repro.model.kernels import colourfulness
-from alexnet_repro.report import drawings
-from alexnet_repro.report.drawings import LabelledImage
+from alexnet_repro.report import plots
 from alexnet_repro.report.figure_store import FigureStore
+from alexnet_repro.report.plots import LabelledImage
 from alexnet_repro.runs.folder import RunFolder
 from alexnet_repro.runs.metrics_log import read_metrics
 from alexnet_repro.runs.trained import TrainedModel
@@ -49,11 +49,11 @@ def add_curves(store: FigureStore, folder: RunFolder, run: str) -> Path:
         "beside it."
     )
     history, steps = (read_metrics(folder.metrics, kind) for kind in ("epoch", "steps"))
-    return store.add("curves", "Learning curves", caption, drawings.draw_curves(history, steps, run))
+    return store.add("curves", "Learning curves", caption, plots.draw_curves(history, steps, run))
 
 
 def kernels_can_be_shown(trained: TrainedModel) -> bool:
-    """As colours, or as grey."""
+    """Whether they are of three channels, shown as colours, or of one, shown as grey."""
     return trained.checkpoint.mean_image.shape[-1] in (1, 3)
 
 
@@ -68,7 +68,7 @@ def add_kernels(store: FigureStore, trained: TrainedModel) -> Path:
         "itself. Colourfulness (share of a kernel's squared weights off the grey axis; 0 is colour-blind, random "
         f"weights have 0.67), mean and standard deviation over the kernels: {measured}."
     )
-    return store.add("kernels", "Figure 3: the first layer's kernels", caption, drawings.draw_kernels(trained.model))
+    return store.add("kernels", "Figure 3: the first layer's kernels", caption, plots.draw_kernels(trained.model))
 
 
 def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView:
@@ -76,22 +76,22 @@ def classify(trained: TrainedModel, images: SplitReader, views: int) -> KeptView
     loading = loading_for(trained.runtime, trained.inputs.use_gpu)
     batches = whole_images(images, trained.image_size, len(images), loading)
     forward = forward_for(trained.model, trained.inputs, trained.runtime)
-    predictions = predict(forward, batches, views_of(views, trained.inputs.rule.margin))
-    return KeptView.of(predictions.average, predictions.labels, GUESSES)
+    probabilities = predict(forward, batches, views_of(views, trained.inputs.rule.margin))
+    return KeptView.of(probabilities.average, probabilities.labels, GUESSES)
 
 
-def add_labels(store: FigureStore, words: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
-    """Figure 4, left; `words`: the classes' names in label order; `kept` has a row for each of `images`."""
-    shown, guesses = _labelled_images(words, images), []
+def add_labels(store: FigureStore, class_names: Sequence[str], images: SplitReader, kept: KeptView) -> Path:
+    """Figure 4, left; `class_names`: in label order; `kept` has a row for each of `images`."""
+    shown, guesses = _labelled_images(class_names, images), []
     for label, top, probabilities in zip(images.labels, kept.top, kept.probabilities, strict=True):
         best = zip(top[:GUESSES], probabilities[:GUESSES], strict=True)
-        guesses.append([{"label": words[i], "probability": float(p), "right": bool(i == label)} for i, p in best])
+        guesses.append([{"label": class_names[i], "probability": float(p), "right": bool(i == label)} for i, p in best])
     rows = [{**_described(store, image), "guesses": best} for image, best in zip(shown, guesses, strict=True)]
     caption = (
         f"{len(shown)} {images.folder.name} images, drawn at random, of different classes as far as there are; "
         "the right label above, the five most probable below, the right one in orange."
     )
-    figure = drawings.draw_labels(shown, guesses)
+    figure = plots.draw_labels(shown, guesses)
     return store.add("labels", "Figure 4, left: the most probable labels", caption, figure, rows)
 
 
@@ -110,9 +110,9 @@ def add_neighbours(
     shown: list[list[LabelledImage]] = []
     rows: list[dict[str, Any]] = []
     for query, numbers, distances in zip(
-        _labelled_images(data.words, queries), nearest.numbers, nearest.distances, strict=True
+        _labelled_images(data.class_names, queries), nearest.numbers, nearest.distances, strict=True
     ):
-        neighbours = _labelled_images(data.words, train.subset(numbers))
+        neighbours = _labelled_images(data.class_names, train.subset(numbers))
         shown.append([query, *neighbours])
         described = [
             {**_described(store, other), "distance": float(distance), "same": other.label == query.label}
@@ -125,7 +125,7 @@ def add_neighbours(
         "its own in blue."
     )
     return store.add(
-        "neighbours", "Figure 4, right: the nearest training images", caption, drawings.draw_neighbours(shown), rows
+        "neighbours", "Figure 4, right: the nearest training images", caption, plots.draw_neighbours(shown), rows
     )
 
 
@@ -136,7 +136,7 @@ def write_embedding(
     from torch.utils.tensorboard import SummaryWriter
 
     features = np.concatenate(list(last_hidden(trained, images, batch_size)))
-    labelled = _labelled_images(data.words, images)
+    labelled = _labelled_images(data.class_names, images)
     side = min(_THUMBNAIL, _SPRITE // int(np.ceil(np.sqrt(len(labelled)))))
     small = [np.asarray(as_image(one.pixels).convert("RGB").resize((side, side))) for one in labelled]
     thumbnails = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
@@ -148,11 +148,11 @@ def write_embedding(
     return folder
 
 
-def _labelled_images(words: Sequence[str], images: SplitReader) -> list[LabelledImage]:
+def _labelled_images(class_names: Sequence[str], images: SplitReader) -> list[LabelledImage]:
     shown = []
     for number, name in enumerate(images.names()):
         pixels, label = images[number]
-        shown.append(LabelledImage(str(name), pixels, words[label] if label >= 0 else "unknown"))
+        shown.append(LabelledImage(str(name), pixels, class_names[label] if label >= 0 else "unknown"))
     return shown
 
 

@@ -1,4 +1,4 @@
-"""Whether two runs are an ablation of the paper or of the logs of 2012: its claim, and in what else the two differ."""
+"""Whether two runs are a pair of the paper or of the logs of 2012: its claim, and in what else the two differ."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ _network = cache(model_config)  # composing a configuration takes a moment
 
 
 @dataclass(frozen=True)
-class Claim:
+class PaperPair:
     ablation: Ablation
     sign: int  # 1: the second run is the one that was found worse; -1: the first
     also_different: tuple[str, ...]  # what sets the two apart besides
@@ -44,7 +44,7 @@ class Claim:
         }
 
 
-def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
+def pair_for(first: TrainConfig, second: TrainConfig) -> PaperPair | None:
     """Recognises an ablation by the networks themselves, whatever the runs are called and whatever their scale."""
     for sign, better, worse in ((1, first, second), (-1, second, first)):
         for ablation in ABLATIONS:
@@ -55,9 +55,9 @@ def claim_for(first: TrainConfig, second: TrainConfig) -> Claim | None:
             if not _maps_in_proportion(better, worse, ablation):
                 others.append("the size of the maps that the first dense layer reads")
             if ablation.better != ablation.worse:
-                return Claim(ablation, sign, tuple(others))
+                return PaperPair(ablation, sign, tuple(others))
             if better.augment.colour_noise > 0 and worse.augment.colour_noise == 0:
-                return Claim(ablation, sign, tuple(key for key in others if key != _NOISE))
+                return PaperPair(ablation, sign, tuple(key for key in others if key != _NOISE))
     return None
 
 

@@ -163,7 +163,7 @@ def draw_neighbours(rows: list[list[LabelledImage]]) -> "Figure":
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """Inches."""
+    """An empty figure of `width` x `height` inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
