@@ -44,7 +44,7 @@ def benchmark(config: BenchmarkConfig) -> None:
     devices = devices_for(config.model.columns, config.gpus, config.devices)
     runtime.configure(config.runtime)
     if devices[0].type == "cuda":
-        torch.cuda.set_device(devices[0])  # or the first GPU would get a context, too
+        torch.cuda.set_device(devices[0])  # else what names no GPU would open a context on the first
     layout = memory_format(devices[0], config.runtime.channels_last)
     print("; ".join(f"{key}: {value}" for key, value in machine().items()))
     print(f"batch {config.batch_size}; medians of {config.steps}, in turn, after {_WARM_UP} that are not counted")

@@ -24,7 +24,7 @@ from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.class_subset import ClassSubset, read_classes
 from alexnet_repro.evaluation.inference import Probabilities, add_member
 from alexnet_repro.evaluation.predictions import FILE, KeptPredictions, KeptView
-from alexnet_repro.evaluation.split_pass import UNFINISHED, run_pass
+from alexnet_repro.evaluation.split_pass import run_pass
 from alexnet_repro.evaluation.submission import read_ids, write_submission
 from alexnet_repro.report import results, run_figures
 from alexnet_repro.report.environment import environment
@@ -38,6 +38,7 @@ from data_prep.common.files import exclusive
 from data_prep.common.text import duration, percent, percent_interval
 from data_prep.reader import SplitReader
 
+_UNFINISHED = ".unfinished"
 _SHOWN, _SHOWN_SEED = 8, 0  # images of Figure 4, left; `figures` draws others
 
 
@@ -221,8 +222,8 @@ def _out(config: EvaluateConfig) -> Path:
 def _pass_folder(config: EvaluateConfig, member: RunConfig) -> Path:
     """Where a member's pass writes what it has computed: its run's report, or `out`, as runs may be read-only."""
     if config.out:
-        return Path(config.out) / f"{UNFINISHED}-{member.run}"
-    return _report_folder(member.folder, config) / UNFINISHED
+        return Path(config.out) / f"{_UNFINISHED}-{member.run}"
+    return _report_folder(member.folder, config) / _UNFINISHED
 
 
 def _submission_ids(config: EvaluateConfig, data: PreparedData) -> dict[str, int]:

@@ -45,15 +45,15 @@ def check(config: TrainConfig) -> None:
     if ranks.size > 1:
         raise RequestError("--multirun: not under torchrun; start torchrun once for each job")
     data = PreparedData(config.data.path)
-    _devices(config, data, ranks)
+    _checked_devices(config, data, ranks)
     with torch.device("meta"):  # where a network takes no memory
         TrainingState(config, data, AlexNet(config.model, len(data.classes), data.channels))
     RunFolder(config.folder).refuse_changes(config)
 
 
-def _devices(config: TrainConfig, data: PreparedData, ranks: Ranks) -> tuple[list[torch.device], str | None]:
-    """The columns' devices and a warning, as choose_devices. RequestError for all that can be wrong without the network
-    and the run's folder.
+def _checked_devices(config: TrainConfig, data: PreparedData, ranks: Ranks) -> tuple[list[torch.device], str | None]:
+    """The columns' devices and a warning, as choose_devices gives them. RequestError for whatever is wrong and can be
+    seen without the network and the run's folder.
     """
     refuse_misfit(config, data, ranks)
     for split in ("train", "val"):
@@ -72,7 +72,7 @@ def train(config: TrainConfig) -> int | None:
     if ranks.size == 1 and (history := _finished(config, data)):
         print(f"finished before: {_result(config, history)}")
         return None
-    devices, warning = _devices(config, data, ranks)
+    devices, warning = _checked_devices(config, data, ranks)
     model = initialise(AlexNet(config.model, len(data.classes), data.channels), config.seed)
     folder = RunFolder(config.folder)
     taken = take_weights(config, data, model, folder)

@@ -62,7 +62,7 @@ class PoolConfig:
 class ConvConfig:
     """A convolutional layer; `kernels` counts all columns together.
 
-    `local`: locally connected, with kernels of its own at every place (the CIFAR-10 nets of 2012, not the paper).
+    `local`: locally connected, with kernels of its own at every place (CIFAR-10 nets of 2011 and 2012, not the paper).
     """
 
     kernels: int

@@ -40,6 +40,7 @@ def views_of(views: int, margin: int) -> list[View]:
     if views == 9:
         rows = (centre, 0, margin)
         return [View(top, left, False) for top in rows for left in rows]
+    assert views == 10
     places = [(centre, centre), (0, 0), (0, margin), (margin, 0), (margin, margin)]
     return [View(top, left, mirror) for mirror in (False, True) for top, left in places]
 

@@ -26,7 +26,6 @@ from alexnet_repro.runs.trained import TrainedModel
 from data_prep.common.files import write_atomically
 from data_prep.reader import SplitReader
 
-UNFINISHED = ".unfinished"
 _SECONDS = 20.0  # between two writes: what an interruption costs at most, give or take a batch
 
 

@@ -101,8 +101,9 @@ def peer_copies(
     """A copy of tensors[i] on GPU targets[i], on streams that do nothing else. `streams`: of each GPU the one on which
     its tensors are made and the copies read.
 
-    A source GPU goes on computing meanwhile, and copies in both directions run at once; only what a target GPU is
-    given to do after this call waits. On the main streams, each copy would hold up both of its GPUs. (PyTorch copies on
+    In the forward pass a source GPU goes on computing meanwhile, and copies in both directions run at once; only what a
+    target GPU is given to do after this call waits. (In the backward pass autograd adds waits of its own.) On the main
+    streams, each copy would hold up both of its GPUs. (PyTorch copies on
     the source's current stream, and has the target's current stream wait before and after.)
     """
     # First all sources: a copy waits for what its source has computed so far, and for no copy that is begun below.

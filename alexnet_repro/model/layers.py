@@ -70,6 +70,7 @@ class Dropout(nn.Module):
         return x * self._mask(x) if self.training else self.at_test(x)
 
     def at_test(self, x: Tensor) -> Tensor:
+        """The outputs at test: multiplied by 1 - p (section 4.2), or as they are if `rescaled`."""
         return x if self.rescaled else x * (1 - self.p)
 
     @torch.compiler.disable  # a compiled graph would hold the seed

@@ -22,7 +22,7 @@ def choose_devices(
     `devices` places the columns by hand (one name for all, or one a column). Otherwise `gpus`: None takes one GPU a
     column if there are so many, else one, else the CPU; 0 is the CPU, 1 one GPU for all columns. Too few GPUs, a GPU
     that is counted but cannot be used (a broken card, a driver older than PyTorch's CUDA), or two between which copies
-    arrive wrong, give one device for all columns and a warning.
+    arrive wrong, give one device for all columns and a warning; with other `processes` the latter two are refused.
     Where `processes` of this machine train copies of the network (torchrun), each has an equal share of its GPUs, in
     order; names of GPUs by hand are then those of all processes, one after the other.
     """
@@ -108,7 +108,7 @@ def _by_hand(columns: int, names: Sequence[str], available: int) -> list[torch.d
     if len(chosen) != columns:
         raise RequestError(f"devices: {len(chosen)} names for {columns} column(s); give one, or one a column")
     if problem := _copy_problem(chosen):
-        raise RequestError(f"devices: {problem}; give one of them for all columns")
+        raise RequestError(f"devices: {problem}; put all columns of a process on one of them")
     return chosen
 
 
@@ -135,7 +135,7 @@ def _copy_problem(devices: Sequence[torch.device]) -> str | None:
 
 
 def _arrives(source: torch.device, target: torch.device) -> bool:
-    """Whether a megabyte does: as one block, and row by row, which PyTorch copies in another way."""
+    """Whether a megabyte arrives unchanged, contiguous and not, which PyTorch copies in different ways."""
     sent = torch.arange(1.0, 2.0**18 + 1, device=source).view(512, 512)
     for part in (sent, sent[:, 1:]):
         arrived = torch.full_like(part, -1, device=target)

@@ -27,6 +27,7 @@ class Record:
 
 
 ILSVRC_2010, ILSVRC_2012 = "ILSVRC-2010 test", "ILSVRC-2012 val"
+# The notes do not say of which split _2010 is.
 _2010, _2010_VAL, _2009 = "ILSVRC-2010", "ILSVRC-2010 val", "ImageNet-2009"
 
 RECORDS = (
@@ -116,8 +117,8 @@ def as_markdown() -> str:
         "",
         "What came of each net, as the notes in the parameter files of the authors' code say (published by the",
         "Computer History Museum). `python -m alexnet_repro.claims records=true` prints this page. Errors in percent.",
-        "Rates were lowered by hand or, where the epochs are called *fixed*, at times set in advance. Where no number",
-        "of views is given, the notes have none.",
+        "Rates were lowered by hand or, where the epochs are called *fixed*, at times set in advance. Where no split",
+        "or number of views is given, the notes have none.",
         "",
         "Numbers of one view are mostly no counts over the whole split: in training the code prints means over its",
         "last tests, each of one file of images. Those of nets 141 and 145 are counts, as all of ten views are.",

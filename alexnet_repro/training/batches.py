@@ -52,9 +52,9 @@ def note_on_patches(config: TrainConfig, data: PreparedData) -> str | None:
 
 
 def validation_batch_size(batch_size: int, image_size: int) -> int:
-    """Images in a batch of validation when the split lies on a GPU: `batch_size` for images of 256x256 or more; for
-    smaller ones, if that is more, as many as have the pixels of 128 such images, at most 1,024, or the GPU would wait
-    for the host between batches.
+    """Images in a batch of validation when the split lies on a GPU. From 256x256 pixels on, `batch_size`. Of smaller
+    images as many as have the pixels of 128 of 256x256, at most 1,024 and at least `batch_size`: between small batches
+    the GPU would wait for the host.
     """
     if image_size >= 256:
         return batch_size

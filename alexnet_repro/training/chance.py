@@ -14,8 +14,8 @@ from data_prep.common.cli import load
 # start_of_training.py), with log_every=10 and the text's network, inputs and rule to the last setting (in bf16, one
 # seed).
 MEASURED = {10: 80, 50: 240, 200: 1030}
-# Of ln(classes): below, the network does more than guess. For means of tens of steps, which vary more than that of an
-# epoch, for which `schedule.counts_once_loss_below` is nearer to 1.
+# Of ln(classes): below it, the network does more than guess. It is lower than `schedule.counts_once_loss_below`, since
+# means of tens of steps vary more than that of an epoch.
 LEFT = 0.97
 
 # Our choice: when to warn. After _TIMES_MEASURED times the expected step; where nothing was measured, after

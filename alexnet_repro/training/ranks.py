@@ -8,14 +8,15 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from packaging.version import Version
 from torch import Tensor
 
 from data_prep.common.errors import RequestError
 
 
 def nccl() -> str:
-    """The name of the NCCL backend that serves several GPUs of one process: from PyTorch 2.15 on, "nccl" serves one."""
-    return "nccl-legacy" if dist.is_backend_available("nccl-legacy") else "nccl"
+    """The NCCL backend that serves several GPUs of one process, which "nccl" does up to PyTorch 2.14."""
+    return "nccl-legacy" if Version(torch.__version__) >= Version("2.15") else "nccl"
 
 
 @dataclass(frozen=True)

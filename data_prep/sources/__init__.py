@@ -4,8 +4,8 @@ A layout is two functions, mostly of one file:
 
 - `recognises(src) -> bool` looks at names and at a few bytes. It may raise RequestError for a tree that it knows to be
   broken.
-- `read(src) -> Source` lists every image and decodes no image file. With `layout=NAME` it runs also where nothing was
-  recognised, and then says what is missing.
+- `read(src) -> Source` lists every image and decodes no image file (CIFAR-10's sheets of many images apart). With
+  `layout=NAME` it runs also where nothing was recognised, and then says what is missing.
 
 Of an image's `name` the last part counts, the official file name: images are sorted by it, and it enters the
 fingerprint, so that the same names, classes and bytes give the same shards from any layout. `wnid` is the class; ""

@@ -29,7 +29,7 @@ class Devkit:
 def read_devkit(path: Path, *years: int) -> Devkit:
     """Reads ILSVRC2012_devkit_t12.tar.gz, ILSVRC2010_devkit-1.0.tar.gz, or what they unpack to.
 
-    `years`: those of the releases that it may be of. RequestError if it is damaged or another devkit.
+    `years`: the years of the releases that it may belong to. RequestError if it is damaged or another devkit.
     """
     files = _files_of_folder(path) if path.is_dir() else _files_of_archive(path)
     leaves = _leaves(_only(files, _META, path), path, [f"ILSVRC{year}_ID" for year in years])

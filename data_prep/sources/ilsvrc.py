@@ -158,7 +158,7 @@ class Release:
         return read_ground_truth(path.read_bytes(), path, devkit.wnid_of_id)
 
     def _patched(self, src: Path, split: str, images: Listing) -> Listing:
-        """The images of a split, some of them replaced as the release wants it: by patch_images.tar, <split>/<name>."""
+        """The images of a split, with those that patch_images.tar has under <split>/<name> in place of the old ones."""
         archive = find_named(src, self.patches) if self.patches else None
         if archive is None:
             return images

@@ -19,7 +19,7 @@ from forms import CASES, conv_steps, error, run_steps
 from networks import SMALL_MODEL
 
 from alexnet_repro.config import NormConfig, TrainConfig
-from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, InputTransform
+from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, InputTransform, views_of
 from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.evaluation.fast_views import FastViews, views_that_fit
 from alexnet_repro.evaluation.inference import forward_for
@@ -295,8 +295,6 @@ def test_a_pass_takes_a_quarter_of_the_free_memory(free: int, each: int, views: 
 
 @pytest.mark.parametrize("views", [1, 10])
 def test_views_and_dead_units_are_the_plain_ones(views: int) -> None:
-    from alexnet_repro.data import views_of
-
     stepper, _ = steppers(overrides_of("paper"))
     model, inputs = stepper.model.eval(), stepper.inputs
     with torch.no_grad():
@@ -312,6 +310,24 @@ def test_views_and_dead_units_are_the_plain_ones(views: int) -> None:
     assert fast[2] == plain[2]
     assert fast[2]["dead_relu/conv2.b"] >= 2 / 6
     assert (plain[0] - plain[0].flip(0)).abs().max() > 1e-2  # it tells pictures apart
+
+
+@pytest.mark.parametrize("variant", ["paper", "tanh"])
+def test_both_forms_tell_an_observer_of_the_same_layers(variant: str) -> None:
+    """With ReLUs and without; of fc8 the plain form alone."""
+    stepper, _ = steppers(overrides_of(variant))
+    model, inputs = stepper.model.eval(), stepper.inputs
+    config = load("train", TrainConfig, ["data.path=none", "runtime.fast=false"]).runtime
+    told: list[dict[str, list[torch.Size]]] = []
+    for forward in (forward_for(model, inputs, config), FastViews(model, inputs.rule, "fp32")):
+        shapes: dict[str, list[torch.Size]] = {}
+        told.append(shapes)
+
+        def note(name: str, columns: list[torch.Tensor], shapes: dict[str, list[torch.Size]] = shapes) -> None:
+            shapes[name] = [column.shape for column in columns]
+
+        forward(batches(75, 7, 1)[0], views_of(1, 8), note)
+    assert told[0].pop("fc8") and told[0] == told[1]
 
 
 def test_kernels_compile_for_gpus_that_are_not_here() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torchvision
 from conftest import prepare_config
-from evidence import ensure_evaluated, kept_of, write_run
+from evidence import ensure_evaluated, evaluate_in, kept_of, write_run
 from foreign import caffe_layers, caffemodel
 from networks import sensitive
 from PIL import Image
@@ -26,6 +26,7 @@ from alexnet_repro.config import ConvertConfig, FiguresConfig, TrainConfig
 from alexnet_repro.convert import convert
 from alexnet_repro.data import PreparedData
 from alexnet_repro.evaluation.inference import last_hidden
+from alexnet_repro.evaluation.predictions import KeptPredictions
 from alexnet_repro.runs.trained import load_trained
 from data_prep.common.cli import load
 from data_prep.prepare import prepare
@@ -78,13 +79,15 @@ def _installed(package: str) -> bool:
     return True
 
 
-def test_predictions_are_those_of_evaluate(world: Path) -> None:
-    """Ten views and one; of images as a data set has them. Tolerance: float32, other batches."""
+def test_predictions_are_those_of_evaluate(world: Path, tmp_path: Path) -> None:
+    """Ten views, nine, and one; of images as a data set has them. Tolerance: float32, other batches."""
     ensure_evaluated(world, "one")
+    evaluate_in(world, "views=9", f"out={tmp_path}")
     net, kept = load_run(world / "runs" / "one"), kept_of(world)
+    kept.views |= {9: KeptPredictions.load(tmp_path / "predictions.npz").views[9]}
     assert not net.training and isinstance(net, AlexNet)
     images = [image for image, _ in PreparedDataset(world / "data", "val")]
-    for views in (1, 10):
+    for views in (1, 9, 10):
         ours = net.probabilities(images, views).numpy()
         expected = np.zeros_like(ours)
         np.put_along_axis(expected, kept.views[views].top, kept.views[views].probabilities, axis=1)

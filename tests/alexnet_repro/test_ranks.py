@@ -128,6 +128,22 @@ def test_a_rank_waits_a_week_at_most(timeout: float, seconds: int, monkeypatch: 
         assert begun == [timedelta(seconds=seconds)]
 
 
+@pytest.mark.parametrize(
+    ("version", "device", "backend"),
+    [("2.14.1+cu130", "cuda:2", "nccl"), ("2.15.0", "cuda:2", "nccl-legacy"), ("2.15.0", "cpu", "gloo")],
+)
+def test_a_backend_that_serves_all_columns(
+    version: str, device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: begun.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch, "__version__", version)
+    with Ranks(rank=0, size=2).process_group([torch.device(device)] * 2, 60):
+        assert begun == [backend]
+
+
 def test_all_processes_stop_after_the_same_step(prepared: Path, tmp_path: Path) -> None:
     """torchrun hands its SIGTERM on to them; it ends with a traceback of its own."""
     settings = [f"data.path={prepared}", "run=r", "schedule.patience=null", "schedule.epochs=1000", "log_every=1"]

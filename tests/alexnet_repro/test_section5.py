@@ -164,7 +164,7 @@ def test_a_loss_that_is_no_number_changes_nothing(rule: str) -> None:
 
 
 def test_a_layer_may_have_a_decay_of_its_own() -> None:
-    """The CIFAR-10 nets of 2012: none in convolutional layers, 0.004 in local ones, 0.01 in the last; biases none."""
+    """CIFAR-10 nets of 2012: none in convolutional layers, 0.004 in local ones, 0.01 in the last; biases none."""
     config = load("train", TrainConfig, ["experiment=cifar10_lrn"])
     model = AlexNet(config.model, classes=10)
     optimiser = optimiser_for(config.optim, model)

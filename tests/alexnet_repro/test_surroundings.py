@@ -74,7 +74,7 @@ def test_gpus_between_which_copies_arrive_wrong(monkeypatch: pytest.MonkeyPatch)
     arrives[second, first] = False
     said = "copies from cuda:1 to cuda:0 arrive wrong (docs/two-gpus.md)"
     assert choose_devices(2) == choose_devices(2, gpus=2) == ([first, first], f"{said}: all columns run on cuda:0")
-    with pytest.raises(RequestError, match=re.escape(f"devices: {said}; give one of them for all columns")):
+    with pytest.raises(RequestError, match=re.escape(f"devices: {said}; put all columns of a process on one of them")):
         choose_devices(2, devices=["cuda:0", "cuda:1"])
     assert choose_devices(2, gpus=1) == choose_devices(2, devices=["cuda:0"]) == ([first, first], None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -84,7 +84,7 @@ def test_gpus_between_which_copies_arrive_wrong(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_copy_that_arrives_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole or row by row."""
+    """Contiguous or not."""
     assert placement._arrives(CPU, CPU)
     copy_ = torch.Tensor.copy_
     for wrong in (torch.Tensor.is_contiguous, lambda sent: not sent.is_contiguous()):
