@@ -103,8 +103,8 @@ def peer_copies(
 
     In the forward pass a source GPU goes on computing meanwhile, and copies in both directions run at once; only what a
     target GPU is given to do after this call waits. (In the backward pass autograd adds waits of its own.) On the main
-    streams, each copy would hold up both of its GPUs. (PyTorch copies on
-    the source's current stream, and has the target's current stream wait before and after.)
+    streams, each copy would hold up both of its GPUs: PyTorch copies on the source's current stream, and has the
+    target's current stream wait before and after.
     """
     # First all sources: a copy waits for what its source has computed so far, and for no copy that is begun below.
     for tensor in tensors:

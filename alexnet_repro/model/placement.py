@@ -125,7 +125,7 @@ def _problem(device: torch.device) -> str | None:
 
 def _copy_problem(devices: Sequence[torch.device]) -> str | None:
     """Between which of these GPUs copies arrive wrong; None if none do. Some machines, most often with an IOMMU
-    switched on, deliver zeros and report no error; every column would then learn without the other.
+    switched on, deliver zeros and report no error; each column would then learn without the other.
     """
     gpus = dict.fromkeys(device for device in devices if device.type == "cuda")
     for source, target in permutations(gpus, 2):
