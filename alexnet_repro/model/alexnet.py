@@ -28,7 +28,7 @@ COLUMN_NAMES = "abcdefgh"
 
 Part = nn.Conv2d | nn.Linear | LocalConv2d
 LayerObserver = Callable[[str, list[Tensor]], None]
-"""Called with a layer's name and what each of its columns passes on (by the fast form not for fc8)."""
+"""Called with a layer's name and what each of its columns passes on."""
 
 
 class Layer(nn.Module):

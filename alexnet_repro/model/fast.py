@@ -10,7 +10,7 @@ kernels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,7 @@ class _FastLayer:
     parts: Sequence[Part]  # column by column
     steps: Sequence[Kernel | str]  # what follows the weights
     apart: bool  # whether the next layer reads each column by itself
+    columns: Sequence[list[int]]  # on each device those that are computed there
 
 
 class FastNetwork:
@@ -78,10 +79,18 @@ class FastNetwork:
         self.together = len(placed) == 1
         configs = {name: getattr(model.config, name) for name in model.layers()}
         next_reads = [config.reads for config in list(configs.values())[1:]] + ["both"]
-        self._layers = [
-            _FastLayer(name, configs[name], layer.parts(), self._plan_steps(name, layer), reads == "own")
-            for (name, layer), reads in zip(model.layers().items(), next_reads, strict=True)
-        ]
+        self._segments: list[list[_FastLayer]] = []  # layers between two exchanges
+        for (name, layer), reads in zip(model.layers().items(), next_reads, strict=True):
+            columns = self._columns if name != "fc8" else [[0]]
+            made = _FastLayer(
+                name, configs[name], layer.parts(), self._plan_steps(name, layer), reads == "own", columns
+            )
+            if made.config.reads == "both" or not self._segments:
+                self._segments.append([])
+            self._segments[-1].append(made)
+        self._graphs: list[
+            list[Callable[..., list[Tensor]]]
+        ] = []  # of each segment, on each device; none: `capture` was not called
         largest = max(math.prod(layer.map_shape) * len(self._columns[0]) for layer in model.layers().values())
         self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
@@ -92,32 +101,69 @@ class FastNetwork:
 
         `masks`: of the dropout in training; None is test mode. `observe`: see LayerObserver.
         """
-        *hidden, fc8 = self._layers
         maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
-        for layer in hidden:
-            maps = [
-                self._layer(layer, columns, inputs, masks)
-                for columns, inputs in zip(self._columns, self._inputs(layer, maps), strict=True)
-            ]
-            if observe is not None:
-                count = len(self._columns[0])
-                observe(layer.name, [part for here in maps for x in here for part in x.chunk(count // len(here), 1)])
-        return self._linear(self._inputs(fc8, maps)[0][0], fc8.parts)
+        for number, layers in enumerate(self._segments):
+            maps = self._exchange(layers[0], maps)
+            if self._graphs:
+                maps = [graph(*here) for graph, here in zip(self._graphs[number], maps, strict=True)]
+            else:
+                maps = self._compute(layers, maps, masks, observe)
+        return maps[0][0]
 
-    def _inputs(self, layer: _FastLayer, maps: list[list[Tensor]]) -> list[list[Tensor]]:
-        """What a layer reads on each device, from the maps of the layer before it."""
-        if isinstance(layer.parts[0], nn.Linear):
-            maps = [[x.flatten(1) for x in here] for here in maps]
+    def capture(self, images: Sequence[Tensor], masks: Masks) -> None:
+        """For columns on GPUs of their own: captures each column's share of a segment as two CUDA graphs, forward and
+        backward, which all later calls replay. The exchanges between them stay as they are.
+
+        From then on calls must have images of these shapes, and these masks, which are read where they lie. What a call
+        returns, and the gradients of the parameters, last until the next call.
+        """
+        samples, maps = [], [[image] for image in images]
+        for layers in self._segments:
+            maps = self._exchange(layers[0], maps)
+            samples.append([[x.detach().requires_grad_(x.requires_grad) for x in here] for here in maps])
+            maps = self._compute(layers, maps, masks)
+        graphs: list[list[Callable[..., list[Tensor]]]] = [[] for _ in self._segments]
+        for place, device in enumerate(self.devices):
+            own = [number for number, layers in enumerate(self._segments) if place < len(layers[0].columns)]
+            segments = tuple(_Segment(self, self._segments[number], place, masks) for number in own)
+            with torch.cuda.device(device):
+                torch.cuda.graph.default_capture_stream = torch.cuda.Stream()  # on this GPU; PyTorch < 2.14 uses it
+                captured: Any = torch.cuda.make_graphed_callables(
+                    segments, tuple(tuple(samples[number][place]) for number in own)
+                )
+            for number, segment in zip(own, captured, strict=True):
+                graphs[number].append(segment)
+        torch.cuda.graph.default_capture_stream = None  # whoever captures next may do so on another GPU
+        self._graphs = graphs
+
+    def _exchange(self, layer: _FastLayer, maps: list[list[Tensor]]) -> list[list[Tensor]]:
+        """What a layer reads on each device that computes it, from the maps of the layer before it."""
         if layer.config.reads == "own":
             return maps
+        if isinstance(layer.parts[0], nn.Linear):
+            maps = [[x.flatten(1) for x in here] for here in maps]
         whole = [here[0] if len(here) == 1 else torch.cat(here, 1) for here in maps]
-        readers = self.devices[: len(layer.parts)]  # fc8 lives in the first column only
+        readers = self.devices[: len(layer.columns)]
         return [[x] for x in (whole if self.together else exchange.gather(whole, readers))]
+
+    def _compute(
+        self, layers: Sequence[_FastLayer], maps: list[list[Tensor]], masks: Masks | None,
+        observe: LayerObserver | None = None,
+    ) -> list[list[Tensor]]:  # fmt: skip
+        """A segment, layer by layer on all devices."""
+        for layer in layers:
+            maps = [self._layer(layer, columns, here, masks) for columns, here in zip(layer.columns, maps, strict=True)]
+            if observe is not None:
+                count = len(layer.columns[0])
+                observe(layer.name, [part for here in maps for x in here for part in x.chunk(count // len(here), 1)])
+        return maps
 
     def _layer(self, layer: _FastLayer, columns: list[int], inputs: list[Tensor], masks: Masks | None) -> list[Tensor]:
         """Computes this device's `columns` of a layer. `inputs` and the result: one tensor for all these columns, with
         their maps side by side, or one a column.
         """
+        if isinstance(layer.parts[0], nn.Linear):
+            inputs = [x.flatten(1) for x in inputs]
         sets = [columns]  # of columns that are computed as one
         if layer.config.reads == "own" and layer.name != "conv1":  # conv1's columns read the same image
             sets = [[column] for column in columns]
@@ -219,6 +265,21 @@ class FastNetwork:
             return pooling(step, config.pool)(x)
         assert step == "norm"  # of a window that the kernel does not have
         return torch.cat([ResponseNorm(config.norm)(maps) for maps in x.chunk(len(columns), 1)], 1)
+
+
+class _Segment(nn.Module):
+    """A segment on one device: a module, so that PyTorch finds the parameters whose gradients a graph has to make."""
+
+    def __init__(self, network: FastNetwork, layers: Sequence[_FastLayer], place: int, masks: Masks) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(layer.parts[column] for layer in layers for column in layer.columns[place])
+        self._layers, self._place, self._masks, self._layer = layers, place, masks, network._layer
+
+    def forward(self, *maps: Tensor) -> list[Tensor]:
+        here = list(maps)
+        for layer in self._layers:
+            here = self._layer(layer, layer.columns[self._place], here, self._masks)
+        return here
 
 
 def folded(weight: Tensor, layout: InputLayout) -> Tensor:

@@ -1,6 +1,7 @@
 """The step of step.py in its fast form: the network of model/fast.py, and, where all columns lie on one GPU, everything
 from the input to the update captured once as a CUDA graph and replayed from then on: the host submits a step in a
-fraction of a millisecond.
+fraction of a millisecond. Where each column has its own GPU, what lies between two exchanges is captured for each
+(FastNetwork.capture), and the rest, input, exchanges, loss and update, is submitted step by step.
 
 A graph repeats what was captured, so whatever changes from step to step lies in tensors that stay where they are: the
 batch is copied into them, and dropout masks are drawn into them, from the same generators as in the plain form. What
@@ -58,6 +59,7 @@ class FastStepper(Stepper):
         self._numbers: Tensor | None = None  # the graph's output
         self._side: torch.cuda.Stream | None = None  # where it was captured
         self.captures_steps = self.fast.together and isinstance(self.optimiser, PaperSGD)
+        self._segments_to_capture = not self.fast.together
 
     def __call__(
         self, batch_on: Mapping[torch.device, Batch], step: int, with_noise: bool, stop: bool
@@ -84,6 +86,9 @@ class FastStepper(Stepper):
 
     def _step(self, batch_on: Mapping[torch.device, Batch], with_noise: bool) -> Tensor:
         images = [t(batch_on[d].images, batch_on[d].drawn(with_noise)) for d, t in self._transforms.items()]
+        if self._segments_to_capture:
+            self.fast.capture(images, self._masks)
+            self._segments_to_capture = False
         logits = self.fast(images, self._masks)
         return self.learn([logits], batch_on[logits.device])
 

@@ -109,7 +109,7 @@ def steps() -> Iterator[tuple[str, float, str]]:
 
 
 def two_gpus() -> Iterator[tuple[str, float, str]]:
-    """A column on each: kernel by kernel, with copies between."""
+    """A column on each: the fast form as graphs with copies between, the plain one kernel by kernel."""
     devices = [GPU, torch.device("cuda", 1)]
     for precision in ("bf16", "tf32", "fp32"):
         configured(precision)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -203,9 +204,10 @@ def test_nothing_makes_the_host_wait() -> None:
     assert_the_host_never_waits(stepper(True), {GPU: batch(0)})
 
 
-def test_copies_between_gpus_forced_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each column is computed by itself, and the exchange copies on a side stream, as between two GPUs. One stream:
-    PyTorch synchronises the two streams of a copy only if they lie on different GPUs.
+@pytest.mark.parametrize("captured", [False, True])
+def test_copies_between_gpus_forced_on_one(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each column is computed by itself, kernel by kernel or as graphs, and the exchange copies on a side stream, as
+    between two GPUs. One stream: PyTorch synchronises the two streams of a copy only if they lie on different GPUs.
     """
     side = torch.cuda.Stream(GPU)
     monkeypatch.setattr(exchange, "_copy_stream", lambda device, direction: side)
@@ -216,10 +218,15 @@ def test_copies_between_gpus_forced_on_one(monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(10):
         b = batch(number)
         image = made._transforms[GPU](b.images, b.drawn(with_noise=False))
+        made.model.seed_dropout(0, number)
+        for dropout, mask in zip(made.model.dropouts, chain(*made._masks.values()), strict=True):
+            dropout.draw(mask)
+        if captured and not number:
+            apart.capture([image, image], made._masks)
         gradients = []
         for network, images in ((made.fast, [image]), (apart, [image, image])):
             made.model.zero_grad()
-            out = network(images)
+            out = network(images, made._masks)
             torch.full((64, 1024, 1024), float("nan"), device=GPU)  # whoever reads freed memory finds this
             (out * torch.arange(out.numel(), device=GPU).view_as(out)).sum().backward()
             gradients.append([out.detach(), *(parameter.grad for parameter in made.model.parameters())])
