@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_repro.model.uncompiled import uncompiled
+
 
 def spread(images: Tensor | Sequence[Tensor], devices: Sequence[torch.device]) -> list[Tensor]:
     """The same images for every column, each column's copy on its own device."""
@@ -62,7 +64,7 @@ def to_devices(tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> li
     return [moved[i] if i in moved else _to_device(tensor, device) for i, (tensor, device) in enumerate(pairs)]
 
 
-@torch.compiler.disable  # a compiled graph cannot hold streams
+@uncompiled  # a compiled graph cannot hold streams
 def _copies(targets: Sequence[torch.device], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return _PeerCopies.apply(targets, *tensors)
 
@@ -120,6 +122,15 @@ def peer_copies(
         reader.wait_stream(_copy_stream(target, "in"))
         copy.record_stream(reader)  # nor is the copy's before it is read
     return tuple(copies)
+
+
+def wait_for_copies(devices: Sequence[torch.device]) -> None:
+    """What each of these devices is given to do from now on waits for the copies of its tensors to other GPUs. Needed
+    where memory is written again without PyTorch knowing: `record_stream` covers only what it gives away itself.
+    """
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).wait_stream(_copy_stream(device, "out"))
 
 
 @cache

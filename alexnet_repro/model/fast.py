@@ -9,7 +9,9 @@ kernels.
 - Maps are channels-last, and in bfloat16 where the precision is bf16; weights stay float32, rounded in each step.
 """
 
+import gc
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +103,8 @@ class FastNetwork:
 
         `masks`: of the dropout in training; None is test mode. `observe`: see LayerObserver.
         """
+        if self._graphs:
+            exchange.wait_for_copies(self.devices)  # from memory that the graphs are about to write
         maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
         for number, layers in enumerate(self._segments):
             maps = self._exchange(layers[0], maps)
@@ -117,23 +121,31 @@ class FastNetwork:
         From then on calls must have images of these shapes, and these masks, which are read where they lie. What a call
         returns, and the gradients of the parameters, last until the next call.
         """
-        samples, maps = [], [[image] for image in images]
-        for layers in self._segments:
-            maps = self._exchange(layers[0], maps)
-            samples.append([[x.detach().requires_grad_(x.requires_grad) for x in here] for here in maps])
-            maps = self._compute(layers, maps, masks)
+        samples: list[list[list[Tensor]]] = []
+        maps = [[image] for image in images]
+        with torch.no_grad():  # an autograd graph would tie the parameters' gradients to streams that nobody captures
+            for layers in self._segments:
+                maps = self._exchange(layers[0], maps)
+                learns = len(samples) > 0  # whose gradients are wanted: the maps of the segment before
+                samples.append([[x.detach().requires_grad_(learns) for x in here] for here in maps])
+                maps = self._compute(layers, maps, masks)
         graphs: list[list[Callable[..., list[Tensor]]]] = [[] for _ in self._segments]
-        for place, device in enumerate(self.devices):
-            own = [number for number, layers in enumerate(self._segments) if place < len(layers[0].columns)]
-            segments = tuple(_Segment(self, self._segments[number], place, masks) for number in own)
-            with torch.cuda.device(device):
-                torch.cuda.graph.default_capture_stream = torch.cuda.Stream()  # on this GPU; PyTorch < 2.14 uses it
-                captured: Any = torch.cuda.make_graphed_callables(
-                    segments, tuple(tuple(samples[number][place]) for number in own)
-                )
-            for number, segment in zip(own, captured, strict=True):
-                graphs[number].append(segment)
-        torch.cuda.graph.default_capture_stream = None  # whoever captures next may do so on another GPU
+        gc.collect()  # what is freed during a capture, such as another run's graphs, would end it
+        try:
+            for place, device in enumerate(self.devices):
+                own = [number for number, layers in enumerate(self._segments) if place < len(layers[0].columns)]
+                segments = tuple(_Segment(self, self._segments[number], place, masks) for number in own)
+                with torch.cuda.device(device):
+                    torch.cuda.graph.default_capture_stream = torch.cuda.Stream()  # PyTorch < 2.14 captures there
+                    captured: Any = torch.cuda.make_graphed_callables(
+                        segments, tuple(tuple(samples[number][place]) for number in own)
+                    )
+                for number, segment in zip(own, captured, strict=True):
+                    graphs[number].append(segment)
+        finally:
+            torch.cuda.graph.default_capture_stream = None  # whoever captures next may do so on another GPU
+        # Parameters keep the stream of the capture for their gradients. Autograd waits as it must, and would say so.
+        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
         self._graphs = graphs
 
     def _exchange(self, layer: _FastLayer, maps: list[list[Tensor]]) -> list[list[Tensor]]:

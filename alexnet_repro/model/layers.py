@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_repro.config import PoolConfig
+from alexnet_repro.model.uncompiled import uncompiled
 
 
 class LocalConv2d(nn.Module):
@@ -73,7 +74,7 @@ class Dropout(nn.Module):
         """The outputs at test: multiplied by 1 - p (section 4.2), or as they are if `rescaled`."""
         return x if self.rescaled else x * (1 - self.p)
 
-    @torch.compiler.disable  # a compiled graph would hold the seed
+    @uncompiled  # a compiled graph would hold the seed
     def _mask(self, x: Tensor) -> Tensor:
         return self.draw(x.new_empty(x.shape))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from alexnet_repro.config import NormConfig
 from alexnet_repro.model import exchange
+from alexnet_repro.model.uncompiled import uncompiled
 
 Sums = Callable[[Tensor, int], Tensor]  # [N, maps, H, W] -> its sums over the window of that size around each number
 
@@ -72,9 +73,9 @@ class _Norm(nn.Module):
         self.config = config
 
     # torch.compile would fuse the powers into every window that they are in, and take minutes for a step on a CPU.
-    @torch.compiler.disable
+    @uncompiled
     def forward(self, x: Tensor) -> Tensor:
-        # `disable` is for torch.compile. torch.export and torch.jit.trace run these lines, and get the plain form.
+        # `uncompiled` is for torch.compile. torch.export and torch.jit.trace run these lines, and get the plain form.
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return normalised(x.to(_wide(x)), self.config, self.sums).to(x.dtype)
         if x.dim() != 4:

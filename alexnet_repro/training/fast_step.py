@@ -9,6 +9,7 @@ changes seldom (rates, frozen layers, colour noise on or off) is captured anew. 
 one of an epoch, takes the plain step.
 """
 
+import gc
 from collections.abc import Mapping
 from itertools import chain
 
@@ -120,6 +121,7 @@ class FastStepper(Stepper):
         torch.cuda.current_stream(found_inf.device).wait_stream(side)
         found_inf.copy_(before)
         self.optimiser.zero_grad(set_to_none=True)
+        gc.collect()  # what is freed during a capture, such as another run's graphs, would end it
         graph = torch.cuda.CUDAGraph()
         # A stream of our own: PyTorch's is on whatever GPU was current when it was first used. thread_local: what other
         # threads ask of the GPU meanwhile does not end the capture.

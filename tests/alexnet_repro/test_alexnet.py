@@ -329,3 +329,23 @@ def test_columns_draw_different_dropout_masks_that_follow_from_the_step() -> Non
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], later[0])
+
+
+def test_steps_of_a_compiled_network_are_the_plain_ones() -> None:
+    """With masks of their own, and without compiling anew in each."""
+    model = small().train()
+    compiled = torch.compile(model, backend="eager")  # which needs no C++ compiler
+    x = torch.randn(2, 3, 67, 67, dtype=torch.float64) * 50
+
+    def step(network: Callable[[torch.Tensor], torch.Tensor], number: int) -> list[torch.Tensor]:
+        model.seed_dropout(5, number)
+        model.zero_grad()
+        network(x).square().sum().backward()
+        return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    first = step(compiled, 0)
+    torch.testing.assert_close(first, step(model, 0))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for number in range(1, 3):
+            torch.testing.assert_close(step(compiled, number), step(model, number))
+    assert not torch.equal(first[0], step(model, 1)[0])

@@ -21,6 +21,7 @@ import triton.language as tl
 from forms import CASES, conv_steps, error, run_steps
 from networks import SMALL_MODEL
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 
 from alexnet_repro.config import NormConfig, TrainConfig
 from alexnet_repro.data import Batch, ColourNoise, ColumnInputs, Draws, InputRule, InputTransform, views_of
@@ -329,8 +330,13 @@ def test_what_lies_between_two_exchanges_is_captured_for_each_column(
 
     def capture(segments: tuple[nn.Module, ...], samples: tuple[tuple[torch.Tensor, ...], ...]) -> list[Callable]:
         captured.append(len(segments))
+        for parameter in fast.model.parameters():  # a node of before lies on a stream that is not captured
+            get_gradient_edge(parameter).node.metadata["lives"] = True
+            assert not get_gradient_edge(parameter).node.metadata, "a node of an earlier backward pass"
         return [replayed(*pair) for pair in zip(segments, samples, strict=True)]
 
+    waited: list[Sequence[torch.device]] = []
+    monkeypatch.setattr(exchange, "wait_for_copies", waited.append)
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", capture)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
@@ -354,6 +360,7 @@ def test_what_lies_between_two_exchanges_is_captured_for_each_column(
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
     assert error(weights[1], weights[0]) < 1e-5
     assert captured == ([2, 1] if variant == "no_exchange" else [5, 4])  # fc8 lives on the first device
+    assert waited == [[CPU, second]] * 4  # in each step that the graphs do
 
 
 @pytest.mark.parametrize(("free", "each", "views"), [(4000, 100, 10), (4399, 100, 10), (399, 100, 1), (10**9, 100, 50)])

@@ -235,6 +235,8 @@ def test_pytorch_is_imported_when_a_name_is_first_used(tmp_path: Path) -> None:
         "assert 'load_run' in dir(alexnet_repro) and 'torch' not in sys.modules\n"
         "from alexnet_repro import load_run\n"
         "assert 'torch' in sys.modules\n"
+        "import alexnet_repro.evaluate\n"
+        "assert 'torch._dynamo' not in sys.modules  # the compiler, a second\n"
         "try:\n    alexnet_repro.nothing\nexcept AttributeError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

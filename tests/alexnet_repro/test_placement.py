@@ -115,6 +115,14 @@ def test_placements_agree(devices: list[str], settings: list[str]) -> None:
         torch.testing.assert_close(parameter.grad.cpu(), gradients[name], rtol=1e-9, atol=1e-12)  # type: ignore[union-attr]
 
 
+def test_graphs_wait_for_the_copies_of_what_they_write_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    RecordingStream.log.clear()
+    monkeypatch.setattr(exchange, "_copy_stream", lambda device, direction: RecordingStream(f"{direction} {device}"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: RecordingStream(f"main {device}"))
+    exchange.wait_for_copies([torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")])
+    assert RecordingStream.log == [("wait", f"main cuda:{gpu}", f"out cuda:{gpu}") for gpu in (0, 1)]
+
+
 @pytest.mark.skipif(torch.cuda.device_count() == 0, reason="needs a GPU")
 def test_nothing_makes_the_host_wait_within_a_step() -> None:
     devices = choose_devices(2)[0]

@@ -116,7 +116,7 @@ def two_gpus() -> Iterator[tuple[str, float, str]]:
         model = load("train", TrainConfig, ["data.path=none"]).model
         images = [torch.randn(BATCH, 3, 224, 224, device=device).mul_(60) for device in devices]
         labels = torch.randint(1000, (BATCH,), device=GPU)
-        for form in ("fast", "plain"):
+        for form in ("plain", "fast"):
             columns = place(initialise(AlexNet(model, 1000), 0), devices)
             run: Callable[[], object] = (
                 benchmark.fast_step(columns, BATCH, precision)
@@ -228,10 +228,9 @@ def main() -> None:
         data = prepared_sample(Path(folder))
         print("; ".join(f"{key}: {value}" for key, value in about.items()), f"\nbatch {BATCH}\n")
         print("| | | |\n|---|---|---|")
-        sections = [steps(), kernels(), inputs(data)]
+        sections = [steps(), kernels(), inputs(data), start(data)]
         if torch.cuda.device_count() > 1:
             sections.append(two_gpus())
-        sections.append(start(data))
         try:
             for what, value, note in chain(*sections):
                 rows.append({"what": what, "value": value, "note": note})
