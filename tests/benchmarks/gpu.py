@@ -62,7 +62,7 @@ def host_seconds(run: Callable[[], object]) -> float:
     """Until a call returns, with nothing else queued."""
     times = []
     for _ in range(30):
-        torch.cuda.synchronize()
+        settle()
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
@@ -125,6 +125,7 @@ def two_gpus() -> Iterator[tuple[str, float, str]]:
             )
             took = seconds(run, 30)
             yield f"step on two GPUs, {form}, {precision} (ms)", 1e3 * took, f"{BATCH / took:,.0f} images/s"
+            yield f"host time of a step on two GPUs, {form}, {precision} (ms)", 1e3 * host_seconds(run), ""
 
 
 def kernels() -> Iterator[tuple[str, float, str]]:
