@@ -1,5 +1,5 @@
 """The network's input as one GPU kernel (Triton): what InputTransform in inputs.py does step by step, laid out as the
-fast form of the network reads it (InputLayout in model/fast.py), with the zeros that belong around an image.
+fast form of the network reads it (InputLayout in model/fast_weights.py), with the zeros that belong around an image.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from alexnet_repro.data.augment import ColourNoise
 from alexnet_repro.data.batch import Draws
 from alexnet_repro.data.inputs import InputRule
-from alexnet_repro.model.fast import InputLayout
+from alexnet_repro.model.fast_weights import InputLayout
 
 
 @triton.jit

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet_repro.config import POOLS, ModelConfig
+from alexnet_repro.config import POOLS
 from alexnet_repro.model import exchange
 from alexnet_repro.model.alexnet import AlexNet, Layer, LayerObserver, Part
+from alexnet_repro.model.fast_weights import ConvolutionBothWays, InputLayout, folded, joined
 from alexnet_repro.model.fused import LARGEST, WIDEST_POOL, WINDOWS, after_conv
 from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.layers import LocalConv2d, pooling
@@ -30,23 +31,6 @@ from alexnet_repro.model.response_norm import ResponseNorm
 
 Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, as Dropout.draw fills them
 Kernel = dict[str, Any]  # which steps one kernel does, as arguments of after_conv
-
-
-@dataclass(frozen=True)
-class InputLayout:
-    """An image as conv1 reads it: [blocks, blocks, channels], each block fold x fold places row by row, zeros after."""
-
-    fold: int
-    blocks: int
-    channels: int  # fold^2 times the image's, up to a multiple of 8
-
-    @classmethod
-    def of(cls, config: ModelConfig, channels: int) -> "InputLayout":
-        conv1, side = config.conv1, config.input_size + config.pad_right_bottom
-        fold = conv1.stride if conv1.padding == 0 else 1
-        if fold > 1:
-            side = (side - conv1.size) // fold + -(-conv1.size // fold)  # what the last window reads, and no more
-        return cls(fold, side, -(-fold * fold * channels // 8) * 8)
 
 
 @dataclass(frozen=True)
@@ -199,7 +183,7 @@ class FastNetwork:
             stride = 1 if self.layout.fold > 1 else stride
         weight, padding = joined(weights, self.dtype), layer.config.padding
         if self.precision == "fp32" and stride == 1 and x.requires_grad:
-            x = _ConvolutionBothWays.apply(x, weight, padding)
+            x = ConvolutionBothWays.apply(x, weight, padding)
         else:
             x = F.conv2d(x, weight, None, stride, padding)
         return x, torch.cat([part.bias for part in parts])
@@ -292,61 +276,3 @@ class _Segment(nn.Module):
         for layer in self._layers:
             here = self._layer(layer, layer.columns[self._place], here, self._masks)
         return here
-
-
-def folded(weight: Tensor, layout: InputLayout) -> Tensor:
-    """conv1's [kernels, C, size, size] for images laid out so: [kernels, layout.channels, blocks, blocks]."""
-    fold, (kernels, channels, size, _) = layout.fold, weight.shape
-    blocks = -(-size // fold)
-    rest = blocks * fold - size
-    weight = F.pad(weight, (0, rest, 0, rest)).reshape(kernels, channels, blocks, fold, blocks, fold)
-    weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # within a block: rows, columns, channels
-    return F.pad(weight, (0, 0, 0, 0, 0, layout.channels - weight.shape[1]))
-
-
-class _ConvolutionBothWays(torch.autograd.Function):
-    """Stride 1. The gradient of the input is a convolution as well, of the gradient with the kernels turned round.
-    Given to cuDNN as one, in float32, it is faster than cuDNN's own gradient (docs/results.md).
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, padding: int) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, weight)
-        ctx.padding = padding
-        return F.conv2d(x, weight, None, 1, padding)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        grad_x = F.conv2d(grad, turned, None, 1, weight.shape[2] - 1 - ctx.padding)
-        one, padding = [1, 1], [ctx.padding] * 2
-        _, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad, x, weight, None, one, padding, one, False, [0, 0], 1, [False, True, False]
-        )
-        return grad_x, grad_weight, None
-
-
-class _Joined(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, dtype: torch.dtype, *parts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        whole = parts[0].new_empty((len(parts[0]) * len(parts), *parts[0].shape[1:]), dtype=dtype)
-        if whole.dim() == 4:
-            whole = whole.contiguous(memory_format=torch.channels_last)
-        for place, part in zip(whole.chunk(len(parts)), parts, strict=True):
-            place.copy_(part)
-        ctx.count = len(parts)
-        return whole
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        return None, *(part.to(torch.float32, memory_format=torch.contiguous_format) for part in grad.chunk(ctx.count))
-
-
-def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Columns' float32 weights or biases as those of one layer, in `dtype`; a convolution's channels-last."""
-    if parts[0].dtype == dtype and parts[0].dim() < 4:
-        return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-    return _Joined.apply(dtype, *parts)

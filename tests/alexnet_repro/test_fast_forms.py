@@ -29,7 +29,8 @@ from alexnet_repro.data.fused_input import FusedInputTransform
 from alexnet_repro.evaluation.fast_views import FastViews, views_that_fit
 from alexnet_repro.evaluation.inference import forward_for
 from alexnet_repro.model import AlexNet, exchange, fused, initialise
-from alexnet_repro.model.fast import FastNetwork, InputLayout
+from alexnet_repro.model.fast import FastNetwork
+from alexnet_repro.model.fast_weights import InputLayout
 from alexnet_repro.model.fused import dense_places
 from alexnet_repro.model.fused_same_map import same_map_norm
 from alexnet_repro.model.response_norm import SameMapNorm

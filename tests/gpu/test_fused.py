@@ -59,7 +59,7 @@ def test_same_map_normalisation(dtype: torch.dtype) -> None:
 def test_the_input_is_the_plain_one(mean: str, noise: bool) -> None:
     """To the bit but for the colour noise, whose sum of three the compiler may round otherwise: 1e-4 of 255."""
     from alexnet_repro.data.fused_input import FusedInputTransform
-    from alexnet_repro.model.fast import InputLayout
+    from alexnet_repro.model.fast_weights import InputLayout
 
     rng = np.random.default_rng(0)
     whole = torch.randint(0, 256, (8, 256, 256, 3), dtype=torch.uint8, device=GPU)
