@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import triton
 import triton.language as tl
 from forms import CASES, conv_steps, error, run_steps
 from networks import SMALL_MODEL
+from recorded_graphs import Capture, Graph, record_graphs
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
@@ -212,31 +212,6 @@ def test_a_step_is_the_plain_one(variant: str) -> None:
     assert error(weights[1], weights[0]) < 1e-5
 
 
-def test_after_a_plain_step_at_another_rate_a_graph_is_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That step, of a short batch, scales the velocities for its own rate, and no graph scales them back."""
-    _, made = steppers(overrides_of("paper"))
-    assert isinstance(made, FastStepper)
-    captured: list[int] = []
-
-    class Graph:
-        """Stands for a captured step."""
-
-        def replay(self) -> None:
-            assert all(group["buffer_rate"] == group["lr"] for group in made.optimiser.param_groups)
-
-    def capture(stepper: FastStepper, with_noise: bool) -> None:
-        stepper.optimiser.prepare_capture()  # type: ignore[union-attr]
-        stepper._graph, stepper._numbers = Graph(), torch.zeros(4)  # type: ignore[assignment]
-        captured.append(step)
-
-    monkeypatch.setattr(FastStepper, "_capture", capture)
-    made.captures_steps = True
-    for step, (images, times) in enumerate([(2, 1.0), (2, 1.0), (1, 0.1), (2, 1.0), (1, 1.0), (2, 1.0), (2, 0.1)]):
-        set_rates(made.optimiser, Phase(False, times, times))
-        made({CPU: batches(67, 7, 1, images)[0]}, step, True, False)
-    assert captured == [0, 3, 6]
-
-
 @pytest.mark.parametrize("variant", ["code2012", "cifar10_local"])
 def test_bfloat16_rounds_and_does_no_more(variant: str) -> None:
     """Two steps; 8 bits of mantissa in every map, which Triton's interpreter cuts off (a GPU rounds): 2 %."""
@@ -294,74 +269,77 @@ def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatc
     assert len(gathered) == (1 if variant == "no_exchange" else 4)  # conv3, fc6, fc7, fc8
 
 
-def replayed(segment: nn.Module, samples: Sequence[torch.Tensor]) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Stands for what make_graphed_callables makes of one module: it reads its arguments, and writes results and
-    gradients, where they lay at the capture, and computes gradients of its arguments and its own parameters alone.
+# Of a step: images, colour noise, rate, conv1's. A short batch takes the plain step, and scales the velocities for its
+# rate; no graph scales them back.
+STEPS = [
+    (2, True, 1.0, 1.0), (2, True, 1.0, 1.0), (1, True, 0.1, 0.1), (2, True, 1.0, 1.0), (1, True, 1.0, 1.0),
+    (2, True, 1.0, 1.0), (2, False, 1.0, 1.0), (2, True, 0.1, 0.0), (2, True, 0.0, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a capture computes with whatever lies in memory
+@pytest.mark.parametrize(
+    ("variant", "apart"), [("code2012", 0), ("cifar10_local", 0), ("paper", 9), ("no_exchange", 3)]
+)
+def test_steps_as_graphs_are_the_plain_ones(variant: str, apart: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole step as a graph; or, with `cpu` and `cpu:0` in the places of two GPUs, what lies between two exchanges,
+    `apart` times forward and backward (fc8 lives on the first). Tolerances as in test_a_step_is_the_plain_one.
     """
-    known = [*samples, *segment.parameters()]
-    results = [x.detach().clone() for x in segment(*samples)]
-    gradients = [torch.zeros_like(x) if x.requires_grad else None for x in known]
-
-    class Graphed(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            for x, other in zip(samples, given, strict=False):
-                assert (x.shape, x.stride(), x.requires_grad) == (other.shape, other.stride(), other.requires_grad)
-                x.data.copy_(other)
-            with torch.enable_grad():
-                ctx.made = segment(*samples)
-            return tuple(x.copy_(made.detach()).detach() for x, made in zip(results, ctx.made, strict=True))
-
-        @staticmethod
-        def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-            found = iter(torch.autograd.grad(ctx.made, [x for x in known if x.requires_grad], grads))
-            return tuple(None if x is None else x.copy_(next(found)).detach() for x in gradients)
-
-    return lambda *given: Graphed.apply(*given, *known[len(samples) :])
-
-
-@pytest.mark.parametrize("variant", ["paper", "code2012", "no_exchange"])
-def test_what_lies_between_two_exchanges_is_captured_for_each_column(
-    variant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on two GPUs, with stand-ins for them and for the graphs: steps are the plain ones, through a short batch, a
-    step without noise, and one at another rate. Tolerances as in test_a_step_is_the_plain_one.
-    """
-    captured = []
-
-    def capture(segments: tuple[nn.Module, ...], samples: tuple[tuple[torch.Tensor, ...], ...]) -> list[Callable]:
-        captured.append(len(segments))
-        for parameter in fast.model.parameters():  # a node of before lies on a stream that is not captured
-            get_gradient_edge(parameter).node.metadata["lives"] = True
-            assert not get_gradient_edge(parameter).node.metadata, "a node of an earlier backward pass"
-        return [replayed(*pair) for pair in zip(segments, samples, strict=True)]
-
+    record_graphs(monkeypatch)
     waited: list[Sequence[torch.device]] = []
     monkeypatch.setattr(exchange, "wait_for_copies", waited.append)
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", capture)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
     plain, fast = steppers(overrides_of(variant))
     assert isinstance(fast, FastStepper)
-    second = torch.device("cpu", 0)
-    fast.fast = FastNetwork(fast.model, "fp32", [(CPU, [0]), (second, [1])])
-    fast._transforms[second] = fast._transforms[CPU]
-    fast._segments_to_capture = True
-    found: list[list[StepResult]] = [[], []]
-    weights = []
-    for stepper, results in zip((plain, fast), found, strict=True):
-        for step, (images, noise, rate) in enumerate(
-            [(2, True, 1.0), (2, True, 1.0), (1, True, 1.0), (2, False, 1.0), (2, True, 0.1)]
-        ):
-            set_rates(stepper.optimiser, Phase(False, rate, rate))
-            batch = batches(67, 7, step + 1, images)[step]
-            results.append(stepper({CPU: batch, second: batch}, step, noise, False).read())
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in stepper.model.parameters()]))
-    for ours, theirs in zip(found[1], found[0], strict=True):
-        assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
-    assert error(weights[1], weights[0]) < 1e-5
-    assert captured == ([2, 1] if variant == "no_exchange" else [5, 4])  # fc8 lives on the first device
-    assert waited == [[CPU, second]] * 4  # in each step that the graphs do
+    fast.captures_steps, second = not apart, torch.device("cpu", 0)
+    if apart:
+        fast.fast = FastNetwork(fast.model, "fp32", [(CPU, [0]), (second, [1])])
+        fast._transforms[second] = fast._transforms[CPU]
+        fast._segments_to_capture = True
+    captured, counts = count_captures(monkeypatch, list(fast.model.parameters())), []
+    for step, (images, noise, rate, of_conv1) in enumerate(STEPS):
+        batch = batches(fast.model.config.input_size, 7, step + 1, images)[step]
+        losses, changes = [], []
+        for made in (plain, fast):
+            set_rates(made.optimiser, Phase(False, rate, rate, {"conv1": of_conv1}))
+            before = [parameter.detach().clone() for parameter in made.model.parameters()]
+            losses.append(made({CPU: batch, second: batch}, step, noise, False).read().loss)
+            moved = [(own - old).flatten() for own, old in zip(made.model.parameters(), before, strict=True)]
+            changes.append(torch.cat(moved).detach())
+        assert losses[1] == pytest.approx(losses[0], abs=1e-4), step
+        assert (changes[1] - changes[0]).norm() <= 1e-3 * changes[0].norm(), step
+        assert changes[0].any() == (rate > 0)
+        counts.append(len(captured))
+    assert counts == ([2 * apart] * 9 if apart else [1, 1, 1, 2, 2, 2, 3, 4, 5])
+    assert waited == [[CPU, second]] * (7 if apart else 0)
+    with torch.no_grad():
+        fast.model.fc8.parts()[0].weight[0, 0] = float("nan")
+    set_rates(fast.optimiser, Phase(False))
+    before = [parameter.clone() for parameter in fast.model.parameters()]
+    assert not np.isfinite([fast({CPU: batch, second: batch}, step, True, False).read().loss for step in (9, 10)]).any()
+    for parameter, old in zip(fast.model.parameters(), before, strict=True):
+        assert torch.equal(parameter.nan_to_num(7), old.nan_to_num(7))
+
+
+def count_captures(monkeypatch: pytest.MonkeyPatch, parameters: Sequence[nn.Parameter]) -> list[Graph]:
+    """Fills what it returns with the graphs that are captured. Where PyTorch captures, no parameter may have a node of
+    an earlier backward pass, for that lies on a stream of its own.
+    """
+    captured: list[Graph] = []
+    enter, make_graphed_callables = Capture.__enter__, torch.cuda.make_graphed_callables
+
+    def entered(capture: Capture) -> Capture:
+        captured.append(capture.graph)
+        return enter(capture)
+
+    def checked(*arguments: Any) -> Any:
+        for parameter in parameters if not captured else ():
+            get_gradient_edge(parameter).node.metadata["of before"] = True
+            assert not get_gradient_edge(parameter).node.metadata
+        return make_graphed_callables(*arguments)
+
+    monkeypatch.setattr(Capture, "__enter__", entered)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", checked)
+    return captured
 
 
 @pytest.mark.parametrize(("free", "each", "views"), [(4000, 100, 10), (4399, 100, 10), (399, 100, 1), (10**9, 100, 50)])
