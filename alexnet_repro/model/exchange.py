@@ -125,8 +125,8 @@ def peer_copies(
 
 
 def wait_for_copies(devices: Sequence[torch.device]) -> None:
-    """What each of these devices is given to do from now on waits for the copies of its tensors to other GPUs. Needed
-    where memory is written again without PyTorch knowing: `record_stream` covers only what it gives away itself.
+    """Makes each device's current stream wait for the copies that are leaving that device. For memory that a CUDA graph
+    writes again: `record_stream` only delays the reuse of freed memory.
     """
     for device in devices:
         if device.type == "cuda":

@@ -31,6 +31,7 @@ from alexnet_repro.model.response_norm import ResponseNorm
 
 Masks = Mapping[str, Sequence[Tensor]]  # of a layer's columns, [N, units] each, as Dropout.draw fills them
 Kernel = dict[str, Any]  # which steps one kernel does, as arguments of after_conv
+Graphed = Callable[..., list[Tensor]]  # a segment on one device, replayed
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,16 @@ class FastNetwork:
         self.together = len(placed) == 1
         configs = {name: getattr(model.config, name) for name in model.layers()}
         next_reads = [config.reads for config in list(configs.values())[1:]] + ["both"]
-        self._segments: list[list[_FastLayer]] = []  # layers between two exchanges
+        self._segments: list[list[_FastLayer]] = []  # runs of layers without an exchange between them
         for (name, layer), reads in zip(model.layers().items(), next_reads, strict=True):
-            columns = self._columns if name != "fc8" else [[0]]
+            columns = [[0]] if name == "fc8" else self._columns  # all classes lie on the first device
             made = _FastLayer(
                 name, configs[name], layer.parts(), self._plan_steps(name, layer), reads == "own", columns
             )
             if made.config.reads == "both" or not self._segments:
                 self._segments.append([])
             self._segments[-1].append(made)
-        self._graphs: list[
-            list[Callable[..., list[Tensor]]]
-        ] = []  # of each segment, on each device; none: `capture` was not called
+        self._graphs: list[list[Graphed]] = []  # by segment and device; empty before `capture`
         largest = max(math.prod(layer.map_shape) * len(self._columns[0]) for layer in model.layers().values())
         self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
@@ -88,6 +87,7 @@ class FastNetwork:
         `masks`: of the dropout in training; None is test mode. `observe`: see LayerObserver.
         """
         if self._graphs:
+            assert masks is not None and observe is None, "graphs hold masks, and show no maps"
             exchange.wait_for_copies(self.devices)  # from memory that the graphs are about to write
         maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
         for number, layers in enumerate(self._segments):
@@ -100,25 +100,29 @@ class FastNetwork:
 
     def capture(self, images: Sequence[Tensor], masks: Masks) -> None:
         """For columns on GPUs of their own: captures each column's share of a segment as two CUDA graphs, forward and
-        backward, which all later calls replay. The exchanges between them stay as they are.
+        backward, which all later calls replay. The exchanges between them stay as they are. The host waits meanwhile.
 
         From then on calls must have images of these shapes, and these masks, which are read where they lie. What a call
-        returns, and the gradients of the parameters, last until the next call.
+        returns, and the gradients of the parameters, which must be None before each backward pass, are the graphs'
+        memory, and last until the next call. Nothing may hold an autograd graph of the parameters during the capture.
         """
         samples: list[list[list[Tensor]]] = []
         maps = [[image] for image in images]
-        with torch.no_grad():  # an autograd graph would tie the parameters' gradients to streams that nobody captures
+        # With gradients, the AccumulateGrad nodes of this pass, made on the current stream, could outlive it; a capture
+        # that met them would wait for that stream, and fail.
+        with torch.no_grad():
             for layers in self._segments:
                 maps = self._exchange(layers[0], maps)
                 learns = len(samples) > 0  # whose gradients are wanted: the maps of the segment before
                 samples.append([[x.detach().requires_grad_(learns) for x in here] for here in maps])
                 maps = self._compute(layers, maps, masks)
-        graphs: list[list[Callable[..., list[Tensor]]]] = [[] for _ in self._segments]
+        graphs: list[list[Graphed]] = [[] for _ in self._segments]
         gc.collect()  # what is freed during a capture, such as another run's graphs, would end it
         try:
             for place, device in enumerate(self.devices):
                 own = [number for number, layers in enumerate(self._segments) if place < len(layers[0].columns)]
                 segments = tuple(_Segment(self, self._segments[number], place, masks) for number in own)
+                # In PyTorch's default mode a CUDA call of another thread would end the capture; none of ours makes one.
                 with torch.cuda.device(device):
                     torch.cuda.graph.default_capture_stream = torch.cuda.Stream()  # PyTorch < 2.14 captures there
                     captured: Any = torch.cuda.make_graphed_callables(
@@ -128,16 +132,19 @@ class FastNetwork:
                     graphs[number].append(segment)
         finally:
             torch.cuda.graph.default_capture_stream = None  # whoever captures next may do so on another GPU
-        # Parameters keep the stream of the capture for their gradients. Autograd waits as it must, and would say so.
+        # The graphs keep AccumulateGrad nodes, made on the stream of the capture. Autograd synchronises it with that of
+        # the step, and warns that they differ; from here on not in this process.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
         self._graphs = graphs
+
+    @property
+    def captured(self) -> bool:
+        return bool(self._graphs)
 
     def _exchange(self, layer: _FastLayer, maps: list[list[Tensor]]) -> list[list[Tensor]]:
         """What a layer reads on each device that computes it, from the maps of the layer before it."""
         if layer.config.reads == "own":
             return maps
-        if isinstance(layer.parts[0], nn.Linear):
-            maps = [[x.flatten(1) for x in here] for here in maps]
         whole = [here[0] if len(here) == 1 else torch.cat(here, 1) for here in maps]
         readers = self.devices[: len(layer.columns)]
         return [[x] for x in (whole if self.together else exchange.gather(whole, readers))]
@@ -264,15 +271,17 @@ class FastNetwork:
 
 
 class _Segment(nn.Module):
-    """A segment on one device: a module, so that PyTorch finds the parameters whose gradients a graph has to make."""
+    """The layers of a segment on one device, as a module: make_graphed_callables takes the gradients of a module's
+    parameters.
+    """
 
     def __init__(self, network: FastNetwork, layers: Sequence[_FastLayer], place: int, masks: Masks) -> None:
         super().__init__()
         self.parts = nn.ModuleList(layer.parts[column] for layer in layers for column in layer.columns[place])
-        self._layers, self._place, self._masks, self._layer = layers, place, masks, network._layer
+        self._network, self._layers, self._place, self._masks = network, layers, place, masks
 
     def forward(self, *maps: Tensor) -> list[Tensor]:
         here = list(maps)
         for layer in self._layers:
-            here = self._layer(layer, layer.columns[self._place], here, self._masks)
+            here = self._network._layer(layer, layer.columns[self._place], here, self._masks)
         return here

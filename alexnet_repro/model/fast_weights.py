@@ -1,6 +1,6 @@
-"""What the fast form (fast.py) makes of images and weights before it computes: the image folded as conv1 reads it,
-conv1's kernels folded alike, the columns' weights joined as those of one layer, in the precision that computes; and a
-convolution with a faster gradient. Gradients arrive at the network's own parameters.
+"""Parts of the fast form (fast.py) that know nothing of layers: the folded layout of an image, conv1's kernels folded
+alike, the columns' weights joined as those of one layer in the precision that computes, and a convolution with a faster
+gradient. Gradients reach the network's own parameters.
 """
 
 from collections.abc import Sequence

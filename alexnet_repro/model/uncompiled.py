@@ -10,12 +10,14 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def uncompiled(function: Function) -> Function:
-    """As torch.compiler.disable, which takes a second to load the compiler, but only where something is compiled."""
+    """Keeps `function` out of compiled graphs, as torch.compiler.disable does. That one imports torch._dynamo when a
+    function is decorated, which takes a second; this one only while something is compiled.
+    """
 
     @wraps(function)
-    def call(*args):  # type: ignore[no-untyped-def]
+    def call(*args, **kwargs):  # type: ignore[no-untyped-def]
         if torch.compiler.is_compiling():
-            return torch.compiler.disable(function)(*args)
-        return function(*args)
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]

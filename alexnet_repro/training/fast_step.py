@@ -3,10 +3,11 @@ from the input to the update captured once as a CUDA graph and replayed from the
 fraction of a millisecond. Where each column has its own GPU, what lies between two exchanges is captured for each
 (FastNetwork.capture), and the rest, input, exchanges, loss and update, is submitted step by step.
 
-A graph repeats what was captured, so whatever changes from step to step lies in tensors that stay where they are: the
-batch is copied into them, and dropout masks are drawn into them, from the same generators as in the plain form. What
-changes seldom (rates, frozen layers, colour noise on or off) is captured anew. A batch of another size, the short last
-one of an epoch, takes the plain step.
+The graph of a step repeats what was captured, so whatever changes from step to step lies in tensors that stay where
+they are: the batch is copied into them, and dropout masks are drawn into them, from the same generators as in the plain
+form. What changes seldom (rates, frozen layers, colour noise on or off) leads to a new capture. The graphs between
+exchanges hold none of that, and are captured once. A batch of another size, the short last one of an epoch, takes the
+plain step.
 """
 
 import gc
@@ -60,7 +61,6 @@ class FastStepper(Stepper):
         self._numbers: Tensor | None = None  # the graph's output
         self._side: torch.cuda.Stream | None = None  # where it was captured
         self.captures_steps = self.fast.together and isinstance(self.optimiser, PaperSGD)
-        self._segments_to_capture = not self.fast.together
 
     def __call__(
         self, batch_on: Mapping[torch.device, Batch], step: int, with_noise: bool, stop: bool
@@ -87,9 +87,8 @@ class FastStepper(Stepper):
 
     def _step(self, batch_on: Mapping[torch.device, Batch], with_noise: bool) -> Tensor:
         images = [t(batch_on[d].images, batch_on[d].drawn(with_noise)) for d, t in self._transforms.items()]
-        if self._segments_to_capture:
+        if not self.fast.together and not self.fast.captured:
             self.fast.capture(images, self._masks)
-            self._segments_to_capture = False
         logits = self.fast(images, self._masks)
         return self.learn([logits], batch_on[logits.device])
 

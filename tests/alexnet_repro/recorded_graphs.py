@@ -1,6 +1,9 @@
 """CUDA graphs without a GPU, for the tests: a capture writes down every operation and every kernel of Triton's
 interpreter, and changes no memory that was there before; a replay does them on the memory of the capture, whatever
 Python would compute by then.
+
+Streams are not imitated, and memory that a capture frees is not used again: faults of order or of lifetime are not
+found here.
 """
 
 from collections.abc import Callable
@@ -58,7 +61,7 @@ class Capture(TorchDispatchMode):
             results = function(*args, **(kwargs or {}))
             Capture.current = self
         if "empty" in function.__name__:
-            return results.zero_()
+            return results.zero_()  # not cleared at a replay: what is read before it is written is of the last one
         self.graph.calls.append(partial(_do_again, function, args, kwargs or {}, results))
         return results
 

@@ -272,18 +272,19 @@ def test_columns_on_two_devices_are_computed_one_by_one(variant: str, monkeypatc
 # Of a step: images, colour noise, rate, conv1's. A short batch takes the plain step, and scales the velocities for its
 # rate; no graph scales them back.
 STEPS = [
-    (2, True, 1.0, 1.0), (2, True, 1.0, 1.0), (1, True, 0.1, 0.1), (2, True, 1.0, 1.0), (1, True, 1.0, 1.0),
-    (2, True, 1.0, 1.0), (2, False, 1.0, 1.0), (2, True, 0.1, 0.0), (2, True, 0.0, 0.0),
+    (1, True, 1.0, 1.0), (2, True, 1.0, 1.0), (2, True, 1.0, 1.0), (1, True, 0.1, 0.1), (2, True, 1.0, 1.0),
+    (1, True, 1.0, 1.0), (2, True, 1.0, 1.0), (2, False, 1.0, 1.0), (2, True, 0.1, 0.0), (2, True, 0.0, 0.0),
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a capture computes with whatever lies in memory
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a capture writes nothing, so its numbers are any
 @pytest.mark.parametrize(
     ("variant", "apart"), [("code2012", 0), ("cifar10_local", 0), ("paper", 9), ("no_exchange", 3)]
 )
 def test_steps_as_graphs_are_the_plain_ones(variant: str, apart: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole step as a graph; or, with `cpu` and `cpu:0` in the places of two GPUs, what lies between two exchanges,
-    `apart` times forward and backward (fc8 lives on the first). Tolerances as in test_a_step_is_the_plain_one.
+    `apart` times forward and backward (fc8 lives on the first). Losses as in test_a_step_is_the_plain_one; the change
+    of the weights, which is 0.1 to 0.5 % of them, to 3e-5, ten times what was seen.
     """
     record_graphs(monkeypatch)
     waited: list[Sequence[torch.device]] = []
@@ -294,7 +295,6 @@ def test_steps_as_graphs_are_the_plain_ones(variant: str, apart: int, monkeypatc
     if apart:
         fast.fast = FastNetwork(fast.model, "fp32", [(CPU, [0]), (second, [1])])
         fast._transforms[second] = fast._transforms[CPU]
-        fast._segments_to_capture = True
     captured, counts = count_captures(monkeypatch, list(fast.model.parameters())), []
     for step, (images, noise, rate, of_conv1) in enumerate(STEPS):
         batch = batches(fast.model.config.input_size, 7, step + 1, images)[step]
@@ -306,23 +306,24 @@ def test_steps_as_graphs_are_the_plain_ones(variant: str, apart: int, monkeypatc
             moved = [(own - old).flatten() for own, old in zip(made.model.parameters(), before, strict=True)]
             changes.append(torch.cat(moved).detach())
         assert losses[1] == pytest.approx(losses[0], abs=1e-4), step
-        assert (changes[1] - changes[0]).norm() <= 1e-3 * changes[0].norm(), step
+        assert (changes[1] - changes[0]).norm() <= 3e-5 * changes[0].norm(), step
         assert changes[0].any() == (rate > 0)
         counts.append(len(captured))
-    assert counts == ([2 * apart] * 9 if apart else [1, 1, 1, 2, 2, 2, 3, 4, 5])
+    assert counts == ([0] + [2 * apart] * 9 if apart else [0, 1, 1, 1, 2, 2, 2, 3, 4, 5])
     assert waited == [[CPU, second]] * (7 if apart else 0)
     with torch.no_grad():
         fast.model.fc8.parts()[0].weight[0, 0] = float("nan")
     set_rates(fast.optimiser, Phase(False))
     before = [parameter.clone() for parameter in fast.model.parameters()]
-    assert not np.isfinite([fast({CPU: batch, second: batch}, step, True, False).read().loss for step in (9, 10)]).any()
+    losses = [fast({CPU: batch, second: batch}, step, True, False).read().loss for step in (10, 11)]
+    assert not np.isfinite(losses).any()
     for parameter, old in zip(fast.model.parameters(), before, strict=True):
         assert torch.equal(parameter.nan_to_num(7), old.nan_to_num(7))
 
 
 def count_captures(monkeypatch: pytest.MonkeyPatch, parameters: Sequence[nn.Parameter]) -> list[Graph]:
-    """Fills what it returns with the graphs that are captured. Where PyTorch captures, no parameter may have a node of
-    an earlier backward pass, for that lies on a stream of its own.
+    """The graphs that are captured from now on. Asserts, before the first make_graphed_callables, that no parameter's
+    AccumulateGrad node is alive: it would carry the stream of an earlier pass.
     """
     captured: list[Graph] = []
     enter, make_graphed_callables = Capture.__enter__, torch.cuda.make_graphed_callables
@@ -332,6 +333,7 @@ def count_captures(monkeypatch: pytest.MonkeyPatch, parameters: Sequence[nn.Para
         return enter(capture)
 
     def checked(*arguments: Any) -> Any:
+        # Asking twice makes two nodes, unless something keeps the first alive; then the mark is still there.
         for parameter in parameters if not captured else ():
             get_gradient_edge(parameter).node.metadata["of before"] = True
             assert not get_gradient_edge(parameter).node.metadata

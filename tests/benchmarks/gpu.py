@@ -113,6 +113,8 @@ def two_gpus() -> Iterator[tuple[str, float, str]]:
     devices = [GPU, torch.device("cuda", 1)]
     for precision in ("bf16", "tf32", "fp32"):
         configured(precision)
+        gc.collect()
+        torch.cuda.empty_cache()
         model = load("train", TrainConfig, ["data.path=none"]).model
         images = [torch.randn(BATCH, 3, 224, 224, device=device).mul_(60) for device in devices]
         labels = torch.randint(1000, (BATCH,), device=GPU)
@@ -231,7 +233,7 @@ def main() -> None:
         print("| | | |\n|---|---|---|")
         sections = [steps(), kernels(), inputs(data), start(data)]
         if torch.cuda.device_count() > 1:
-            sections.append(two_gpus())
+            sections.append(two_gpus())  # last, as it has run nowhere yet
         try:
             for what, value, note in chain(*sections):
                 rows.append({"what": what, "value": value, "note": note})
