@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from packaging.version import Version
 
 from alexnet_repro.config import ModelConfig, TrainConfig
 from alexnet_repro.model import AlexNet
@@ -31,6 +32,10 @@ SENSITIVE_START = [
     *(f"model.{layer}.weight_std={(2 / inputs) ** 0.5}" for layer, inputs in _INPUTS.items()),
     *(f"model.{layer}.bias=0" for layer in ("conv2", "conv4", "conv5", "fc6", "fc7")),
 ]
+
+
+# The compiler of older ones fails with "unsafe constant" where it has to stop within zip(..., strict=True).
+COMPILES = Version(torch.__version__) >= Version("2.10")
 
 
 def model_config(*overrides: str) -> ModelConfig:

@@ -12,7 +12,7 @@ import torch
 from grouped import Grouped
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SMALL_MODEL, assert_network_sensitive, model_config, small
+from networks import COMPILES, SMALL_MODEL, assert_network_sensitive, model_config, small
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -331,6 +331,7 @@ def test_columns_draw_different_dropout_masks_that_follow_from_the_step() -> Non
     assert not torch.equal(first[0], later[0])
 
 
+@pytest.mark.skipif(not COMPILES, reason="needs PyTorch 2.10")
 def test_steps_of_a_compiled_network_are_the_plain_ones() -> None:
     """With masks of their own, and without compiling anew in each."""
     model = small().train()
