@@ -47,7 +47,8 @@ def check(config: TrainConfig) -> None:
     data = PreparedData(config.data.path)
     _checked_devices(config, data, ranks)
     with torch.device("meta"):  # where a network takes no memory
-        TrainingState(config, data, AlexNet(config.model, len(data.classes), data.channels))
+        model = AlexNet(config.model, len(data.classes), data.channels)
+    TrainingState(config, data, model)
     RunFolder(config.folder).refuse_changes(config)
 
 

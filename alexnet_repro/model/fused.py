@@ -13,11 +13,14 @@ warp hand each other.
 Triton launches on the current GPU, whatever the tensors' own, hence `device_of` at every launch.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import custom_op
+from torch.library import define, impl, infer_schema, register_autograd, register_fake
 
 from alexnet_repro.config import NormConfig, PoolConfig
 
@@ -222,7 +225,18 @@ def _outputs(x: Tensor, pieces: int, pool: int, stride: int) -> list[Tensor]:
     return maps + [_empty(x, channels if pool > 1 else 0, height, width, torch.int8) for _ in range(pieces)]
 
 
-@custom_op("alexnet_repro::after_conv", mutates_args=())
+def custom_op(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """As torch.library.custom_op, but a call does not load the compiler of torch.compile, which takes a second."""
+
+    def register(function: Callable[..., Any]) -> Any:
+        define(f"alexnet_repro::{name}", infer_schema(function, mutates_args=()))
+        impl(f"alexnet_repro::{name}", ("cpu", "cuda"), function)
+        return getattr(torch.ops.alexnet_repro, name)
+
+    return register
+
+
+@custom_op("after_conv")
 def _after_conv(
     x: Tensor, bias: Tensor, groups: int, pieces: int, relu: bool, size: int, alpha: float, beta: float, k: float,
     pool: int, stride: int, relu_last: bool,
@@ -243,7 +257,7 @@ def _after_conv(
     return outputs
 
 
-@custom_op("alexnet_repro::after_conv_backward", mutates_args=())
+@custom_op("after_conv_backward")
 def _after_conv_backward(
     grads: list[Tensor], taken: list[Tensor], x: Tensor, bias: Tensor, groups: int, relu: bool, size: int, alpha: float,
     beta: float, k: float, pool: int, stride: int,
@@ -267,12 +281,12 @@ def _after_conv_backward(
     return result, bias_sums.sum(0)
 
 
-@_after_conv.register_fake
+@register_fake("alexnet_repro::after_conv")
 def _(x, bias, groups, pieces, relu, size, alpha, beta, k, pool, stride, relu_last):  # type: ignore[no-untyped-def]
     return _outputs(x, pieces, pool, stride)
 
 
-@_after_conv_backward.register_fake
+@register_fake("alexnet_repro::after_conv_backward")
 def _(grads, taken, x, bias, *constants):  # type: ignore[no-untyped-def]
     return torch.empty_like(x, memory_format=torch.channels_last), torch.empty_like(bias)
 
@@ -288,7 +302,7 @@ def _hand_back(ctx, grads):  # type: ignore[no-untyped-def]
     return *_after_conv_backward(grads[: ctx.pieces], taken, x, bias, *ctx.constants), *[None] * 10
 
 
-_after_conv.register_autograd(_hand_back, setup_context=_keep)
+register_autograd("alexnet_repro::after_conv", _hand_back, setup_context=_keep)
 
 
 def after_conv(

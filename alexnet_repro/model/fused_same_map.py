@@ -6,10 +6,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import custom_op
+from torch.library import register_autograd, register_fake
 
 from alexnet_repro.config import NormConfig
-from alexnet_repro.model.fused import WARPS, dense_places, powers, tile_of
+from alexnet_repro.model.fused import WARPS, custom_op, dense_places, powers, tile_of
 
 
 @triton.jit
@@ -49,13 +49,13 @@ def _same_map(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + at, result.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@custom_op("alexnet_repro::same_map_norm", mutates_args=())
+@custom_op("same_map_norm")
 def _same_map_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     x = dense_places(x)
     return _same_map_pass(0, x, x, x, torch.empty_like(x), size, alpha, beta, k)
 
 
-@custom_op("alexnet_repro::same_map_norm_backward", mutates_args=())
+@custom_op("same_map_norm_backward")
 def _same_map_norm_backward(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     x, grad = dense_places(x), dense_places(grad)
     products = torch.empty_like(x, dtype=torch.float32)
@@ -78,12 +78,12 @@ def _same_map_pass(
     return out
 
 
-@_same_map_norm.register_fake
+@register_fake("alexnet_repro::same_map_norm")
 def _(x, *constants):  # type: ignore[no-untyped-def]
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-@_same_map_norm_backward.register_fake
+@register_fake("alexnet_repro::same_map_norm_backward")
 def _(grad, x, *constants):  # type: ignore[no-untyped-def]
     return torch.empty_like(x, memory_format=torch.channels_last)
 
@@ -93,7 +93,8 @@ def _keep_input(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(x)
 
 
-_same_map_norm.register_autograd(
+register_autograd(
+    "alexnet_repro::same_map_norm",
     lambda ctx, grad: (_same_map_norm_backward(grad, *ctx.saved_tensors, *ctx.constants), *[None] * 4),
     setup_context=_keep_input,
 )

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from alexnet_repro.model import AlexNet
 
 _KERNELS_A_ROW = 16  # Figure 3 has three rows of 16 for each GPU
-_GAP = 6  # pixels of the grid between two columns' kernels
+_LINE, _GAP = 2, 6  # pixels around each kernel, and between two columns' kernels
 
 
 def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
@@ -16,14 +17,21 @@ def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
 
     `kernels`: of each column, [kernels, 3, 11, 11] on the CPU. Each kernel is stretched to the full range by itself.
     """
-    from torchvision.utils import make_grid  # a quarter of a second, for which no start need wait
-
-    grids = []
-    for part in kernels:
-        grid = make_grid(part, nrow=_KERNELS_A_ROW, padding=2, normalize=True, scale_each=True, pad_value=1.0)
-        grids.append((grid.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+    grids = [_grid(part) for part in kernels]
     gap = np.full((_GAP, grids[0].shape[1], 3), 255, np.uint8)
     return np.concatenate([part for grid in grids for part in (gap, grid)][1:])
+
+
+def _grid(kernels: torch.Tensor) -> np.ndarray:
+    """As torchvision.utils.make_grid, whose import would take a second of every training: uint8 [H, W, 3]."""
+    low, high = kernels.amin((1, 2, 3), keepdim=True), kernels.amax((1, 2, 3), keepdim=True)
+    scaled = ((kernels - low) / (high - low).clamp(min=1e-5) * 255).round().to(torch.uint8)
+    a_row = min(_KERNELS_A_ROW, len(kernels))
+    blank = -len(kernels) % a_row
+    tiles = F.pad(scaled, (_LINE, 0, _LINE, 0, 0, 0, 0, blank), value=255).unflatten(0, (-1, a_row))
+    grid = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # [rows, h, a row, w, C] -> [H, W, C]
+    grid = F.pad(grid, (0, 0, 0, _LINE, 0, _LINE), value=255)
+    return grid.expand(-1, -1, 3).numpy()  # also kernels for grey images
 
 
 def colourfulness(model: AlexNet) -> dict[str, tuple[float, float]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.tensorboard import summary
 
@@ -127,12 +128,10 @@ class Dashboard:
         `images`: float32 [N, C, H, W] on the CPU, grey levels minus the mean; `mean`: float32 [C, H, W] too, or what
         broadcasts to it.
         """
-        from torchvision.utils import make_grid  # as in model/kernels.py
-
         some = images[:BATCH_IMAGES] + mean
         pixels = some.round().clamp(0, 255).to(torch.uint8)
-        grid = make_grid(pixels, nrow=BATCH_IMAGES // 2, padding=2, pad_value=255)
-        self._file.add(summary.image("pictures/augmented_batch", grid.numpy(), dataformats="CHW"), step)
+        framed = F.pad(pixels, (1, 1, 1, 1), value=255)
+        self._file.add(summary.image("pictures/augmented_batch", framed.numpy(), dataformats="NCHW"), step)
 
     def finish(self) -> None:
         """The schedule has ended the run: HParams lists it as a success. After `start`; twice is harmless."""

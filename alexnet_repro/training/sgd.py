@@ -1,6 +1,7 @@
 """The update rule of section 5."""
 
 from collections.abc import Iterable, Mapping
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -30,6 +31,11 @@ class PaperSGD(torch.optim.SGD):
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
 
+    # PyTorch wraps these, and `step`, to keep torch.compile off them, and the wrappers load the compiler: a second of
+    # every start, for nothing.
+    add_param_group = unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = unwrap(torch.optim.SGD.zero_grad)
+
     def __init__(self, parameters: Iterable[Any], learning_rate: float, momentum: float, weight_decay: float) -> None:
         """`parameters`: tensors, or groups as dicts with `params` and what differs: `lr`, `weight_decay`, a `name`."""
         super().__init__(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True)
@@ -41,7 +47,7 @@ class PaperSGD(torch.optim.SGD):
         drop_frozen_gradients(self)
         for group in self.param_groups:
             self._rescale(group)
-        super().step()
+        unwrap(torch.optim.SGD.step)(self)
 
     @torch.no_grad()
     def prepare_capture(self) -> None:

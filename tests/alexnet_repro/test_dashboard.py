@@ -16,8 +16,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torchvision.utils import make_grid
 
 from alexnet_repro.config import TrainConfig
+from alexnet_repro.model.kernels import kernel_grid
 from alexnet_repro.monitor.events import EventFile
 from alexnet_repro.monitor.tensorboard import Dashboard
 from alexnet_repro.train import train
@@ -122,9 +124,19 @@ def test_a_batch_is_shown_with_its_mean(tmp_path: Path) -> None:
     dashboard.flush()
     first, second = read(tmp_path).Images("pictures/augmented_batch")
     pixels = np.array(Image.open(io.BytesIO(first.encoded_image_string)))
-    np.testing.assert_array_equal(pixels[2:14, 16:28], pictures[1].permute(1, 2, 0))  # the second, after 2 + 12 + 2
-    np.testing.assert_array_equal(pixels[16:28, 2:14], pictures[8].permute(1, 2, 0))  # eight in a row
+    np.testing.assert_array_equal(pixels[1:13, 15:27], pictures[1].permute(1, 2, 0))  # the second, after 1 + 12 + 2
+    np.testing.assert_array_equal(pixels[15:27, 1:13], pictures[8].permute(1, 2, 0))  # eight in a row
     assert np.array(Image.open(io.BytesIO(second.encoded_image_string))).min() == 255
+
+
+@pytest.mark.parametrize("shape", [(48, 3, 11, 11), (12, 3, 5, 5), (20, 3, 5, 5), (16, 1, 4, 4)], ids=str)
+def test_kernels_lie_as_torchvision_lays_them(shape: tuple[int, ...]) -> None:
+    kernels = torch.randn(shape)
+    kernels[0] = 0.5  # all alike
+    grid = make_grid(kernels, nrow=16, padding=2, normalize=True, scale_each=True, pad_value=1.0).permute(1, 2, 0)
+    expected = (grid * 255).round().to(torch.uint8).numpy()
+    gap = np.full((6, expected.shape[1], 3), 255, np.uint8)
+    np.testing.assert_array_equal(kernel_grid([kernels, kernels]), np.concatenate([expected, gap, expected]))
 
 
 @contextmanager

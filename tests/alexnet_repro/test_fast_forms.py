@@ -399,3 +399,14 @@ def test_kernels_compile_for_gpus_that_are_not_here() -> None:
     for name, found in kernels.items():
         assert found["local_bytes"] == 0, name
         assert found["wide_loads"] > 0 or name.startswith("input"), name  # which gathers bytes
+
+
+def test_the_operators_keep_pytorchs_rules() -> None:
+    """Schema, autograd, shapes without numbers, and tracing, as torch.library.opcheck has them."""
+    x = (torch.randn(2, 16, 9, 9) * 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    bias = torch.randn(16, requires_grad=True)
+    for operator, arguments in (
+        (torch.ops.alexnet_repro.after_conv, (x, bias, 2, 2, True, 5, 1e-4, 0.75, 2.0, 3, 2, False)),
+        (torch.ops.alexnet_repro.same_map_norm, (x, 5, 1e-4, 0.75, 1.0)),
+    ):
+        torch.library.opcheck(operator.default, arguments)

@@ -237,8 +237,15 @@ def test_pytorch_is_imported_when_a_name_is_first_used(tmp_path: Path) -> None:
         "assert 'load_run' in dir(alexnet_repro) and 'torch' not in sys.modules\n"
         "from alexnet_repro import load_run\n"
         "assert 'torch' in sys.modules\n"
-        "import alexnet_repro.evaluate\n"
-        "assert 'torch._dynamo' not in sys.modules  # the compiler, a second\n"
+        "import torch, alexnet_repro.evaluate, alexnet_repro.train\n"
+        "from alexnet_repro.training.sgd import PaperSGD\n"
+        "weight = torch.nn.Parameter(torch.ones(2))\n"
+        "optimiser = PaperSGD([weight], 0.1, 0.9, 0.0)\n"
+        "weight.grad = torch.ones(2)\n"
+        "optimiser.step()\n"
+        "optimiser.zero_grad()\n"
+        "assert weight.grad is None and not weight.equal(torch.ones(2))\n"
+        "assert not {'torch._dynamo', 'torchvision'} & set(sys.modules)  # the compiler takes a second\n"
         "try:\n    alexnet_repro.nothing\nexcept AttributeError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

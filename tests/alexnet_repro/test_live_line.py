@@ -48,6 +48,8 @@ def test_the_live_line_in_a_file_is_a_plain_line_a_minute(monkeypatch: pytest.Mo
 
 def test_the_live_line_on_a_terminal_is_one_line_that_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((110, 30)))
+    monkeypatch.setenv("COLUMNS", "110")  # tqdm 4.66 asks for these, and takes one away
+    monkeypatch.setenv("LINES", "30")
     stream = Terminal()
     train_half_an_epoch(stream, monkeypatch)
     drawn = [line for line in stream.getvalue().split("\r") if line.strip()]

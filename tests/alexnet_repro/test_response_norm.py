@@ -243,7 +243,7 @@ def test_maps_of_another_shape_are_refused() -> None:
 def test_compiled_graphs_get_the_same_function() -> None:
     """torch.export and ONNX cannot hold compiled loops, and are given the plain form."""
     a = torch.randn(3, 20, 4, 5) * 50
-    graph = torch.export.export(torch.nn.Sequential(ResponseNorm(PAPER)), (a,)).module()
+    graph = torch.export.export(torch.nn.Sequential(ResponseNorm(PAPER)), (a,), strict=False).module()
     torch.testing.assert_close(graph(a), ResponseNorm(PAPER)(x=a), rtol=1e-5, atol=1e-5)
 
 
