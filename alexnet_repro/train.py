@@ -48,6 +48,7 @@ def check(config: TrainConfig) -> None:
     _checked_devices(config, data, ranks)
     with torch.device("meta"):  # where a network takes no memory
         model = AlexNet(config.model, len(data.classes), data.channels)
+    # Not on "meta": Adam imports torch._dynamo, which PyTorch 2.6 cannot do there.
     TrainingState(config, data, model)
     RunFolder(config.folder).refuse_changes(config)
 

@@ -76,6 +76,7 @@ class FastNetwork:
                 self._segments.append([])
             self._segments[-1].append(made)
         self._graphs: list[list[Graphed]] = []  # by segment and device; empty before `capture`
+        self._masks: Masks | None = None  # of the capture
         largest = max(math.prod(layer.map_shape) * len(self._columns[0]) for layer in model.layers().values())
         self.most_images = (LARGEST - 1) // max(largest, self.layout.blocks**2 * self.layout.channels)  # at a time
 
@@ -87,7 +88,7 @@ class FastNetwork:
         `masks`: of the dropout in training; None is test mode. `observe`: see LayerObserver.
         """
         if self._graphs:
-            assert masks is not None and observe is None, "graphs hold masks, and show no maps"
+            assert masks is self._masks and observe is None, "graphs read the masks of the capture, and show no maps"
             exchange.wait_for_copies(self.devices)  # from memory that the graphs are about to write
         maps = [[image] for image in images]  # on each device: of all its columns in one tensor, or one of each
         for number, layers in enumerate(self._segments):
@@ -135,7 +136,7 @@ class FastNetwork:
         # The graphs keep AccumulateGrad nodes, made on the stream of the capture. Autograd synchronises it with that of
         # the step, and warns that they differ; from here on not in this process.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
-        self._graphs = graphs
+        self._graphs, self._masks = graphs, masks
 
     @property
     def captured(self) -> bool:

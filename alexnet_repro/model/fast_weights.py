@@ -1,6 +1,6 @@
-"""Parts of the fast form (fast.py) that know nothing of layers: the folded layout of an image, conv1's kernels folded
-alike, the columns' weights joined as those of one layer in the precision that computes, and a convolution with a faster
-gradient. Gradients reach the network's own parameters.
+"""Parts of the fast form (fast.py) that do not depend on its plan of layers: the folded layout of an image, conv1's
+kernels folded alike, the columns' weights joined as those of one layer in the precision that computes, and a
+convolution with a faster gradient. Gradients reach the network's own parameters.
 """
 
 from collections.abc import Sequence

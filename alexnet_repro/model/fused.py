@@ -226,7 +226,9 @@ def _outputs(x: Tensor, pieces: int, pool: int, stride: int) -> list[Tensor]:
 
 
 def custom_op(name: str) -> Callable[[Callable[..., Any]], Any]:
-    """As torch.library.custom_op, but a call does not load the compiler of torch.compile, which takes a second."""
+    """As torch.library.custom_op, for CPUs and CUDA only, but a call does not import torch._dynamo, the compiler of
+    torch.compile, which takes a second. A module that calls this cannot be reloaded.
+    """
 
     def register(function: Callable[..., Any]) -> Any:
         define(f"alexnet_repro::{name}", infer_schema(function, mutates_args=()))
@@ -302,6 +304,11 @@ def _hand_back(ctx, grads):  # type: ignore[no-untyped-def]
     return *_after_conv_backward(grads[: ctx.pieces], taken, x, bias, *ctx.constants), *[None] * 10
 
 
+def refuse(ctx, *grads):  # type: ignore[no-untyped-def]
+    raise RuntimeError("the fast form has no second derivatives; the plain form has them (runtime.fast=false)")
+
+
+register_autograd("alexnet_repro::after_conv_backward", refuse)
 register_autograd("alexnet_repro::after_conv", _hand_back, setup_context=_keep)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.library import register_autograd, register_fake
 
 from alexnet_repro.config import NormConfig
-from alexnet_repro.model.fused import WARPS, custom_op, dense_places, powers, tile_of
+from alexnet_repro.model.fused import WARPS, custom_op, dense_places, powers, refuse, tile_of
 
 
 @triton.jit
@@ -93,6 +93,7 @@ def _keep_input(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(x)
 
 
+register_autograd("alexnet_repro::same_map_norm_backward", refuse)
 register_autograd(
     "alexnet_repro::same_map_norm",
     lambda ctx, grad: (_same_map_norm_backward(grad, *ctx.saved_tensors, *ctx.constants), *[None] * 4),

@@ -23,7 +23,9 @@ def kernel_grid(kernels: Sequence[torch.Tensor]) -> np.ndarray:
 
 
 def _grid(kernels: torch.Tensor) -> np.ndarray:
-    """As torchvision.utils.make_grid, whose import would take a second of every training: uint8 [H, W, 3]."""
+    """As torchvision.utils.make_grid lays them, uint8 [H, W, 3], without torchvision: its import loads torch._dynamo, a
+    second of every training. One kernel has a frame, too.
+    """
     low, high = kernels.amin((1, 2, 3), keepdim=True), kernels.amax((1, 2, 3), keepdim=True)
     scaled = ((kernels - low) / (high - low).clamp(min=1e-5) * 255).round().to(torch.uint8)
     a_row = min(_KERNELS_A_ROW, len(kernels))

@@ -11,7 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def uncompiled(function: Function) -> Function:
     """Keeps `function` out of compiled graphs, as torch.compiler.disable does. That one imports torch._dynamo when a
-    function is decorated, which takes a second; this one only while something is compiled.
+    function is decorated, which takes a second; this one imports it only while something is compiled.
     """
 
     @wraps(function)

@@ -65,7 +65,7 @@ _LAYOUT = {
 }
 
 _KERNEL_ZOOM = 4  # screen pixels for each pixel of a kernel
-BATCH_IMAGES = 16  # of an augmented batch that are shown
+BATCH_IMAGES, _A_ROW = 16, 8  # of an augmented batch that are shown
 
 
 class Dashboard:
@@ -130,6 +130,8 @@ class Dashboard:
         """
         some = images[:BATCH_IMAGES] + mean
         pixels = some.round().clamp(0, 255).to(torch.uint8)
+        if len(pixels) > _A_ROW:  # TensorBoard lays eight a row, and leaves what is over black
+            pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, -len(pixels) % _A_ROW), value=255)
         framed = F.pad(pixels, (1, 1, 1, 1), value=255)
         self._file.add(summary.image("pictures/augmented_batch", framed.numpy(), dataformats="NCHW"), step)
 

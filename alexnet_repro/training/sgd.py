@@ -31,8 +31,8 @@ class PaperSGD(torch.optim.SGD):
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
 
-    # PyTorch wraps these, and `step`, to keep torch.compile off them, and the wrappers load the compiler: a second of
-    # every start, for nothing.
+    # PyTorch's wrappers of these and of `step` import torch._dynamo, the compiler, a second of every start. All they do
+    # otherwise is keep torch.compile off, and around `step` switch gradients off, as our `step` does itself.
     add_param_group = unwrap(torch.optim.SGD.add_param_group)
     zero_grad = unwrap(torch.optim.SGD.zero_grad)
 

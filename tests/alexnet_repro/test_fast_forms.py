@@ -410,3 +410,6 @@ def test_the_operators_keep_pytorchs_rules() -> None:
         (torch.ops.alexnet_repro.same_map_norm, (x, 5, 1e-4, 0.75, 1.0)),
     ):
         torch.library.opcheck(operator.default, arguments)
+        (grad,) = torch.autograd.grad(torch.stack([*operator(*arguments)][:1]).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivatives"):
+            torch.autograd.grad(grad.sum(), x)
