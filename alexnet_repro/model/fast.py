@@ -118,6 +118,9 @@ class FastNetwork:
                 samples.append([[x.detach().requires_grad_(learns) for x in here] for here in maps])
                 maps = self._compute(layers, maps, masks)
         graphs: list[list[Graphed]] = [[] for _ in self._segments]
+        # The graphs keep AccumulateGrad nodes, made on the stream of the capture. Autograd synchronises it with that of
+        # the step, and warns that they differ; from here on not in this process.
+        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
         gc.collect()  # what is freed during a capture, such as another run's graphs, would end it
         try:
             for place, device in enumerate(self.devices):
@@ -133,9 +136,6 @@ class FastNetwork:
                     graphs[number].append(segment)
         finally:
             torch.cuda.graph.default_capture_stream = None  # whoever captures next may do so on another GPU
-        # The graphs keep AccumulateGrad nodes, made on the stream of the capture. Autograd synchronises it with that of
-        # the step, and warns that they differ; from here on not in this process.
-        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
         self._graphs, self._masks = graphs, masks
 
     @property
