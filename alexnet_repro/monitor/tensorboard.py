@@ -130,7 +130,7 @@ class Dashboard:
         """
         some = images[:BATCH_IMAGES] + mean
         pixels = some.round().clamp(0, 255).to(torch.uint8)
-        if len(pixels) > _A_ROW:  # TensorBoard lays eight a row, and leaves what is over black
+        if len(pixels) > _A_ROW:  # TensorBoard draws eight images a row; the empty places of the last would be black
             pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, -len(pixels) % _A_ROW), value=255)
         framed = F.pad(pixels, (1, 1, 1, 1), value=255)
         self._file.add(summary.image("pictures/augmented_batch", framed.numpy(), dataformats="NCHW"), step)

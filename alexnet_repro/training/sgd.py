@@ -31,8 +31,8 @@ class PaperSGD(torch.optim.SGD):
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
 
-    # PyTorch's wrappers of these and of `step` import torch._dynamo, the compiler, a second of every start. All they do
-    # otherwise is keep torch.compile off, and around `step` switch gradients off, as our `step` does itself.
+    # PyTorch's wrappers of these and of `step` import torch._dynamo, which takes a second. They keep torch.compile away
+    # from the optimiser; that of `step` also switches gradients off, which our `step` does itself.
     add_param_group = unwrap(torch.optim.SGD.add_param_group)
     zero_grad = unwrap(torch.optim.SGD.zero_grad)
 
